@@ -1,0 +1,46 @@
+// File descriptors: the calls that every owner of one needs. Errors are thrown as SysError unless a name says `try`.
+import { must, syscall, cstring, type Arg } from "./syscall.ts";
+import { SYS } from "./abi/syscalls.ts";
+import { E } from "./abi/errno.ts";
+
+export const O_RDONLY = 0, O_WRONLY = 1, O_RDWR = 2, O_CREAT = 0o100, O_EXCL = 0o200, O_TRUNC = 0o1000;
+export const O_NONBLOCK = 0o4000, O_CLOEXEC = 0o2000000, O_DIRECT = 0o40000;
+const F_SETFD = 2, F_GETFL = 3, F_SETFL = 4, FD_CLOEXEC = 1;
+
+export const openFd = (path: string, flags: number, mode = 0o600): number =>
+  must(`Cannot open ${path}`, SYS.open, cstring(path), flags | O_CLOEXEC, mode);
+
+export const closeFd = (fd: number): void => void syscall(SYS.close, fd);
+
+export function setNonblocking(fd: number): void {
+  const flags = must("Cannot read descriptor flags", SYS.fcntl, fd, F_GETFL, 0);
+  must("Cannot set O_NONBLOCK", SYS.fcntl, fd, F_SETFL, flags | O_NONBLOCK);
+}
+
+/** Lets a descriptor survive exec (`inherit` true) or not. */
+export const setInherit = (fd: number, inherit: boolean): void =>
+  void must("Cannot set FD_CLOEXEC", SYS.fcntl, fd, F_SETFD, inherit ? 0 : FD_CLOEXEC);
+
+/** Bytes read, 0 at the end, or -errno (-EAGAIN where nothing waits). Retries EINTR. */
+export function tryRead(fd: number, buffer: Arg, length: number): number {
+  for (;;) {
+    const n = syscall(SYS.read, fd, buffer, length);
+    if (n !== -E.EINTR) return n;
+  }
+}
+
+/** Bytes written, or -errno. Retries EINTR. */
+export function tryWrite(fd: number, buffer: Arg, length: number): number {
+  for (;;) {
+    const n = syscall(SYS.write, fd, buffer, length);
+    if (n !== -E.EINTR) return n;
+  }
+}
+
+/** Writes all of `bytes` at `offset`. */
+export function pwriteAll(fd: number, bytes: Uint8Array, offset: number): void {
+  for (let done = 0; done < bytes.length; ) {
+    const part = done === 0 ? bytes : bytes.subarray(done);
+    done += must("Cannot write", SYS.pwrite64, fd, part, part.length, offset + done);
+  }
+}

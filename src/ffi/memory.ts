@@ -1,0 +1,46 @@
+// Memory mappings with an owner. toArrayBuffer maps without copying, up to 4 GiB a buffer.
+import { toArrayBuffer, type Pointer } from "bun:ffi";
+import { must, syscall } from "./syscall.ts";
+import { SYS } from "./abi/syscalls.ts";
+
+export const PROT_NONE = 0, PROT_READ = 1, PROT_WRITE = 2, PROT_EXEC = 4;
+export const MAP_SHARED = 0x01, MAP_PRIVATE = 0x02, MAP_FIXED = 0x10, MAP_ANONYMOUS = 0x20, MAP_NORESERVE = 0x4000, MAP_POPULATE = 0x8000;
+export const PAGE_SIZE = 4096;
+
+/**
+ * One mapping: owns `length` bytes at `address` until close(). No view of it may be touched after close():
+ * the views don't own the memory, and the process would fault.
+ */
+export class Mapping {
+  private constructor(readonly address: number, readonly length: number) {}
+
+  static anonymous(length: number, flags = MAP_PRIVATE | MAP_NORESERVE): Mapping {
+    return Mapping.map(length, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1, 0);
+  }
+
+  static file(fd: number, length: number, prot: number, flags: number, offset = 0): Mapping {
+    return Mapping.map(length, prot, flags, fd, offset);
+  }
+
+  private static map(length: number, prot: number, flags: number, fd: number, offset: number): Mapping {
+    const address = must(`Cannot map ${length} bytes`, SYS.mmap, 0, length, prot, flags, fd >>> 0, offset);
+    return new Mapping(address, length);
+  }
+
+  /** A buffer over [offset, offset + length), at most 4 GiB; the caller's own bounds are the mapping's. */
+  buffer(offset = 0, length = this.length - offset): ArrayBuffer {
+    if (offset < 0 || length <= 0 || offset + length > this.length) throw new RangeError("Cannot view outside of the mapping");
+    return toArrayBuffer((this.address + offset) as Pointer, 0, length);
+  }
+
+  bytes(offset = 0, length = this.length - offset): Uint8Array {
+    return new Uint8Array(this.buffer(offset, length));
+  }
+
+  close(): void {
+    syscall(SYS.munmap, this.address, this.length);
+  }
+}
+
+/** A view of memory that someone else owns (a Worker's view of the main thread's mapping): same lifetime rules. */
+export const foreignBuffer = (address: number, length: number): ArrayBuffer => toArrayBuffer(address as Pointer, 0, length);
