@@ -1,0 +1,41 @@
+// What the network domain offers to instances. Implemented in this folder (network.ts).
+import type { AsyncRes, Res } from "../../errors.ts";
+
+export interface PortMapping { readonly guestPort: number; readonly hostPort: number; readonly protocol: "tcp" | "udp" }
+
+/** An instance's place in the network; on record from create to delete. */
+export interface Lease {
+  readonly instanceId: string;
+  /** Dotted quad; the guest configures it as /32. */
+  readonly ip: string;
+  readonly mac: string;
+  readonly gateway: string;
+  readonly tap: string;
+}
+
+export interface NetworkService {
+  readonly gateway: string;
+  readonly subnet: string;
+  /** Resolvers for guests: given by --dns, or the host's without loopback ones. */
+  resolvers(): readonly string[];
+  /** Brings up what all instances share: gateway address, sysctls, the nftables table. Refuses a range that overlaps a host network. Idempotent. */
+  start(): AsyncRes<void>;
+  /** A free address, MAC and TAP name on record. Idempotent for each instance. */
+  allocate(instanceId: string): Res<Lease>;
+  lease(instanceId: string): Lease | null;
+  /**
+   * Creates or finds the TAP, its route and neighbour entry; returns its descriptor, owned by the caller until closed.
+   * `vnet_hdr` on, offloads off until the driver negotiates them.
+   */
+  openTap(lease: Lease): AsyncRes<number>;
+  /** Publishes ports (replacing what was published for the instance); `port.taken` where another has one. */
+  publish(instanceId: string, ports: readonly PortMapping[]): AsyncRes<void>;
+  unpublish(instanceId: string): AsyncRes<void>;
+  /** Removes the TAP if it is there, rules and record. Idempotent. */
+  release(instanceId: string): AsyncRes<void>;
+  /** After a restart: drops TAPs, rules and leases of instances that are not in `living`. */
+  reconcile(living: ReadonlySet<string>): AsyncRes<void>;
+  /** Removes all that is ours from the host (`dormouse serve --teardown`). */
+  teardown(): AsyncRes<void>;
+  close(): void;
+}
