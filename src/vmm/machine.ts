@@ -1,0 +1,116 @@
+// One virtual machine: memory, vCPUs, interrupts, PCI bus. Owns them all; they live as long as the process.
+import { Mapping } from "../ffi/memory.ts";
+import type { Epoll } from "../ffi/epoll.ts";
+import { KVM } from "../ffi/abi/kvm.ts";
+import { cpuidFor } from "./arch/x86/cpuid.ts";
+import { enterLongMode, loadLinux, type BootImage } from "./arch/x86/boot.ts";
+import { PciBus } from "./bus.ts";
+import { Interrupts } from "./interrupts.ts";
+import { Kvm, type Vcpu, type Vm } from "./kvm.ts";
+import { GuestMemory } from "./memory.ts";
+import type { PciFunction, PciPlatform } from "./pci.ts";
+import { SERIAL_IRQ } from "./serial.ts";
+import { End, MACHINE_SIZE } from "./vcpu-shared.ts";
+import { Vcpus } from "./vcpus.ts";
+
+export const MAX_VCPUS = 16;
+export const MIN_MEMORY = 64 * 2 ** 20;
+export const MAX_MEMORY = 64 * 2 ** 30;
+
+export interface MachineOptions {
+  readonly kvmFd: number;
+  readonly memoryBytes: number;
+  readonly vcpus: number;
+  /** Serial output; the bytes are valid only during the call. */
+  readonly onSerial: (bytes: Uint8Array) => void;
+  /** A vCPU ended; the machine runs no more. Once. */
+  readonly onEnd: (end: MachineEnd) => void;
+}
+
+export interface MachineEnd { readonly kind: "reset" | "triple-fault" | "failure"; readonly message: string }
+
+export class Machine {
+  readonly memory: GuestMemory;
+  readonly platform: PciPlatform;
+  private readonly vm: Vm;
+  private readonly bus: PciBus;
+  private readonly interrupts: Interrupts;
+  private readonly vcpus: Vcpu[] = [];
+  private readonly workers: Vcpus;
+  private ended = false;
+
+  constructor(epoll: Epoll, private readonly options: MachineOptions) {
+    const kvm = new Kvm(options.kvmFd);
+    this.vm = kvm.createVm();
+    const ram = Mapping.anonymous(options.memoryBytes);
+    this.memory = GuestMemory.of(ram);
+    this.memory.regions.forEach((region, slot) => this.vm.setMemory(slot, region.gpa, region.size, region.hva));
+    this.interrupts = new Interrupts(this.vm);
+    this.workers = new Vcpus(epoll, options.vcpus, {
+      portRead: (port, size) => this.bus.configRead(port, size),
+      portWrite: (port, size, value) => this.bus.configWrite(port, size, value),
+      memoryRead: (gpa, size) => this.bus.memoryRead(gpa, size),
+      memoryWrite: (gpa, size, value) => this.bus.memoryWrite(gpa, size, value),
+      serial: options.onSerial,
+      ended: (_vcpu, why, detail) => this.onVcpuEnd(why, detail),
+    });
+    this.bus = new PciBus(new DataView(this.workers.shared.buffer(0, MACHINE_SIZE)), (slot) => this.workers.pciMirror(slot));
+    this.platform = this.pciPlatform();
+    this.createVcpus(kvm);
+  }
+
+  /** Adds a device to the bus; before start(). */
+  add(device: PciFunction): void { this.bus.add(device); }
+
+  /** Loads the kernel and lets the bootstrap vCPU run it. */
+  boot(image: BootImage): void {
+    enterLongMode(this.vcpus[0]!, loadLinux(this.memory, image));
+    const serialIrq = this.interrupts.isa(SERIAL_IRQ);
+    for (const vcpu of this.vcpus) this.workers.start(vcpu, serialIrq, false);
+  }
+
+  /** `done` runs once no vCPU is in the guest any more. */
+  pause(done: () => void): void { this.workers.park(done); }
+  resume(): void { this.workers.resume(); }
+  exits(): number { return this.workers.exits(); }
+  drainSerial(): void { this.workers.drainSerial(); }
+
+  private createVcpus(kvm: Kvm): void {
+    const supported = kvm.supportedCpuid();
+    const tscDeadline = kvm.extension(KVM.KVM_CAP_TSC_DEADLINE_TIMER) !== 0;
+    for (let index = 0; index < this.options.vcpus; index++) {
+      const vcpu = this.vm.createVcpu(index);
+      vcpu.setCpuid(cpuidFor(supported, index, this.options.vcpus, tscDeadline));
+      this.vcpus.push(vcpu);
+    }
+  }
+
+  private pciPlatform(): PciPlatform {
+    return {
+      addIoEvent: (gpa, fd) => this.vm.ioeventfd(fd, gpa, true),
+      removeIoEvent: (gpa, fd) => this.vm.ioeventfd(fd, gpa, false),
+      allocateIrq: () => this.interrupts.allocate(),
+      setMsiRoute: (gsi, message) => this.interrupts.setMessage(gsi, message),
+      commitRoutes: () => this.interrupts.commit(),
+    };
+  }
+
+  private onVcpuEnd(why: number, detail: number): void {
+    if (this.ended) return;
+    this.ended = true;
+    this.workers.drainSerial();
+    this.options.onEnd(describeEnd(why, detail));
+  }
+}
+
+function describeEnd(why: number, detail: number): MachineEnd {
+  switch (why) {
+    case End.RESET: return { kind: "reset", message: "the guest reset itself" };
+    case End.SHUTDOWN: return { kind: "triple-fault", message: "the guest's CPU gave up (triple fault)" };
+    case End.INTERNAL_ERROR:
+      return { kind: "failure", message: `KVM could not go on (internal error ${detail}): this host's KVM may be unable to run an ordinary kernel; see dormouse doctor` };
+    case End.FAIL_ENTRY: return { kind: "failure", message: `KVM could not enter the guest (hardware reason 0x${(detail >>> 0).toString(16)})` };
+    case End.RUN_FAILED: return { kind: "failure", message: `KVM_RUN failed with errno ${detail}` };
+    default: return { kind: "failure", message: `a vCPU ended unexpectedly (${why}, ${detail})` };
+  }
+}
