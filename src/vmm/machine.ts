@@ -21,6 +21,8 @@ export interface MachineOptions {
   readonly kvmFd: number;
   readonly memoryBytes: number;
   readonly vcpus: number;
+  /** See CpuidOptions. */
+  readonly xsave: boolean;
   /** Serial output; the bytes are valid only during the call. */
   readonly onSerial: (bytes: Uint8Array) => void;
   /** A vCPU ended; the machine runs no more. Once. */
@@ -80,7 +82,7 @@ export class Machine {
     const tscDeadline = kvm.extension(KVM.KVM_CAP_TSC_DEADLINE_TIMER) !== 0;
     for (let index = 0; index < this.options.vcpus; index++) {
       const vcpu = this.vm.createVcpu(index);
-      vcpu.setCpuid(cpuidFor(supported, index, this.options.vcpus, tscDeadline));
+      vcpu.setCpuid(cpuidFor(supported, { index, count: this.options.vcpus, tscDeadline, xsave: this.options.xsave }));
       this.vcpus.push(vcpu);
     }
   }

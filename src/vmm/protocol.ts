@@ -26,6 +26,8 @@ export interface BootParams {
   readonly memoryBytes: number;
   readonly vcpus: number;
   readonly cmdline: string;
+  /** False hides XSAVE from the guest: for hosts whose KVM is not told of XSETBV (the probe of `dormouse doctor` finds out). */
+  readonly xsave: boolean;
   readonly disks: readonly DiskConfig[];
   /** Absent without a network; `aa:bb:cc:dd:ee:ff`. */
   readonly mac?: string;

@@ -2,9 +2,17 @@
 // Leaves: Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E.
 import { KVM, kvm_cpuid2, kvm_cpuid_entry2 } from "../../../ffi/abi/kvm.ts";
 
-const ECX_TSC_DEADLINE = 1 << 24;
-const ECX_HYPERVISOR = 1 << 31;
-const EDX_HTT = 1 << 28;
+// Leaf 1.
+const ECX_VMX = 1 << 5, ECX_TSC_DEADLINE = 1 << 24, ECX_HYPERVISOR = 1 << 31, EDX_HTT = 1 << 28;
+/** FMA, XSAVE, OSXSAVE, AVX, F16C. */
+const ECX_XSAVE_FAMILY = (1 << 12) | (1 << 26) | (1 << 27) | (1 << 28) | (1 << 29);
+// Leaf 7: AVX2 and AVX512*; PKU, OSPKE, VAES, VPCLMULQDQ, AVX512*; AVX512*, AMX*.
+const L7_EBX_XSAVE_FAMILY = (1 << 5) | (1 << 16) | (1 << 17) | (1 << 21) | (1 << 26) | (1 << 27) | (1 << 28) | (1 << 30) | (1 << 31);
+const L7_ECX_XSAVE_FAMILY = (1 << 1) | (1 << 3) | (1 << 4) | (1 << 6) | (1 << 9) | (1 << 10) | (1 << 11) | (1 << 12) | (1 << 14);
+const L7_EDX_XSAVE_FAMILY = (1 << 2) | (1 << 3) | (1 << 8) | (1 << 22) | (1 << 23) | (1 << 24) | (1 << 25);
+const EXT_ECX_SVM = 1 << 2; // leaf 0x80000001
+/** XOP and FMA4, in leaf 0x80000001 ECX. */
+const EXT_ECX_XSAVE_FAMILY = (1 << 11) | (1 << 16);
 const EDX_INVARIANT_TSC = 1 << 8; // leaf 0x80000007
 /** Offset of a register in an entry. */
 const { eax, ebx, ecx, edx } = kvm_cpuid_entry2.at;
@@ -26,23 +34,32 @@ function xcr0Mask(table: DataView, all: Entry[]): bigint {
   return (BigInt(table.getUint32(entry.base + edx, true)) << 32n) | BigInt(table.getUint32(entry.base + eax, true));
 }
 
-/**
- * The table for vCPU `index` of `count`, from the host's `supported` one (left unchanged).
- * One package, `count` cores of one thread each; APIC id = index.
- */
-export function cpuidFor(supported: DataView, index: number, count: number, tscDeadline: boolean): DataView {
+export interface CpuidOptions {
+  /** The vCPU, and how many there are: one package of `count` cores with one thread each; APIC id = index. */
+  readonly index: number;
+  readonly count: number;
+  /** KVM_CAP_TSC_DEADLINE_TIMER: GET_SUPPORTED_CPUID leaves the bit out. */
+  readonly tscDeadline: boolean;
+  /** False hides XSAVE and all that needs it, where the host's KVM doesn't hear of XSETBV (some emulated CPUs). */
+  readonly xsave: boolean;
+}
+
+/** The table for one vCPU, from the host's `supported` one (left unchanged). Nested virtualization is hidden. */
+export function cpuidFor(supported: DataView, { index, count, tscDeadline, xsave }: CpuidOptions): DataView {
   const bytes = new Uint8Array(supported.buffer, supported.byteOffset, supported.byteLength).slice();
   const table = new DataView(bytes.buffer);
   const all = entries(table);
   const xcr0 = xcr0Mask(table, all);
   const set = (at: number, value: number) => table.setUint32(at, value >>> 0, true);
   const get = (at: number) => table.getUint32(at, true);
+  const zero = (base: number) => { for (const register of [eax, ebx, ecx, edx]) set(base + register, 0); };
   /** log2 of the smallest power of two that holds all APIC ids. */
   const apicBits = Math.ceil(Math.log2(Math.max(count, 1)));
   for (const { leaf, index: sub, base } of all) {
     switch (leaf) {
       case 0x1: {
         let features = get(base + ecx) | ECX_HYPERVISOR; // without it a guest looks for no KVM, and has no kvm-clock
+        features &= ~ECX_VMX & (xsave ? ~0 : ~ECX_XSAVE_FAMILY);
         features = tscDeadline ? features | ECX_TSC_DEADLINE : features & ~ECX_TSC_DEADLINE;
         set(base + ecx, features);
         set(base + ebx, ((index << 24) | (Math.min(count, 255) << 16) | (get(base + ebx) & 0xffff)));
@@ -52,12 +69,25 @@ export function cpuidFor(supported: DataView, index: number, count: number, tscD
       case 0x4: // cache topology: cores of this package in 31:26, threads that share the cache in 25:14
         if (get(base + eax) & 0x1f) set(base + eax, (get(base + eax) & 0x3fff) | ((2 ** apicBits - 1) << 26));
         break;
+      case 0x7:
+        if (!xsave && sub === 0) {
+          set(base + ebx, get(base + ebx) & ~L7_EBX_XSAVE_FAMILY);
+          set(base + ecx, get(base + ecx) & ~L7_ECX_XSAVE_FAMILY);
+          set(base + edx, get(base + edx) & ~L7_EDX_XSAVE_FAMILY);
+        } else if (!xsave) zero(base);
+        break;
       case 0xb: case 0x1f: // extended topology: level 0 thread, level 1 core
         topologyLevel(table, base, sub, index, count, apicBits);
         break;
       case 0xd:
         // QEMU's emulated CPU passes sub-leaves of components on that sub-leaf 0 doesn't offer.
-        if (sub >= 2 && sub < 64 && (xcr0 & (1n << BigInt(sub))) === 0n) for (const r of [eax, ebx, ecx, edx]) set(base + r, 0);
+        if (!xsave || (sub >= 2 && sub < 64 && (xcr0 & (1n << BigInt(sub))) === 0n)) zero(base);
+        break;
+      case 0x80000001:
+        set(base + ecx, get(base + ecx) & ~EXT_ECX_SVM & (xsave ? ~0 : ~EXT_ECX_XSAVE_FAMILY));
+        break;
+      case 0x8000000a: // SVM's own features
+        zero(base);
         break;
       case 0x80000007:
         // A snapshot may wake on a host with another frequency: the guest must not trust the TSC for ever.
