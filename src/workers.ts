@@ -1,5 +1,5 @@
 // Where each Worker's code is: the .ts file in development, a path inside the executable when compiled.
-// build.ts makes every file of this table an entry point and defines DORMOUSE_COMPILED.
+// build.ts makes every file of this table an entry point of the executable.
 
 /** Worker names and their files, relative to the repository's root. */
 export const WORKERS = {
@@ -15,15 +15,13 @@ export const WORKERS = {
 
 export type WorkerName = keyof typeof WORKERS;
 
-/** True in the executable; undefined when the sources run as they are. */
-declare const DORMOUSE_COMPILED: boolean | undefined;
-
-/** The root under which Bun shows a compiled executable's embedded entry points. */
+/** The root under which a compiled executable shows its embedded entry points. */
 const EMBEDDED_ROOT = "/$bunfs/root/";
 
 /** What `new Worker()` takes for `name`. */
 export function workerUrl(name: WorkerName): string {
   const path = WORKERS[name];
-  if (typeof DORMOUSE_COMPILED !== "undefined" && DORMOUSE_COMPILED) return EMBEDDED_ROOT + path.replace(/\.ts$/, ".js");
+  // import.meta.url of a nested module says nothing useful once compiled, so the embedded path is spelled out.
+  if (Bun.isStandaloneExecutable) return EMBEDDED_ROOT + path.replace(/\.ts$/, ".js");
   return new URL(`../${path}`, import.meta.url).href;
 }
