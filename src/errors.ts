@@ -8,6 +8,8 @@ export type ErrorCode =
   | "request.forbidden"
   | "request.not_supported"
   | "request.not_implemented"
+  | "request.no_route"
+  | "request.too_large"
   | "name.invalid"
   | "name.taken"
   | "name.ambiguous"

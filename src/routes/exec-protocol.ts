@@ -1,5 +1,5 @@
 // The two WebSocket protocols of `GET /instances/{id}/exec` and `/attach`, for server and command line alike.
-// Without a subprotocol: the contract's own. With `dormouse.exec.v1`: output by stream, end of input, flow control.
+// Without a subprotocol: the contract's own. With `dormouse.exec.v1`: output by stream and end of input.
 
 /**
  * Subprotocol (`Sec-WebSocket-Protocol`) that adds what the contract's protocol lacks. Frames:
@@ -9,19 +9,16 @@
  * | → server  | text   | first, for exec only: `ExecStart` |
  * | → server  | binary | `STDIN` byte, then input; the byte alone is the end of input |
  * | → server  | text   | `{"resize":{"rows":R,"cols":C}}`, `{"signal":N}` |
- * | → client  | text   | `{"stdin":"pause"}`, `{"stdin":"resume"}`: flow control of input |
  * | → client  | binary | `STDOUT` or `STDERR` byte, then output |
  * | → client  | text   | last: `{"exitCode":N,"message":"…"}`, then close 1000 |
  * | → client  | text   | instead, where guest or agent went away: `{"error":"…"}`, then close 1011 |
+ *
+ * Flow control is TCP's own: a side that can't take more stops reading its socket.
  */
 export const EXEC_V1 = "dormouse.exec.v1";
 
 /** First byte of a binary frame of `dormouse.exec.v1`. */
 export const Channel = { STDIN: 0, STDOUT: 1, STDERR: 2 } as const;
-
-/** Input that the server holds for a slow command before it asks for a pause, and the most before it hangs up. */
-export const STDIN_PAUSE_BYTES = 1024 * 1024;
-export const STDIN_LIMIT_BYTES = 64 * 1024 * 1024;
 
 /** First text frame of exec, both protocols. `user`, `rows` and `cols` are extensions of ours. */
 export interface ExecStart {
@@ -47,5 +44,4 @@ export type ExecControl =
 /** Text frames to the client; without the subprotocol only `exitCode`, alone. */
 export type ExecNotice =
   | { readonly exitCode: number; readonly message?: string }
-  | { readonly error: string }
-  | { readonly stdin: "pause" | "resume" };
+  | { readonly error: string };

@@ -1,0 +1,68 @@
+// How the contract writes sizes, durations, times and names. Sizes are binary (1 GB = 2^30 bytes); durations are
+// Go's (time.ParseDuration). What goes out parses back to the same value.
+import { ok } from "neverthrow";
+import { fail, type Res } from "../errors.ts";
+
+const SIZE_UNITS = ["", "K", "M", "G", "T", "P"] as const;
+const SIZE = /^(\d+)\s*([KMGTP]?)(i?B)?$/i;
+
+/**
+ * Bytes of `"512MB"`, `"1G"`, `"10GiB"`, `"1024"`; `what` is the field, for the message.
+ * A unit with a small `b` after a capital (`1Gb`) means bits to many and is refused.
+ */
+export function parseSize(text: string, what: string): Res<number> {
+  const match = SIZE.exec(text.trim());
+  const refuse = (why: string) => fail("size.invalid", `Cannot read ${what} as a size: ${why}. Write it like 512MB or 1GB.`, { details: { field: what } });
+  if (match === null) return refuse("it is not a whole number with a unit");
+  const [, digits = "", unit = "", suffix = ""] = match;
+  if (/^[KMGTP]b$/.test(unit + suffix)) return refuse("a small b means bits");
+  const bytes = Number(digits) * 1024 ** SIZE_UNITS.indexOf(unit.toUpperCase() as (typeof SIZE_UNITS)[number]);
+  if (!Number.isSafeInteger(bytes)) return refuse("it is too large");
+  return ok(bytes);
+}
+
+/** `1GB`, `512MB`, `1536MB`: the largest unit that leaves a whole number. */
+export function formatSize(bytes: number): string {
+  let unit = 0;
+  let value = bytes;
+  while (value > 0 && value % 1024 === 0 && unit < SIZE_UNITS.length - 1) {
+    value /= 1024;
+    unit += 1;
+  }
+  return `${value}${SIZE_UNITS[unit]}B`;
+}
+
+const DURATION_MS: Readonly<Record<string, number>> = {
+  ns: 1e-6, us: 1e-3, "µs": 1e-3, "μs": 1e-3, ms: 1, s: 1000, m: 60_000, h: 3_600_000,
+};
+const DURATION = /^(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+$/;
+const DURATION_PART = /(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)/g;
+
+/** Milliseconds of a Go duration such as `1h30m`, `500ms` or `0`. Negative ones are refused: nothing here can use them. */
+export function parseDuration(text: string, what: string): Res<number> {
+  const bare = text.startsWith("+") ? text.slice(1) : text;
+  if (bare === "0") return ok(0);
+  if (!DURATION.test(bare)) {
+    return fail("request.bad", `Cannot read ${what} as a duration: write it like 30s, 2m or 1h30m.`, { details: { field: what } });
+  }
+  let total = 0;
+  for (const [, count = "0", unit = "ms"] of bare.matchAll(DURATION_PART)) total += Number(count) * (DURATION_MS[unit] ?? 0);
+  return ok(total);
+}
+
+/** RFC 3339 in UTC of milliseconds since the epoch. */
+export const formatTime = (ms: number): string => new Date(ms).toISOString();
+export const formatTimeOrNull = (ms: number | null): string | null => (ms === null ? null : formatTime(ms));
+
+const NAME = /^[a-z0-9]([a-z0-9-]*[a-z0-9])?$/;
+export const NAME_MAX = 63;
+
+/** Names of what users make: a DNS label. */
+export function checkName(name: string): Res<string> {
+  if (NAME.test(name) && name.length <= NAME_MAX) return ok(name);
+  return fail(
+    "name.invalid",
+    `Cannot use this name: it must be 1 to ${NAME_MAX} small letters, digits and dashes, and neither begin nor end with a dash.`,
+    { details: { field: "name" } },
+  );
+}
