@@ -11,9 +11,10 @@ die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
 
 # need_packages PACKAGE…: installs the Debian packages that are missing. Quick when all are there.
 need_packages() {
-  local missing=() p
+  local missing=() p installed
+  installed=$(dpkg-query -W -f='${Package} ${Status}\n' "$@" 2>/dev/null) || true
   for p in "$@"; do
-    dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
+    grep -q "^$p .*ok installed" <<<"$installed" || missing+=("$p")
   done
   [ ${#missing[@]} -eq 0 ] && return 0
   command -v apt-get >/dev/null || die "cannot install ${missing[*]}: this script knows Debian and Ubuntu only"
@@ -28,6 +29,18 @@ need_packages() {
       { tail -20 "$log" >&2; die "cannot install ${missing[*]}"; }
   fi
   rm -f "$log"
+}
+
+# need_bun: the version of bun that the project is built with, from npm. Quick when it is there.
+need_bun() {
+  [ "$(bun --version 2>/dev/null)" = "$bun_version" ] && return 0
+  command -v npm >/dev/null || need_packages npm
+  say "installing bun $bun_version"
+  local log; log=$(mktemp)
+  npm install --global --no-fund --no-audit "bun@$bun_version" >"$log" 2>&1 || { tail -20 "$log" >&2; die "cannot install bun $bun_version with npm"; }
+  rm -f "$log"
+  hash -r
+  [ "$(bun --version 2>/dev/null)" = "$bun_version" ] || die "cannot use bun $bun_version: another 'bun' comes first in PATH ($(command -v bun))"
 }
 
 # content_hash FILE…: one short hash over the contents of the files, in the order given.

@@ -1,0 +1,109 @@
+// One command in the testbed, seen from outside: carries this process's streams, terminal and signals to the agent (agent.c).
+import type { Socket } from "node:net";
+import { constants } from "node:os";
+import { encodeFrame, Frame, FrameReader, INPUT_WINDOW, nulTerminated } from "./frames.ts";
+
+/** Signals that reach the command instead of ending this process. */
+const FORWARDED = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2"] as const;
+/** The third SIGINT or SIGTERM gives up on the command. */
+const IMPATIENCE = 3;
+
+export interface Command { readonly argv: readonly string[]; readonly directory: string; readonly out: string; readonly env: Readonly<Record<string, string | undefined>> }
+
+/** Ends with the command's exit status, or null when the machine went away or the user lost patience. */
+export class Session {
+  readonly ended: Promise<number | null>;
+  private end: (status: number | null) => void = () => {};
+  private readonly tty = Boolean(process.stdin.isTTY && process.stdout.isTTY);
+  private credit = INPUT_WINDOW;
+  private impatience = 0;
+
+  constructor(private readonly socket: Socket, private readonly command: Command, private readonly ready: () => void) {
+    this.ended = new Promise((resolve) => (this.end = resolve));
+    const reader = new FrameReader((type, payload) => this.handle(type, payload));
+    socket.on("data", (bytes) => reader.push(bytes));
+    socket.on("error", () => this.end(null));
+    socket.on("close", () => this.end(null));
+  }
+
+  private send(type: number, payload: Uint8Array = new Uint8Array()): void {
+    this.socket.write(encodeFrame(type, payload));
+  }
+
+  private handle(type: number, payload: Buffer): void {
+    if (type === Frame.READY) this.start();
+    else if (type === Frame.STDOUT) this.write(process.stdout, payload);
+    else if (type === Frame.STDERR) this.write(process.stderr, payload);
+    else if (type === Frame.CREDIT) this.addCredit(payload.readUInt32LE(0));
+    else if (type === Frame.EXIT) this.end(payload[0] ?? null);
+  }
+
+  private start(): void {
+    this.ready();
+    const { argv, directory, out, env } = this.command;
+    const { rows = 24, columns = 80 } = process.stdout;
+    const environment = Object.entries(env).map(([key, value]) => `${key}=${value ?? ""}`);
+    const tty = this.tty ? "1" : "0";
+    this.send(Frame.CONFIG, nulTerminated([tty, String(rows), String(columns), directory, out, String(argv.length), ...argv, ...environment]));
+    for (const stream of [process.stdout, process.stderr]) stream.on("error", () => this.unread());
+    for (const name of FORWARDED) process.on(name, () => this.signal(name));
+    if (this.tty) {
+      process.stdin.setRawMode(true);
+      process.stdout.on("resize", () => this.resize());
+    }
+    process.stdin.on("data", (bytes: Buffer) => this.input(bytes));
+    process.stdin.on("end", () => this.send(Frame.STDIN));
+    process.stdin.on("error", () => this.send(Frame.STDIN));
+  }
+
+  private input(bytes: Buffer): void {
+    this.credit -= bytes.length;
+    // A chunk may be greater than the credit: it is cut, and the rest goes back to the front of the stream.
+    const over = Math.max(0, -this.credit);
+    if (over > 0) {
+      process.stdin.pause();
+      process.stdin.unshift(bytes.subarray(bytes.length - over));
+      this.credit = 0;
+    }
+    if (bytes.length > over) this.send(Frame.STDIN, bytes.subarray(0, bytes.length - over));
+    if (this.credit === 0) process.stdin.pause();
+  }
+
+  private addCredit(bytes: number): void {
+    this.credit += bytes;
+    if (process.stdin.isPaused()) process.stdin.resume();
+  }
+
+  /** The agent is not read while the reader of our output is behind. */
+  private write(stream: NodeJS.WriteStream, payload: Buffer): void {
+    if (stream.write(payload)) return;
+    this.socket.pause();
+    stream.once("drain", () => this.socket.resume());
+  }
+
+  /** Nobody reads our output (`| head`): the command hears what it would have heard outside. */
+  private unread(): void {
+    this.socket.resume();
+    this.send(Frame.SIGNAL, Buffer.of(constants.signals.SIGPIPE));
+  }
+
+  private signal(name: (typeof FORWARDED)[number]): void {
+    if ((name === "SIGINT" || name === "SIGTERM") && ++this.impatience >= IMPATIENCE) this.end(null);
+    this.send(Frame.SIGNAL, Buffer.of(constants.signals[name]));
+  }
+
+  private resize(): void {
+    const size = Buffer.alloc(4);
+    size.writeUInt16LE(process.stdout.rows, 0);
+    size.writeUInt16LE(process.stdout.columns, 2);
+    this.send(Frame.RESIZE, size);
+  }
+
+  /** Gives the terminal back; waits until what was written is out. */
+  async close(): Promise<void> {
+    if (this.tty) process.stdin.setRawMode(false);
+    process.stdin.pause();
+    this.socket.destroy();
+    for (const stream of [process.stdout, process.stderr]) await new Promise<void>((resolve) => stream.write("", () => resolve()));
+  }
+}
