@@ -1,0 +1,96 @@
+// The VMM's end of the control socket: accepts the daemon (a newer connection replaces an older one), answers its
+// requests and sends events. The peer is our own daemon; a packet that doesn't parse closes the connection, nothing more.
+import { closeFd } from "../ffi/fd.ts";
+import { EPOLLIN, type Epoll } from "../ffi/epoll.ts";
+import { acceptConnection, receivePacket, sendPacket } from "../ffi/socket.ts";
+import { MAX_PACKET, type Answer, type Event, type Method, type Methods, type Request } from "./protocol.ts";
+
+/** Descriptors of a request by name. Whoever takes one owns it; the rest is closed after the handler. */
+export class RequestFds {
+  constructor(private readonly fds: Map<string, number>) {}
+  take(name: string): number {
+    const fd = this.fds.get(name);
+    if (fd === undefined) throw new Error(`descriptor ${name} is missing`);
+    this.fds.delete(name);
+    return fd;
+  }
+  has(name: string): boolean { return this.fds.has(name); }
+  close(): void { for (const fd of this.fds.values()) closeFd(fd); }
+}
+
+/** Answers later, at most once; a connection that has gone is no error. */
+export type Reply<M extends Method> = (answer: { result: Methods[M]["result"] } | { error: string }) => void;
+export type Handlers = { [M in Method]: (params: Methods[M]["params"], fds: RequestFds, reply: Reply<M>) => void };
+
+export class Control {
+  private connection = -1;
+  private readonly buffer = new Uint8Array(MAX_PACKET);
+
+  constructor(private readonly epoll: Epoll, private readonly listener: number, private readonly handlers: Handlers) {
+    epoll.add(listener, EPOLLIN, () => this.accept());
+  }
+
+  send(event: Event): void {
+    if (this.connection >= 0) this.post(this.connection, event);
+  }
+
+  private accept(): void {
+    const fd = acceptConnection(this.listener);
+    if (fd < 0) return;
+    this.drop();
+    this.connection = fd;
+    this.epoll.add(fd, EPOLLIN, () => this.receive(fd));
+  }
+
+  private drop(): void {
+    if (this.connection < 0) return;
+    this.epoll.remove(this.connection);
+    closeFd(this.connection);
+    this.connection = -1;
+  }
+
+  private receive(fd: number): void {
+    const packet = receivePacket(fd, this.buffer);
+    if (packet === "again") return;
+    if (packet === null) return this.drop();
+    const request = parse(packet.bytes);
+    const fds = new RequestFds(new Map(packet.fds.map((n, i) => [request?.fds?.[i] ?? `#${i}`, n])));
+    try {
+      if (request === null) return this.drop();
+      this.dispatch(fd, request, fds);
+    } finally {
+      fds.close();
+    }
+  }
+
+  private dispatch<M extends Method>(fd: number, request: Request<M>, fds: RequestFds): void {
+    const { id, method } = request;
+    const reply: Reply<M> = (answer) => {
+      if (fd !== this.connection) return;
+      const packet: Answer<M> = "error" in answer ? { id, ok: false, error: answer.error } : { id, ok: true, result: answer.result };
+      this.post(fd, packet);
+    };
+    const handler = this.handlers[method];
+    if (handler === undefined) return reply({ error: `unknown method ${String(method)}` });
+    try {
+      handler(request.params, fds, reply);
+    } catch (error) {
+      reply({ error: error instanceof Error ? error.message : String(error) });
+    }
+  }
+
+  /** The socket is non-blocking with room for hundreds of answers; a daemon that reads none of them is taken for dead. */
+  private post(fd: number, message: object): void {
+    if (sendPacket(fd, Buffer.from(JSON.stringify(message)), []) < 0) this.drop();
+  }
+}
+
+function parse(bytes: Uint8Array): Request | null {
+  try {
+    const value: unknown = JSON.parse(Buffer.from(bytes).toString());
+    const request = value as Request;
+    return typeof value === "object" && value !== null && typeof request.id === "number" && typeof request.method === "string" ? request : null;
+  } catch {
+    return null; // not ours: the caller drops the connection
+  }
+}
