@@ -6,7 +6,7 @@ import { IFLA } from "../abi/if_link.ts";
 import { ND, ndmsg } from "../abi/neighbour.ts";
 import { NETLINK } from "../abi/netlink.ts";
 import { ifinfomsg, RTNL, rtmsg } from "../abi/rtnetlink.ts";
-import { attr, attributes, be32, message, readBe32, readText, readU32, u32, viewOf, type Received } from "./message.ts";
+import { attr, attributes, be32, message, readBe32, readText, readU32, text, u32, viewOf, type Received } from "./message.ts";
 import { NetlinkSocket } from "./socket.ts";
 
 const AF_INET = 2;
@@ -54,7 +54,8 @@ export class RouteSocket {
   }
 
   link(name: string): Link | null {
-    return this.links().find((l) => l.name === name) ?? null;
+    const found = this.socket.get(`Cannot find ${name}`, message(RTNL.RTM_GETLINK, 0, new Uint8Array(ifinfomsg.size), attr(IFLA.IFLA_IFNAME, text(name))), E.ENODEV);
+    return found === null ? null : linkOf(found);
   }
 
   /** Sets the MAC (only where it differs: it may be refused while the link is up) and brings the link up. */

@@ -72,6 +72,20 @@ export class NetlinkSocket {
     if (refusal !== undefined) throw refusal;
   }
 
+  /** The one thing that a request asks for; null where the kernel answers with an error in `allowed`. */
+  get(what: string, m: Message, ...allowed: readonly number[]): Received | null {
+    const seq = this.send(what, [m]);
+    for (;;) {
+      for (const answer of decode(this.receive(what) ?? new Uint8Array())) {
+        if (answer.seq !== seq) continue;
+        if (answer.type !== NETLINK.NLMSG_ERROR) return answer;
+        const refusal = refusalOf(what, answer) ?? new NetlinkError(what, E.EPROTO, "answered by an empty error");
+        if (allowed.includes(refusal.errno)) return null;
+        throw refusal;
+      }
+    }
+  }
+
   /** All that the kernel lists for a request, asked again where the list changed while it was read. */
   dump(what: string, m: Message): Received[] {
     for (let attempt = 1; ; attempt++) {

@@ -1,0 +1,296 @@
+// NetworkService: records in SQLite, TAPs and the shared parts by rtnetlink, rules by nf_tables.
+// Order everywhere: the record first, then the host; what a crash leaves between the two, start() and reconcile() settle.
+import type { Database } from "bun:sqlite";
+import { E } from "../../ffi/abi/errno.ts";
+import { ConntrackSocket, type Connection } from "../../ffi/netlink/conntrack.ts";
+import type { Message } from "../../ffi/netlink/message.ts";
+import { NftSocket, TableMessages } from "../../ffi/netlink/nftables.ts";
+import { RouteSocket } from "../../ffi/netlink/route.ts";
+import { NetlinkError } from "../../ffi/netlink/socket.ts";
+import { closeFd } from "../../ffi/fd.ts";
+import { err, ok, ResultAsync } from "neverthrow";
+import { DormouseError, fail, wrap, type AsyncRes, type Res } from "../../errors.ts";
+import { contains, formatAddress, parseAddress, parseRange, type Range } from "./address.ts";
+import { enableForwarding, restoreForwarding } from "./forwarding.ts";
+import { LeaseStore, type Published } from "./leases.ts";
+import { portName, Reservations } from "./reservations.ts";
+import { hostResolvers, parseResolvers } from "./resolvers.ts";
+import { guestElement, GUESTS, IPPROTO, PUBLISHED, publishedElement, replaceTable, TABLE } from "./ruleset.ts";
+import type { Lease, NetworkService, PortMapping } from "./service.ts";
+import { addShared, refuseOverlap, removeShared } from "./shared.ts";
+import { openGuestTap, removeGuestTaps, repairGuestTap } from "./tap.ts";
+
+export { networkMigrations } from "./migrations.ts";
+export { doctorForwarding, type ForwardingFinding } from "./doctor.ts";
+export { HOST_MAC } from "./address.ts";
+
+export const DEFAULT_RANGE = "10.88.0.0/16";
+
+export interface NetworkOptions {
+  /** With `networkMigrations` applied. */
+  readonly db: Database;
+  /** Where guests' addresses come from, in CIDR notation, /8 to /29; DEFAULT_RANGE if not given. */
+  readonly range?: string;
+  /** IPv4 resolvers for guests; the host's if not given or empty. */
+  readonly dns?: readonly string[];
+  /** Lets guests talk to each other by their addresses; off if not given. */
+  readonly guestToGuest?: boolean;
+  /** Called with one line for each thing that an operator should know. */
+  readonly log?: (line: string) => void;
+}
+
+/** The network as it is recorded; nothing on the host is touched before start(). Works on the caller's network namespace. */
+export function openNetwork(options: NetworkOptions): Res<NetworkService> {
+  return parseRange(options.range ?? DEFAULT_RANGE).andThen((range) =>
+    parseResolvers(options.dns ?? []).andThen((dns): Res<NetworkService> => {
+      try {
+        return ok(new Network(range, dns, options));
+      } catch (error) {
+        return err(wrap("host.network", "Cannot talk to the kernel's network configuration", error));
+      }
+    }));
+}
+
+const RANGE_SETTING = "range";
+
+class Network implements NetworkService {
+  readonly gateway: string;
+  readonly subnet: string;
+  private readonly store: LeaseStore;
+  private readonly reservations = new Reservations();
+  private readonly route = new RouteSocket();
+  private readonly nft = new NftSocket();
+  private readonly log: (line: string) => void;
+
+  constructor(private readonly range: Range, private readonly dns: readonly string[], private readonly options: NetworkOptions) {
+    this.gateway = formatAddress(range.gateway);
+    this.subnet = range.text;
+    this.store = new LeaseStore(options.db, range);
+    this.log = options.log ?? (() => {});
+  }
+
+  resolvers(): readonly string[] {
+    return this.dns.length > 0 ? this.dns : hostResolvers();
+  }
+
+  start(): AsyncRes<void> {
+    return attempt("Cannot start the network", () => {
+      const stray = this.store.strays()[0];
+      if (stray !== undefined)
+        return fail("host.network", `Cannot use ${this.range.text} for guests: instance ${stray.instanceId} has the address ${stray.ip} of another range; delete it or start with the range from before`);
+      const before = this.store.setting(RANGE_SETTING);
+      if (before !== null && before !== this.range.text) parseRange(before).map((old) => removeShared(this.route, old));
+      return refuseOverlap(this.route, this.range).andThen(() => this.bringUp(before === null));
+    });
+  }
+
+  allocate(instanceId: string): Res<Lease> {
+    try {
+      return this.store.allocate(instanceId);
+    } catch (error) {
+      return err(wrap("host.storage", `Cannot record an address for instance ${instanceId}`, error));
+    }
+  }
+
+  lease(instanceId: string): Lease | null {
+    return this.store.find(instanceId);
+  }
+
+  openTap(lease: Lease): AsyncRes<number> {
+    return attempt(`Cannot open the TAP of instance ${lease.instanceId}`, () => {
+      const recorded = this.store.find(lease.instanceId);
+      if (recorded === null || recorded.tap !== lease.tap || recorded.ip !== lease.ip)
+        return fail("internal", `Cannot open the TAP of instance ${lease.instanceId}: its address ${lease.ip} is not on record`);
+      return openGuestTap(this.route, recorded).andThen((fd) => {
+        try {
+          this.commit("Cannot let the guest in", new TableMessages(TABLE).addElements(GUESTS, [guestElement(recorded)]));
+          return ok(fd);
+        } catch (error) {
+          closeFd(fd);
+          throw error;
+        }
+      });
+    });
+  }
+
+  publish(instanceId: string, ports: readonly PortMapping[]): AsyncRes<void> {
+    return attempt(`Cannot publish ports of instance ${instanceId}`, () => {
+      if (this.store.find(instanceId) === null) return fail("internal", `Cannot publish ports of instance ${instanceId}: it has no address on record`);
+      return checkPorts(ports).andThen(() => this.replacePorts(instanceId, ports));
+    });
+  }
+
+  unpublish(instanceId: string): AsyncRes<void> {
+    return attempt(`Cannot unpublish ports of instance ${instanceId}`, () => this.replacePorts(instanceId, []));
+  }
+
+  release(instanceId: string): AsyncRes<void> {
+    return attempt(`Cannot release the network of instance ${instanceId}`, () => ok(this.releaseNow(instanceId)));
+  }
+
+  reconcile(living: ReadonlySet<string>): AsyncRes<void> {
+    return attempt("Cannot reconcile the network", () => {
+      for (const lease of this.store.all()) {
+        if (!living.has(lease.instanceId)) this.releaseNow(lease.instanceId);
+        else repairGuestTap(this.route, lease);
+      }
+      const known = new Set(this.store.all().map((lease) => lease.tap));
+      for (const tap of removeGuestTaps(this.route, (name) => !known.has(name))) this.log(`removed ${tap}, the link of an instance that is not on record`);
+      return ok();
+    });
+  }
+
+  teardown(): AsyncRes<void> {
+    return attempt("Cannot take the network down", () => {
+      removeGuestTaps(this.route, () => true);
+      if (this.nft.tables().includes(TABLE)) this.nft.commit("Cannot remove the nftables table dormouse", [new TableMessages(TABLE).delete()]);
+      removeShared(this.route, this.range);
+      parseRange(this.store.setting(RANGE_SETTING) ?? this.range.text).map((old) => removeShared(this.route, old));
+      restoreForwarding(this.store);
+      forget((c) => [c.original, c.reply].some((t) => contains(this.range.base, this.range.prefix, t.source) || contains(this.range.base, this.range.prefix, t.destination)));
+      this.reservations.close();
+      this.store.clearPorts();
+      this.store.setSetting(RANGE_SETTING, null);
+      return ok();
+    });
+  }
+
+  close(): void {
+    this.reservations.close();
+    this.route.close();
+    this.nft.close();
+  }
+
+  /** `fresh`: nothing of ours was there before, so a failure half-way takes back what it did. */
+  private bringUp(fresh: boolean): Res<void> {
+    this.store.setSetting(RANGE_SETTING, this.range.text);
+    try {
+      const shared = addShared(this.route, this.range);
+      if (shared.isErr()) return shared;
+      this.applyTable();
+      if (enableForwarding(this.store)) this.log("turned IPv4 forwarding on (net.ipv4.ip_forward=1); `dormouse serve --teardown` turns it off again");
+      for (const port of this.store.published())
+        this.reservations.hold(port).mapErr((error) => this.log(`${error.message}; it still leads to instance ${port.instanceId}`));
+      if (this.resolvers().length === 0) this.log("the host has no resolver that guests can reach; give one with --dns");
+      return ok();
+    } catch (error) {
+      if (fresh) {
+        removeShared(this.route, this.range);
+        this.store.setSetting(RANGE_SETTING, null);
+      }
+      throw error;
+    }
+  }
+
+  private applyTable(): void {
+    const { range } = this;
+    const messages = replaceTable({ range, guestToGuest: this.options.guestToGuest ?? false, leases: this.store.all(), published: this.store.published() });
+    try {
+      this.nft.commit("Cannot install the nftables table dormouse", messages);
+    } catch (error) {
+      if (error instanceof NetlinkError && (error.errno === E.ENOENT || error.errno === E.ENOTSUP))
+        throw new DormouseError("host.network", `${error.message}: the host's kernel lacks nf_tables with NAT (CONFIG_NF_TABLES_IPV4, NFT_NAT, NFT_MASQ, NFT_CT, NFT_FIB_IPV4, NFT_REJECT_IPV4)`, { cause: error });
+      throw error;
+    }
+  }
+
+  /** A change of elements; where the table or an element is not as it should be (somebody flushed it), all of it is made anew from the record. */
+  private commit(what: string, messages: readonly Message[]): void {
+    try {
+      this.nft.commit(what, messages);
+    } catch (error) {
+      if (!(error instanceof NetlinkError) || (error.errno !== E.ENOENT && error.errno !== E.EEXIST)) throw error;
+      this.log("the nftables table dormouse was changed by somebody else; made anew");
+      this.applyTable();
+    }
+  }
+
+  private replacePorts(instanceId: string, ports: readonly PortMapping[]): Res<void> {
+    const old = this.store.publishedOf(instanceId);
+    const held: PortMapping[] = [];
+    const undo = () => held.forEach((port) => this.reservations.drop(port));
+    const recorded = this.store.setPorts(instanceId, ports);
+    if (recorded.isErr()) return recorded;
+    try {
+      for (const port of ports) {
+        if (this.reservations.holds(port)) continue;
+        const hold = this.reservations.hold(port);
+        if (hold.isErr()) return this.store.setPorts(instanceId, old).andThen(() => (undo(), hold));
+        held.push(port);
+      }
+      const now = this.store.publishedOf(instanceId);
+      this.commit("Cannot change published ports", portChanges(old, now));
+      this.settlePorts(old, now);
+      return ok();
+    } catch (error) {
+      undo();
+      this.store.setPorts(instanceId, old);
+      throw error;
+    }
+  }
+
+  /** After the rules changed: ports that nobody publishes any more are free again, and UDP "connections" from before are forgotten. */
+  private settlePorts(old: readonly Published[], now: readonly Published[]): void {
+    for (const port of old) if (!now.some((p) => portName(p) === portName(port))) this.reservations.drop(port);
+    const udp = new Set([...old, ...now].filter((p) => p.protocol === "udp").map((p) => p.hostPort));
+    if (udp.size > 0) forget((c) => c.original.protocol === IPPROTO.udp && udp.has(c.original.destinationPort));
+  }
+
+  private releaseNow(instanceId: string): void {
+    const lease = this.store.find(instanceId);
+    if (lease === null) return;
+    const ports = this.store.publishedOf(instanceId);
+    this.store.remove(instanceId);
+    removeGuestTaps(this.route, (tap) => tap === lease.tap);
+    if (this.store.setting(RANGE_SETTING) !== null) this.dropElements(lease, ports);
+    const ip = parseAddress(lease.ip);
+    // The next instance with this address must not be sent what was meant for this one.
+    forget((c) => [c.original, c.reply].some((t) => t.source === ip || t.destination === ip));
+  }
+
+  private dropElements(lease: Lease, ports: readonly Published[]): void {
+    const table = new TableMessages(TABLE);
+    // It may have been allocated and never opened: adding before deleting makes both cases one.
+    this.commit("Cannot remove the guest's rules", [
+      ...portChanges(ports, []), ...table.addElements(GUESTS, [guestElement(lease)]), ...table.deleteElements(GUESTS, [guestElement(lease)]),
+    ]);
+    this.settlePorts(ports, []);
+  }
+}
+
+function portChanges(old: readonly Published[], now: readonly Published[]): Message[] {
+  const table = new TableMessages(TABLE);
+  return [...table.deleteElements(PUBLISHED, old.map((p) => ({ key: publishedElement(p).key }))), ...table.addElements(PUBLISHED, now.map(publishedElement))];
+}
+
+function forget(matches: (connection: Connection) => boolean): void {
+  const socket = new ConntrackSocket();
+  try {
+    socket.forget(matches);
+  } finally {
+    socket.close();
+  }
+}
+
+function checkPorts(ports: readonly PortMapping[]): Res<void> {
+  const seen = new Set<string>();
+  for (const port of ports) {
+    for (const number of [port.hostPort, port.guestPort]) {
+      if (!Number.isInteger(number) || number < 1 || number > 0xffff) return fail("request.bad", `Cannot publish port ${number}: ports are 1 to 65535`);
+    }
+    if (seen.has(portName(port))) return fail("request.bad", `Cannot publish port ${portName(port)} twice`);
+    seen.add(portName(port));
+  }
+  return ok();
+}
+
+/** Runs what is synchronous underneath; whatever the system-call layer or SQLite throws becomes `host.network`. */
+function attempt<T>(what: string, body: () => Res<T>): AsyncRes<T> {
+  let result: Res<T>;
+  try {
+    result = body();
+  } catch (error) {
+    result = err(wrap("host.network", what, error));
+  }
+  return new ResultAsync(Promise.resolve(result));
+}
