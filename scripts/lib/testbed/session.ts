@@ -16,6 +16,7 @@ export class Session {
   private end: (status: number | null) => void = () => {};
   private readonly tty = Boolean(process.stdin.isTTY && process.stdout.isTTY);
   private credit = INPUT_WINDOW;
+  private credited: () => void = () => {};
   private impatience = 0;
 
   constructor(private readonly socket: Socket, private readonly command: Command, private readonly ready: () => void) {
@@ -51,32 +52,34 @@ export class Session {
       process.stdin.setRawMode(true);
       process.stdout.on("resize", () => this.resize());
     }
-    process.stdin.on("data", (bytes: Buffer) => this.input(bytes));
-    process.stdin.on("end", () => this.send(Frame.STDIN));
-    process.stdin.on("error", () => this.send(Frame.STDIN));
+    void this.input();
   }
 
-  private input(bytes: Buffer): void {
-    this.credit -= bytes.length;
-    // A chunk may be greater than the credit: it is cut, and the rest goes back to the front of the stream.
-    const over = Math.max(0, -this.credit);
-    if (over > 0) {
-      process.stdin.pause();
-      process.stdin.unshift(bytes.subarray(bytes.length - over));
-      this.credit = 0;
+  /** Hands our input on, no more of it than the command takes. */
+  private async input(): Promise<void> {
+    try {
+      for await (const chunk of process.stdin as AsyncIterable<Buffer>)
+        for (let at = 0; at < chunk.length; ) {
+          while (this.credit === 0) await new Promise<void>((resolve) => (this.credited = resolve));
+          const part = chunk.subarray(at, at + this.credit);
+          this.credit -= part.length;
+          at += part.length;
+          this.send(Frame.STDIN, part);
+        }
+    } catch (error) {
+      process.stderr.write(`testbed: cannot read the input: ${String(error)}\n`);
     }
-    if (bytes.length > over) this.send(Frame.STDIN, bytes.subarray(0, bytes.length - over));
-    if (this.credit === 0) process.stdin.pause();
+    this.send(Frame.STDIN);
   }
 
   private addCredit(bytes: number): void {
     this.credit += bytes;
-    if (process.stdin.isPaused()) process.stdin.resume();
+    this.credited();
   }
 
   /** The agent is not read while the reader of our output is behind. */
   private write(stream: NodeJS.WriteStream, payload: Buffer): void {
-    if (stream.write(payload)) return;
+    if (stream.write(payload) || this.socket.isPaused()) return; // a chunk that was read already may bring several frames
     this.socket.pause();
     stream.once("drain", () => this.socket.resume());
   }
