@@ -1,138 +1,147 @@
-// Unix sockets whose packets carry descriptors: SOCK_SEQPACKET with SCM_RIGHTS (unix(7), cmsg(3)), and stream pairs.
+// Unix sockets that carry packets and descriptors: unix(7), SOCK_SEQPACKET and SCM_RIGHTS. All descriptors are
+// close-on-exec and non-blocking unless said otherwise; errors are thrown as SysError where no -errno is returned.
 import { ptr } from "bun:ffi";
-import { cstring, must, syscall } from "./syscall.ts";
-import { SYS } from "./abi/syscalls.ts";
+import { basename, dirname } from "node:path";
 import { E } from "./abi/errno.ts";
-import { closeFd, O_CLOEXEC, O_NONBLOCK } from "./fd.ts";
+import { cmsghdr, iovec, msghdr, SOCKET, sockaddr_un } from "./abi/socket.ts";
+import { SYS } from "./abi/syscalls.ts";
+import { closeFd, openFd } from "./fd.ts";
+import { must, syscall } from "./syscall.ts";
 
-const AF_UNIX = 1, SOCK_STREAM = 1, SOCK_SEQPACKET = 5;
-const SOL_SOCKET = 1, SCM_RIGHTS = 1;
-const MSG_NOSIGNAL = 0x4000, MSG_CMSG_CLOEXEC = 0x40000000, MSG_TRUNC = 0x20, MSG_CTRUNC = 0x8;
-/** SCM_MAX_FD, net/scm.h. */
-export const MAX_FDS = 253;
-const SUN_PATH_MAX = 108;
-const CMSG_HEADER = 16; // struct cmsghdr: size_t len, int level, int type
-const MSGHDR_SIZE = 56, IOVEC_SIZE = 16;
+const FLAGS = SOCKET.SOCK_NONBLOCK | SOCKET.SOCK_CLOEXEC;
+/** SCM_MAX_FD of the kernel is 253; nothing of ours sends near as many. */
+export const MAX_FDS = 64;
+const CONTROL_SIZE = cmsghdr.size + MAX_FDS * 4;
+const O_PATH = 0o10000000, O_DIRECTORY = 0o200000;
 
-/** struct sockaddr_un for a path; the length counts the terminating NUL. */
-function unixAddress(path: string): Uint8Array {
-  const name = cstring(path);
-  if (name.length > SUN_PATH_MAX) throw new Error(`Cannot use ${path} as a socket: longer than ${SUN_PATH_MAX - 1} bytes`);
-  const address = new Uint8Array(2 + name.length);
-  new DataView(address.buffer).setUint16(0, AF_UNIX, true);
-  address.set(name, 2);
-  return address;
-}
-
-const socket = (type: number) => must("Cannot create a socket", SYS.socket, AF_UNIX, type | O_CLOEXEC | O_NONBLOCK, 0);
-
-/** A listening socket at `path`, which must not exist. Non-blocking, owned by the caller. */
-export function listenSeqpacket(path: string): number {
-  const fd = socket(SOCK_SEQPACKET);
-  try {
-    const address = unixAddress(path);
-    must(`Cannot bind ${path}`, SYS.bind, fd, address, address.length);
-    must(`Cannot listen on ${path}`, SYS.listen, fd, 8);
-    return fd;
-  } catch (error) {
-    closeFd(fd);
-    throw error;
-  }
-}
-
-/** A connection to `path`; throws SysError (ECONNREFUSED: nobody listens any more, ENOENT: no such socket). */
-export function connectSeqpacket(path: string): number {
-  const fd = socket(SOCK_SEQPACKET);
-  try {
-    const address = unixAddress(path);
-    must(`Cannot connect to ${path}`, SYS.connect, fd, address, address.length);
-    return fd;
-  } catch (error) {
-    closeFd(fd);
-    throw error;
-  }
-}
-
-/** A waiting connection (non-blocking), or -errno. */
-export const acceptConnection = (fd: number): number => syscall(SYS.accept4, fd, 0, 0, O_CLOEXEC | O_NONBLOCK);
-
-/** Two connected stream sockets, non-blocking, close-on-exec; both owned by the caller. */
-export function streamPair(): [number, number] {
+function socketPair(type: number): [number, number] {
   const pair = new Int32Array(2);
-  must("Cannot create a socket pair", SYS.socketpair, AF_UNIX, SOCK_STREAM | O_CLOEXEC | O_NONBLOCK, 0, pair);
+  must("Cannot make a pair of sockets", SYS.socketpair, SOCKET.AF_UNIX, type | FLAGS, 0, pair);
   return [pair[0]!, pair[1]!];
 }
 
-/** struct msghdr over one iovec; the buffers stay referenced by the caller for the time of the call. */
-function messageHeader(iovec: BigUint64Array, control: Uint8Array | null): DataView {
-  const header = new DataView(new ArrayBuffer(MSGHDR_SIZE));
-  header.setBigUint64(16, BigInt(ptr(iovec)), true);
-  header.setBigUint64(24, 1n, true);
-  if (control !== null) {
-    header.setBigUint64(32, BigInt(ptr(control)), true);
-    header.setBigUint64(40, BigInt(control.length), true);
-  }
-  return header;
+/** Two connected sockets; both owned by the caller. */
+export const streamPair = (): [number, number] => socketPair(SOCKET.SOCK_STREAM);
+export const packetPair = (): [number, number] => socketPair(SOCKET.SOCK_SEQPACKET);
+
+/** Binds and listens at `path`, which must not exist. Mode is what umask leaves. */
+export function listenSeqpacket(path: string, backlog = 8): number {
+  return withSocket(path, (fd, address) => {
+    must(`Cannot bind a socket to ${path}`, SYS.bind, fd, address, address.length);
+    must(`Cannot listen on ${path}`, SYS.listen, fd, backlog);
+  });
 }
 
-const iovecOf = (bytes: Uint8Array) => new BigUint64Array([BigInt(ptr(bytes)), BigInt(bytes.length)]);
+/** Connects to the listener at `path`. ECONNREFUSED: nobody holds it any more; EAGAIN: its backlog is full. */
+export function connectSeqpacket(path: string): number {
+  return withSocket(path, (fd, address) => must(`Cannot connect to ${path}`, SYS.connect, fd, address, address.length));
+}
 
-/** Sends one packet with descriptors, which stay the caller's too. Returns bytes sent or -errno (-EAGAIN: the peer reads too slowly). */
-export function sendPacket(fd: number, bytes: Uint8Array, fds: readonly number[]): number {
+/**
+ * A socket set up by `use`. The address goes through a descriptor of its folder: `sun_path` has only 108 bytes, and
+ * a data folder may lie deep.
+ */
+function withSocket(path: string, use: (fd: number, address: Uint8Array) => void): number {
+  const folder = openFd(dirname(path), O_PATH | O_DIRECTORY);
+  let fd = -1;
+  try {
+    fd = must("Cannot make a socket", SYS.socket, SOCKET.AF_UNIX, SOCKET.SOCK_SEQPACKET | FLAGS, 0);
+    use(fd, unixAddress(`/proc/self/fd/${folder}/${basename(path)}`));
+    return fd;
+  } catch (error) {
+    if (fd >= 0) closeFd(fd);
+    throw error;
+  } finally {
+    closeFd(folder);
+  }
+}
+
+function unixAddress(path: string): Uint8Array {
+  const encoded = Buffer.from(path);
+  if (encoded.length >= sockaddr_un.sizes.sun_path) throw new Error(`Cannot use ${path} as a socket's address: it is too long`);
+  const bytes = new Uint8Array(sockaddr_un.size);
+  new DataView(bytes.buffer).setUint16(sockaddr_un.at.sun_family, SOCKET.AF_UNIX, true);
+  bytes.set(encoded, sockaddr_un.at.sun_path);
+  return bytes;
+}
+
+/** The next connection of a listener (non-blocking), or -errno (-EAGAIN: none waits). */
+export const acceptConnection = (listener: number): number => syscall(SYS.accept4, listener, 0, 0, FLAGS);
+
+/**
+ * Sends one packet with descriptors, which stay the caller's too. Returns its length or -errno: -EAGAIN while the
+ * receiver's queue is full, -EPIPE or -ECONNRESET when there is none, -EMSGSIZE above the socket's buffer.
+ */
+export function sendPacket(fd: number, bytes: Uint8Array, fds: readonly number[] = []): number {
   if (fds.length > MAX_FDS) return -E.EINVAL;
-  let control: Uint8Array | null = null;
+  const control = new Uint8Array(fds.length === 0 ? 0 : cmsgSpace(fds.length));
   if (fds.length > 0) {
-    const length = CMSG_HEADER + fds.length * 4;
-    control = new Uint8Array(Math.ceil(length / 8) * 8);
     const view = new DataView(control.buffer);
-    view.setBigUint64(0, BigInt(length), true);
-    view.setInt32(8, SOL_SOCKET, true);
-    view.setInt32(12, SCM_RIGHTS, true);
-    fds.forEach((n, i) => view.setInt32(CMSG_HEADER + i * 4, n, true));
+    view.setBigUint64(cmsghdr.at.cmsg_len, BigInt(cmsghdr.size + fds.length * 4), true);
+    view.setInt32(cmsghdr.at.cmsg_level, SOCKET.SOL_SOCKET, true);
+    view.setInt32(cmsghdr.at.cmsg_type, SOCKET.SCM_RIGHTS, true);
+    fds.forEach((one, i) => view.setInt32(cmsghdr.size + i * 4, one, true));
   }
-  const iovec = iovecOf(bytes);
-  const header = messageHeader(iovec, control);
+  const message = messageHeader(bytes, control);
   for (;;) {
-    const sent = syscall(SYS.sendmsg, fd, header, MSG_NOSIGNAL);
-    if (sent !== -E.EINTR) return keep(sent, iovec, control, bytes);
+    const n = syscall(SYS.sendmsg, fd, message.header, SOCKET.MSG_NOSIGNAL);
+    if (n !== -E.EINTR) return keep(n, message);
   }
 }
 
-/** Keeps buffers whose addresses stand in a header referenced until the call has returned. */
-const keep = <T>(value: T, ..._referenced: unknown[]): T => value;
+/** Keeps the buffers whose addresses stand in a header referenced until the call has returned. */
+const keep = <T>(value: T, _referenced: object): T => value;
 
 export interface Packet { readonly bytes: Uint8Array; readonly fds: readonly number[] }
 
 /**
  * The next packet, its bytes copied, its descriptors owned by the caller; "again" where none waits; null where the peer
- * has gone or the packet was longer than `buffer` (its descriptors are closed).
+ * has gone or the packet was longer than `buffer` (its descriptors are closed). Empty packets are never sent.
  */
 export function receivePacket(fd: number, buffer: Uint8Array): Packet | "again" | null {
-  const control = new Uint8Array(CMSG_HEADER + MAX_FDS * 4 + 4);
-  const iovec = iovecOf(buffer);
-  const header = messageHeader(iovec, control);
-  let received = syscall(SYS.recvmsg, fd, header, MSG_CMSG_CLOEXEC);
-  while (received === -E.EINTR) received = syscall(SYS.recvmsg, fd, header, MSG_CMSG_CLOEXEC);
+  const message = messageHeader(buffer, new Uint8Array(CONTROL_SIZE));
+  let received: number;
+  do received = syscall(SYS.recvmsg, fd, message.header, SOCKET.MSG_CMSG_CLOEXEC);
+  while (received === -E.EINTR);
   if (received === -E.EAGAIN) return "again";
   if (received < 0) return null;
-  const fds = descriptorsOf(control, Number(header.getBigUint64(40, true)));
-  const flags = header.getInt32(48, true);
-  if (received === 0 || (flags & (MSG_TRUNC | MSG_CTRUNC)) !== 0) {
+  const fds = descriptorsIn(message.control, Number(message.header.getBigUint64(msghdr.at.msg_controllen, true)));
+  const flags = message.header.getInt32(msghdr.at.msg_flags, true);
+  if (received === 0 || (flags & (SOCKET.MSG_TRUNC | SOCKET.MSG_CTRUNC)) !== 0) {
     fds.forEach(closeFd);
     return null;
   }
-  return keep({ bytes: buffer.slice(0, received), fds }, iovec, control);
+  return keep({ bytes: buffer.slice(0, received), fds }, message);
 }
 
-function descriptorsOf(control: Uint8Array, length: number): number[] {
+/** `struct msghdr` over the two buffers. It holds their addresses, so all three stay referenced by the answer. */
+function messageHeader(bytes: Uint8Array, control: Uint8Array) {
+  const vector = new DataView(new ArrayBuffer(iovec.size));
+  vector.setBigUint64(iovec.at.iov_base, BigInt(bytes.length === 0 ? 0 : ptr(bytes)), true);
+  vector.setBigUint64(iovec.at.iov_len, BigInt(bytes.length), true);
+  const header = new DataView(new ArrayBuffer(msghdr.size));
+  header.setBigUint64(msghdr.at.msg_iov, BigInt(ptr(vector)), true);
+  header.setBigUint64(msghdr.at.msg_iovlen, 1n, true);
+  header.setBigUint64(msghdr.at.msg_control, BigInt(control.length === 0 ? 0 : ptr(control)), true);
+  header.setBigUint64(msghdr.at.msg_controllen, BigInt(control.length), true);
+  return { header, vector, bytes, control };
+}
+
+/** CMSG_SPACE: the data follow the header, and the whole is aligned to 8 bytes. */
+const cmsgSpace = (fds: number) => Math.ceil((cmsghdr.size + fds * 4) / 8) * 8;
+
+function descriptorsIn(control: Uint8Array, used: number): number[] {
   const view = new DataView(control.buffer);
   const fds: number[] = [];
-  for (let at = 0; at + CMSG_HEADER <= length; ) {
-    const size = Number(view.getBigUint64(at, true));
-    if (size < CMSG_HEADER) break;
-    if (view.getInt32(at + 8, true) === SOL_SOCKET && view.getInt32(at + 12, true) === SCM_RIGHTS)
-      for (let n = at + CMSG_HEADER; n + 4 <= at + size; n += 4) fds.push(view.getInt32(n, true));
-    at += Math.ceil(size / 8) * 8;
+  for (let at = 0; at + cmsghdr.size <= used; ) {
+    const length = Number(view.getBigUint64(at + cmsghdr.at.cmsg_len, true));
+    if (length < cmsghdr.size || at + length > used) break;
+    const rights = view.getInt32(at + cmsghdr.at.cmsg_level, true) === SOCKET.SOL_SOCKET && view.getInt32(at + cmsghdr.at.cmsg_type, true) === SOCKET.SCM_RIGHTS;
+    if (rights) for (let i = at + cmsghdr.size; i + 4 <= at + length; i += 4) fds.push(view.getInt32(i, true));
+    at += Math.ceil(length / 8) * 8;
   }
   return fds;
 }
+
+/** Ends one or both directions of a connection; the descriptor stays open. */
+export const shutdownSocket = (fd: number, how: number = SOCKET.SHUT_RDWR): number => syscall(SYS.shutdown, fd, how);
