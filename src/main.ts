@@ -7,7 +7,6 @@ delete process.env["BUN_BE_BUN"];
 
 const args = process.argv.slice(2);
 if (args[0] === "vmm") {
-  // @ts-ignore: not there yet
   const { vmm } = await import("./vmm/main.ts");
   process.exit(await vmm(args.slice(1)));
 } else {

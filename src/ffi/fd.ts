@@ -44,3 +44,12 @@ export function pwriteAll(fd: number, bytes: Uint8Array, offset: number): void {
     done += must("Cannot write", SYS.pwrite64, fd, part, part.length, offset + done);
   }
 }
+
+const STAT_SIZE = 144, ST_SIZE = 48; // struct stat, asm/stat.h
+
+/** Bytes in the file behind a descriptor. */
+export function fileSize(fd: number): number {
+  const stat = new DataView(new ArrayBuffer(STAT_SIZE));
+  must("Cannot stat a descriptor", SYS.fstat, fd, stat);
+  return Number(stat.getBigInt64(ST_SIZE, true));
+}

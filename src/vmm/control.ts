@@ -26,7 +26,8 @@ export class Control {
   private connection = -1;
   private readonly buffer = new Uint8Array(MAX_PACKET);
 
-  constructor(private readonly epoll: Epoll, private readonly listener: number, private readonly handlers: Handlers) {
+  /** `hungUp`: the daemon has gone and no other took its place. */
+  constructor(private readonly epoll: Epoll, private readonly listener: number, private readonly handlers: Handlers, private readonly hungUp: () => void) {
     epoll.add(listener, EPOLLIN, () => this.accept());
   }
 
@@ -49,14 +50,19 @@ export class Control {
     this.connection = -1;
   }
 
+  private lose(): void {
+    this.drop();
+    this.hungUp();
+  }
+
   private receive(fd: number): void {
     const packet = receivePacket(fd, this.buffer);
     if (packet === "again") return;
-    if (packet === null) return this.drop();
+    if (packet === null) return this.lose();
     const request = parse(packet.bytes);
     const fds = new RequestFds(new Map(packet.fds.map((n, i) => [request?.fds?.[i] ?? `#${i}`, n])));
     try {
-      if (request === null) return this.drop();
+      if (request === null) return this.lose();
       this.dispatch(fd, request, fds);
     } finally {
       fds.close();
@@ -81,7 +87,7 @@ export class Control {
 
   /** The socket is non-blocking with room for hundreds of answers; a daemon that reads none of them is taken for dead. */
   private post(fd: number, message: object): void {
-    if (sendPacket(fd, Buffer.from(JSON.stringify(message)), []) < 0) this.drop();
+    if (sendPacket(fd, Buffer.from(JSON.stringify(message)), []) < 0) this.lose();
   }
 }
 
