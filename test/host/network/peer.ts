@@ -6,6 +6,7 @@ import { openTapDevice } from "../../../src/ffi/tun.ts";
 export type Command =
   | { readonly do: "guest"; readonly ip: string; readonly mac: string; readonly gateway: string }
   | { readonly do: "serve"; readonly protocol: "tcp" | "udp"; readonly port: number; readonly name: string }
+  | { readonly do: "echo"; readonly port: number }
   | { readonly do: "ask"; readonly protocol: "tcp" | "udp"; readonly host: string; readonly port: number; readonly source?: string }
   | { readonly do: "tell"; readonly host: string; readonly port: number; readonly source?: string; readonly text: string }
   | { readonly do: "heard" };
@@ -34,7 +35,8 @@ async function serve(protocol: "tcp" | "udp", port: number, name: string): Promi
   if (protocol === "tcp") {
     Bun.listen({ hostname: "0.0.0.0", port, socket: { data(socket) { socket.end(`${name} sees ${socket.remoteAddress}`); } } });
   } else {
-    await Bun.udpSocket({ hostname: "0.0.0.0", port, socket: { data(socket, data, port, address) { heard.push(data.toString()); socket.send(`${name} sees ${address}`, port, address); } } });
+    await Bun.udpSocket({ hostname: "0.0.0.0", port, socket: { data(socket, data, port, address) { heard.push(data.toString()); socket.send(`${name} sees ${address}`, port, address); },
+      error() { /* whoever asked did not wait for the answer (ICMP port unreachable) */ } } });
   }
   return "serving";
 }
@@ -75,6 +77,7 @@ async function obey(command: Command): Promise<string> {
   switch (command.do) {
     case "guest": becomeGuest(command.ip, command.mac, command.gateway); return "guest";
     case "serve": return serve(command.protocol, command.port, command.name);
+    case "echo": Bun.listen({ hostname: "0.0.0.0", port: command.port, socket: { data(socket, data) { socket.write(data); } } }); return "echoing";
     case "ask": return command.protocol === "tcp" ? askTcp(command.host, command.port) : askUdp(command.host, command.port, command.source ?? "0.0.0.0");
     case "tell": return tell(command.host, command.port, command.source ?? "0.0.0.0", command.text);
     case "heard": return JSON.stringify(heard);

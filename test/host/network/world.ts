@@ -100,3 +100,17 @@ export async function guest(network: NetworkService, id: string): Promise<{ peer
   closeFd(fd);
   return { peer, lease };
 }
+
+/** All of the host's network that the domain could have changed, as text to compare. */
+export function picture(): string {
+  const sysctls = run("sysctl", "-a", "--pattern", "^net\\.ipv4\\.(ip_forward|conf\\.)");
+  return [run("nft", "-s", "list", "ruleset"), run("ip", "addr"), run("ip", "route", "show", "table", "all"), run("ip", "neigh", "show", "nud", "permanent"), run("ip", "rule"), sysctls]
+    .join("\n").replace(/ (state|master|link-netnsid) \S+/g, "").replace(/(valid|preferred)_lft \S+/g, "");
+}
+
+/** Packets that a rule of our table has counted, by its comment. */
+export function counted(comment: string): number {
+  const found = new RegExp(`packets (\\d+) bytes \\d+ .*comment "${comment}"`).exec(run("nft", "list", "table", "ip", "dormouse"));
+  if (found === null) throw new Error(`no rule counts "${comment}"`);
+  return Number(found[1]);
+}
