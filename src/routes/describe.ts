@@ -1,0 +1,81 @@
+// Words of a route for its OpenAPI operation, in one short form. Responses are documented here and checked against the
+// real answers in tests, instead of being validated at each request.
+import type { TSchema } from "@sinclair/typebox";
+import type { ErrorCode } from "../errors.ts";
+import { WIRE_ERRORS } from "./errors.ts";
+
+interface Answer {
+  readonly description: string;
+  /** Name of a schema in components, or a schema of its own. */
+  readonly schema?: string | TSchema;
+  readonly list?: boolean;
+  readonly example?: unknown;
+  readonly type?: string;
+}
+
+export interface Route {
+  readonly tag: string;
+  readonly operationId: string;
+  readonly summary: string;
+  readonly description: string;
+  readonly parameters?: Record<string, unknown>[];
+  readonly bodyExample?: unknown;
+  /** False: the body may be absent, empty or null. */
+  readonly bodyRequired?: boolean;
+  readonly answers: Readonly<Record<number, Answer>>;
+  /** Beyond `request.bad`, `request.forbidden` and `internal`, which any route can answer. */
+  readonly errors?: readonly ErrorCode[];
+}
+
+const ANY_ROUTE: readonly ErrorCode[] = ["request.bad", "request.forbidden", "internal"];
+
+/** Elysia's `detail` of a route. */
+export function describe(route: Route) {
+  const { tag, operationId, summary, description, answers, errors = [], parameters = [] } = route;
+  const responses: Record<string, unknown> = {};
+  for (const [status, answer] of Object.entries(answers)) responses[status] = successBody(answer);
+  for (const [status, codes] of byStatus([...ANY_ROUTE, ...errors])) responses[status] = errorBody(codes);
+  return {
+    tags: [tag],
+    operationId,
+    summary,
+    description,
+    parameters: [...parameters],
+    responses,
+    ...(route.bodyExample === undefined ? {} : { "x-body-example": route.bodyExample }),
+    ...(route.bodyRequired === undefined ? {} : { "x-body-required": route.bodyRequired }),
+  } as unknown as { tags: string[]; summary: string; description: string };
+}
+
+function successBody({ description, schema, list, example, type = "application/json" }: Answer) {
+  if (schema === undefined) return { description };
+  const one = typeof schema === "string" ? { $ref: `#/components/schemas/${schema}` } : schema;
+  const body = { schema: list === true ? { type: "array", items: one } : one, ...(example === undefined ? {} : { example }) };
+  return { description, content: { [type]: body } };
+}
+
+function byStatus(codes: readonly ErrorCode[]): Map<number, string[]> {
+  const grouped = new Map<number, string[]>();
+  for (const code of codes) {
+    const wire = WIRE_ERRORS[code];
+    const known = grouped.get(wire.status) ?? [];
+    if (!known.includes(wire.code)) known.push(wire.code);
+    grouped.set(wire.status, known);
+  }
+  return grouped;
+}
+
+function errorBody(codes: readonly string[]) {
+  const example = { code: codes[0], message: "Cannot …" };
+  return {
+    description: `Codes: ${codes.map((code) => `\`${code}\``).join(", ")}.`,
+    content: { "application/json": { schema: { $ref: "#/components/schemas/Error" }, example } },
+  };
+}
+
+/** A path parameter's words. */
+export const pathParam = (name: string, description: string, example: string) => ({
+  name, in: "path", required: true, description, schema: { type: "string" }, example,
+});
+export const instanceParam = pathParam("id", "Exact id, exact name, or a prefix that only one id has.", "my-workload-1");
+export const imageParam = pathParam("name", "Image reference, percent-encoded (`%2F` for each slash), or digest.", "docker.io/library/nginx:latest");

@@ -1,0 +1,26 @@
+// Query parameters of the instance routes.
+import { INSTANCE_STATES } from "../../host/instances/service.ts";
+import { orThrow } from "../errors.ts";
+import { parseDuration } from "../format.ts";
+import { booleanParam, choiceParam, integerParam, tagsParam, textParam } from "../query.ts";
+import { TAIL_DEFAULT, TAIL_MAX } from "./logs.ts";
+import { WAIT_DEFAULT_MS } from "./wait.ts";
+
+export const listQuery = {
+  state: choiceParam(INSTANCE_STATES, undefined, "Only instances in this state."),
+  tags: tagsParam,
+};
+export const deleteQuery = {
+  graceful_shutdown: booleanParam(true, "Ask the program to end first, as stop does; false kills it."),
+};
+export const waitQuery = {
+  state: choiceParam(INSTANCE_STATES, null, "State to wait for."),
+  timeout: textParam("Go duration; 60s by default, capped at 5m.", "30s", (text, name) =>
+    text === undefined || text === "" ? WAIT_DEFAULT_MS : orThrow(parseDuration(text, name)),
+  ),
+};
+export const logsQuery = {
+  source: choiceParam(["app", "vmm", "hypeman", "dormouse"], "app", "`app`: output of the program; `vmm`: serial port and monitor; `dormouse` (in the contract `hypeman`): what the daemon did."),
+  tail: integerParam(TAIL_DEFAULT, 0, TAIL_MAX, "Lines from the end."),
+  follow: booleanParam(false, "Go on with new lines until the instance is Stopped."),
+};

@@ -1,0 +1,97 @@
+// `/instances`: create, list, get, delete, start, stop, wait, logs, exec and attach. Logic is the instance domain's.
+import { Elysia } from "elysia";
+import { DormouseError } from "../../errors.ts";
+import type { InstanceState } from "../../host/instances/service.ts";
+import { optionalBody, requiredBody } from "../body.ts";
+import type { ApiDeps } from "../deps.ts";
+import { orThrow } from "../errors.ts";
+import { EXEC_V1 } from "../exec-protocol.ts";
+import { chooseProtocol } from "../live.ts";
+import { readQuery } from "../query.ts";
+import { forgiveRepeat, isRepeat } from "../repeat.ts";
+import { checkWords, isSameRequest, toCreateInstance } from "./create.ts";
+import * as docs from "./docs.ts";
+import { ExecSocket } from "./exec.ts";
+import { logsResponse } from "./logs.ts";
+import { deleteQuery, listQuery, logsQuery, waitQuery } from "./queries.ts";
+import { type CreateBody, CreateInstanceBody, StartInstanceBody } from "./schema.ts";
+import { instanceView } from "./view.ts";
+import { waitResponse } from "./wait.ts";
+
+/** States in which the workload has, or will have, a terminal or standard input to attach to. */
+const ATTACHABLE: ReadonlySet<InstanceState> = new Set(["Created", "Initializing", "Running"]);
+
+export function instanceRoutes(deps: ApiDeps) {
+  const { instances, live } = deps;
+  return new Elysia({ normalize: false, prefix: "/instances" })
+    .post("/", ({ body, request }) => createInstance(deps, request, body), { body: CreateInstanceBody, parse: requiredBody, detail: docs.create })
+    .get("/", ({ request }) => Response.json(instances.list(readQuery(request, listQuery)).map(instanceView)), { detail: docs.list })
+    .get("/:id", ({ params }) => Response.json(instanceView(orThrow(instances.get(params.id)))), { detail: docs.get })
+    .delete("/:id", ({ params, request }) => deleteInstance(deps, request, params.id), { detail: docs.remove })
+    .post("/:id/start", async ({ params, body, request }) => {
+      live.keep(request);
+      const override = { entrypoint: checkWords(body.entrypoint, "entrypoint") ?? undefined, cmd: checkWords(body.cmd, "cmd") ?? undefined };
+      return lifecycle(deps, request, params.id, ["Running", "Initializing"], await instances.start(params.id, override));
+    }, { body: StartInstanceBody, parse: optionalBody, detail: docs.start })
+    .post("/:id/stop", async ({ params, request }) => {
+      live.keep(request);
+      return lifecycle(deps, request, params.id, ["Stopped"], await instances.stop(params.id));
+    }, { detail: docs.stop })
+    .get("/:id/wait", ({ params, request }) => {
+      const { state, timeout } = readQuery(request, waitQuery);
+      return waitResponse(deps, request, params.id, state, timeout);
+    }, { detail: docs.wait })
+    .get("/:id/logs", ({ params, request }) => {
+      const { source, tail, follow } = readQuery(request, logsQuery);
+      return logsResponse(deps, request, params.id, { source: source === "hypeman" ? "dormouse" : source, tail, follow });
+    }, { detail: docs.logs })
+    .get("/:id/exec", ({ params, request }) => openExec(deps, request, params.id), { detail: docs.exec })
+    .get("/:id/attach", ({ params, request }) => openAttach(deps, request, params.id), { detail: docs.attach });
+}
+
+async function createInstance({ instances, images }: ApiDeps, request: Request, body: CreateBody): Promise<Response> {
+  const wanted = toCreateInstance(body);
+  const created = forgiveRepeat(request, await instances.create(wanted), () => {
+    const there = instances.get(wanted.name);
+    const image = images.get(wanted.image);
+    if (there.isErr() || image.isErr() || there.value.name !== wanted.name) return null;
+    return isSameRequest(wanted, there.value, image.value.digest) ? there.value : null;
+  });
+  return Response.json(instanceView(orThrow(created)), { status: 201 });
+}
+
+async function deleteInstance({ instances, live }: ApiDeps, request: Request, ref: string): Promise<Response> {
+  const { graceful_shutdown } = readQuery(request, deleteQuery);
+  live.keep(request);
+  const removed = await instances.remove(ref, { graceful: graceful_shutdown });
+  const gone = removed.isErr() && removed.error.code === "instance.not_found" && isRepeat(request);
+  if (!gone) orThrow(removed);
+  return new Response(null, { status: 204 });
+}
+
+/** The verb's outcome; a repeat is forgiven where the instance is in one of the `reached` states already. */
+function lifecycle({ instances }: ApiDeps, request: Request, ref: string, reached: readonly InstanceState[], result: Awaited<ReturnType<ApiDeps["instances"]["stop"]>>): Response {
+  const outcome = forgiveRepeat(request, result, () => {
+    const now = instances.get(ref);
+    return now.isOk() && reached.includes(now.value.state) ? now.value : null;
+  });
+  return Response.json(instanceView(orThrow(outcome)));
+}
+
+function openExec({ instances, live }: ApiDeps, request: Request, ref: string): void {
+  const { id, name, state } = orThrow(instances.get(ref));
+  if (state !== "Running") throw new DormouseError("instance.invalid_state", `Cannot run a command in instance ${name}: it is ${state}, not Running.`, { details: { state } });
+  live.requireUpgrade(request);
+  const protocol = chooseProtocol(request, [EXEC_V1]);
+  const open = (listener: Parameters<typeof instances.exec>[2], start: Parameters<typeof instances.exec>[1]) => instances.exec(id, start, listener);
+  live.upgrade(request, new ExecSocket({ open, v1: protocol === EXEC_V1, firstFrame: true, closing: live.closing }), protocol);
+}
+
+function openAttach({ instances, live }: ApiDeps, request: Request, ref: string): void {
+  const { id, name, state } = orThrow(instances.get(ref));
+  if (!ATTACHABLE.has(state)) throw new DormouseError("instance.invalid_state", `Cannot attach to instance ${name}: it is ${state}.`, { details: { state } });
+  live.requireUpgrade(request);
+  const protocol = chooseProtocol(request, [EXEC_V1]);
+  const open = (listener: Parameters<typeof instances.attach>[1]) => instances.attach(id, listener);
+  live.upgrade(request, new ExecSocket({ open, v1: protocol === EXEC_V1, firstFrame: false, closing: live.closing }), protocol);
+}

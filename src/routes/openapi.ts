@@ -1,0 +1,64 @@
+// `GET /swagger/json`: the OpenAPI document. @elysiajs/swagger collects the routes; what it writes does not validate (no
+// descriptions of responses, TypeBox's `$id`, two body types that we refuse, JSON Schema words that 3.0 lacks), so it is put
+// right here: as OpenAPI 3.1, whose schemas are JSON Schema.
+import { swagger } from "@elysiajs/swagger";
+import { type AnyElysia, Elysia } from "elysia";
+import { Type } from "@sinclair/typebox";
+import { API_VERSION, Capabilities } from "./capabilities.ts";
+import { ErrorBody, WIRE_ERRORS } from "./errors.ts";
+import { Health } from "./health.ts";
+import { Image } from "./images-schema.ts";
+import { InstanceSchema, WaitAnswer } from "./instances/schema.ts";
+import { Usage } from "./usage.ts";
+
+/** Schemas that answers refer to by name. */
+export const SCHEMAS = {
+  Error: ErrorBody,
+  Health,
+  Capabilities,
+  Usage,
+  Image,
+  Instance: InstanceSchema,
+  WaitAnswer,
+  LogStream: Type.String({ description: "Server-sent events." }),
+};
+
+interface Operation {
+  readonly [key: string]: unknown;
+  parameters?: { name: string; in: string }[];
+  requestBody?: { required: boolean; content: Record<string, unknown> };
+  "x-body-example"?: unknown;
+  "x-body-required"?: boolean;
+}
+type Document = { openapi: string; paths: Record<string, Record<string, Operation>>; components: unknown; [key: string]: unknown };
+
+/** The document of `routes`; slow enough (some 20 ms) to be made once, on demand. */
+export async function openApiDocument(routes: AnyElysia): Promise<Document> {
+  const info = { title: "Dormouse", version: API_VERSION, description: intro() };
+  const app = new Elysia({ normalize: false }).use(swagger({ path: "/docs", specPath: "/json", documentation: { info } })).use(routes);
+  const raw = (await (await app.handle(new Request("http://localhost/json"))).json()) as Document;
+  for (const operations of Object.values(raw.paths)) for (const operation of Object.values(operations)) mendBody(operation);
+  const paths = Object.fromEntries(Object.entries(raw.paths).map(([path, item]) => [path.length > 1 ? path.replace(/\/$/, "") : path, item]));
+  return { ...raw, openapi: "3.1.0", paths, components: { schemas: structuredClone(SCHEMAS) } };
+}
+
+function mendBody(operation: Operation): void {
+  const { requestBody } = operation;
+  const example = operation["x-body-example"];
+  const required = operation["x-body-required"] ?? true;
+  delete operation["x-body-example"];
+  delete operation["x-body-required"];
+  if (requestBody === undefined) return;
+  const json = requestBody.content["application/json"] as object;
+  operation.requestBody = { required, content: { "application/json": example === undefined ? json : { ...json, example } } };
+}
+
+function intro(): string {
+  const rows = Object.entries(WIRE_ERRORS).map(([code, wire]) => `| \`${wire.code}\` | ${wire.status} | ${code} |`);
+  return [
+    "Runs OCI images in microVMs on one host. The contract is that of the npm package `@onkernel/hypeman`; deviations are in docs/api-compatibility.md.",
+    "Until access control is there, the API binds loopback only and takes any bearer token. Wherever an id goes, an exact name or a unique prefix of the id will do. Unknown fields and parameters are refused.",
+    "## Errors\nEvery error is `{\"code\",\"message\",\"details\"}`. `x-should-retry` says whether repeating the same request can help, `retry-after-ms` when.",
+    `| code | status | cause |\n|---|---|---|\n${rows.join("\n")}`,
+  ].join("\n\n");
+}

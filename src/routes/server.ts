@@ -1,0 +1,85 @@
+// Carries the app over TCP: Bun.serve with the limits that a framework's own listener leaves open (all interfaces, shared
+// ports, large bodies), and the WebSockets that routes open.
+import type { Server, ServerWebSocket } from "bun";
+import { err, ok } from "neverthrow";
+import { describeError, type Logger } from "../log.ts";
+import { type Res, wrap } from "../errors.ts";
+import { MAX_BODY } from "./body.ts";
+import type { Address } from "./guard.ts";
+import type { Live, Socket } from "./live.ts";
+
+/** Seconds that a connection may be silent while a request or an ordinary answer is under way. */
+const IDLE_S = 30;
+/** Largest WebSocket frame taken, and how much of a lagging client's output is buffered at most. */
+const MAX_FRAME = 16 * 1024 * 1024;
+/** How long a stop waits for answers under way before it cuts them. */
+const DRAIN_MS = 15_000;
+
+export interface Listening {
+  readonly url: string;
+  readonly port: number;
+  /** Takes no more connections, resets streams, lets other answers finish, and ends. */
+  stop(): Promise<void>;
+}
+
+export function listen(app: { fetch(request: Request): Response | Promise<Response> }, address: Address, live: Live, log: Logger): Res<Listening> {
+  let server: Server<Socket>;
+  try {
+    server = Bun.serve<Socket>({
+      hostname: address.hostname,
+      port: address.port,
+      reusePort: false,
+      idleTimeout: IDLE_S,
+      // Routes refuse larger bodies in words; this stops a sender that goes on regardless.
+      maxRequestBodySize: MAX_BODY * 8,
+      development: false,
+      fetch: (request) => answer(app, request, log),
+      error: (error) => {
+        log.error("server.failed", { error: describeError(error, true) });
+        return Response.json({ code: "internal_error", message: "Cannot answer this request: an internal error, which the daemon's log has in full." }, { status: 500, headers: { "x-should-retry": "false" } });
+      },
+      websocket: sockets,
+    });
+  } catch (cause) {
+    const inUse = (cause as { code?: string }).code === "EADDRINUSE";
+    return err(wrap(inUse ? "port.taken" : "host.network", `Cannot listen on ${address.hostname}:${address.port}`, cause));
+  }
+  live.server = server;
+  return ok({ url: server.url.origin, port: server.port ?? address.port, stop: () => stop(server, live) });
+}
+
+async function answer(app: { fetch(request: Request): Response | Promise<Response> }, request: Request, log: Logger): Promise<Response> {
+  const started = performance.now();
+  const response = await app.fetch(request);
+  const note = request.method === "GET" ? log.debug : log.info;
+  // An upgraded request has no response.
+  note("request", { method: request.method, path: pathOf(request.url), status: response?.status ?? 101, ms: Math.round((performance.now() - started) * 10) / 10 });
+  return response;
+}
+
+/** The path of an absolute URL, without the cost of parsing it. */
+function pathOf(url: string): string {
+  const start = url.indexOf("/", url.indexOf("//") + 2);
+  const end = url.indexOf("?", start);
+  return end < 0 ? url.slice(start) : url.slice(start, end);
+}
+
+const sockets = {
+  // Each socket pings by itself: a paused one would never read the pong that this limit waits for.
+  idleTimeout: 0,
+  maxPayloadLength: MAX_FRAME,
+  backpressureLimit: MAX_FRAME,
+  perMessageDeflate: false,
+  open: (ws: ServerWebSocket<Socket>) => ws.data.open(ws),
+  message: (ws: ServerWebSocket<Socket>, data: string | Buffer) => ws.data.message(ws, data),
+  drain: (ws: ServerWebSocket<Socket>) => ws.data.drain(ws),
+  close: (ws: ServerWebSocket<Socket>) => ws.data.close(ws),
+};
+
+async function stop(server: Server<Socket>, live: Live): Promise<void> {
+  const drained = server.stop(false);
+  live.close();
+  const cut = setTimeout(() => void server.stop(true), DRAIN_MS);
+  await drained;
+  clearTimeout(cut);
+}

@@ -1,0 +1,46 @@
+// `GET /usage`: what Dormouse keeps on disk. An extension; the contract's `/resources` also tells of capacity, and comes later.
+import { Type } from "@sinclair/typebox";
+import { Elysia } from "elysia";
+import type { ApiDeps } from "./deps.ts";
+import { describe } from "./describe.ts";
+
+const Bytes = (description: string) => Type.Integer({ description });
+
+export const Usage = Type.Object(
+  {
+    images: Type.Object({
+      count: Type.Integer(),
+      blob_bytes: Bytes("Layers as they were pulled."),
+      rootfs_bytes: Bytes("Root file systems made of them."),
+    }),
+    instances: Type.Object({ count: Type.Integer(), disk_bytes: Bytes("Allocated by writable disks and logs; sparse parts cost nothing.") }),
+    free_bytes: Bytes("Free on the data folder's file system."),
+  },
+  { title: "Usage" },
+);
+
+const example = {
+  images: { count: 1, blob_bytes: 73_400_320, rootfs_bytes: 192_937_984 },
+  instances: { count: 2, disk_bytes: 41_943_040 },
+  free_bytes: 53_687_091_200,
+};
+
+export const usageRoutes = ({ host, images, instances }: ApiDeps) =>
+  new Elysia({ normalize: false }).get("/usage", async () => {
+    const { blobBytes, rootfsBytes, images: count } = images.usage();
+    const { instanceBytes, freeBytes } = await host.diskUsage();
+    return Response.json({
+      images: { count, blob_bytes: blobBytes, rootfs_bytes: rootfsBytes },
+      instances: { count: instances.list().length, disk_bytes: instanceBytes },
+      free_bytes: freeBytes,
+    });
+  }, {
+    detail: describe({
+      tag: "Server",
+      operationId: "getUsage",
+      summary: "Disk in use",
+      description: "Allocated bytes of images and instances. An extension of Dormouse.",
+      answers: { 200: { description: "The usage.", schema: "Usage", example } },
+      errors: ["host.storage"],
+    }),
+  });
