@@ -9,16 +9,17 @@ import { RouteSocket } from "../../ffi/netlink/route.ts";
 import { NetlinkError } from "../../ffi/netlink/socket.ts";
 import { closeFd } from "../../ffi/fd.ts";
 import { err, ok, ResultAsync } from "neverthrow";
-import { DormouseError, fail, wrap, type AsyncRes, type Res } from "../../errors.ts";
+import { DormouseError, fail, messageOf, wrap, type AsyncRes, type Res } from "../../errors.ts";
 import { contains, formatAddress, parseAddress, parseRange, type Range } from "./address.ts";
 import { enableForwarding, restoreForwarding } from "./forwarding.ts";
 import { LeaseStore, type Published } from "./leases.ts";
+import { NetworkLock } from "./lock.ts";
 import { portName, Reservations } from "./reservations.ts";
 import { hostResolvers, parseResolvers } from "./resolvers.ts";
 import { guestElement, GUESTS, IPPROTO, PUBLISHED, publishedElement, replaceTable, TABLE } from "./ruleset.ts";
 import type { Lease, NetworkService, PortMapping } from "./service.ts";
 import { addShared, refuseOverlap, removeShared } from "./shared.ts";
-import { openGuestTap, removeGuestTaps, repairGuestTap } from "./tap.ts";
+import { hasGuestTaps, openGuestTap, removeGuestTap, removeGuestTaps, repairGuestTap } from "./tap.ts";
 
 export { networkMigrations } from "./migrations.ts";
 export { doctorForwarding, type ForwardingFinding } from "./doctor.ts";
@@ -57,6 +58,7 @@ class Network implements NetworkService {
   readonly gateway: string;
   readonly subnet: string;
   private readonly store: LeaseStore;
+  private readonly lock = new NetworkLock();
   private readonly reservations = new Reservations();
   private readonly route = new RouteSocket();
   private readonly nft = new NftSocket();
@@ -74,14 +76,14 @@ class Network implements NetworkService {
   }
 
   start(): AsyncRes<void> {
-    return attempt("Cannot start the network", () => {
+    return attempt("Cannot start the network", () => this.lock.take().andThen(() => {
       const stray = this.store.strays()[0];
       if (stray !== undefined)
         return fail("host.network", `Cannot use ${this.range.text} for guests: instance ${stray.instanceId} has the address ${stray.ip} of another range; delete it or start with the range from before`);
       const before = this.store.setting(RANGE_SETTING);
       if (before !== null && before !== this.range.text) parseRange(before).map((old) => removeShared(this.route, old));
-      return refuseOverlap(this.route, this.range).andThen(() => this.bringUp(before === null));
-    });
+      return this.checkRange().andThen(() => this.bringUp(before === null));
+    }));
   }
 
   allocate(instanceId: string): Res<Lease> {
@@ -125,61 +127,74 @@ class Network implements NetworkService {
   }
 
   release(instanceId: string): AsyncRes<void> {
-    return attempt(`Cannot release the network of instance ${instanceId}`, () => ok(this.releaseNow(instanceId)));
+    return attempt(`Cannot release the network of instance ${instanceId}`, () => ok(this.releaseNow([instanceId])));
   }
 
   reconcile(living: ReadonlySet<string>): AsyncRes<void> {
     return attempt("Cannot reconcile the network", () => {
-      for (const lease of this.store.all()) {
-        if (!living.has(lease.instanceId)) this.releaseNow(lease.instanceId);
-        else repairGuestTap(this.route, lease);
-      }
-      const known = new Set(this.store.all().map((lease) => lease.tap));
+      this.releaseNow(this.store.all().map((lease) => lease.instanceId).filter((id) => !living.has(id)));
+      const kept = this.store.all();
+      for (const lease of kept) repairGuestTap(this.route, lease);
+      const known = new Set(kept.map((lease) => lease.tap));
       for (const tap of removeGuestTaps(this.route, (name) => !known.has(name))) this.log(`removed ${tap}, the link of an instance that is not on record`);
       return ok();
     });
   }
 
   teardown(): AsyncRes<void> {
-    return attempt("Cannot take the network down", () => {
+    return attempt("Cannot take the network down", () => this.lock.take().andThen(() => {
       removeGuestTaps(this.route, () => true);
       if (this.nft.tables().includes(TABLE)) this.nft.commit("Cannot remove the nftables table dormouse", [new TableMessages(TABLE).delete()]);
       removeShared(this.route, this.range);
       parseRange(this.store.setting(RANGE_SETTING) ?? this.range.text).map((old) => removeShared(this.route, old));
       restoreForwarding(this.store);
-      forget((c) => [c.original, c.reply].some((t) => contains(this.range.base, this.range.prefix, t.source) || contains(this.range.base, this.range.prefix, t.destination)));
+      this.forget((c) => ends(c).some((address) => contains(this.range.base, this.range.prefix, address)));
       this.reservations.close();
       this.store.clearPorts();
       this.store.setSetting(RANGE_SETTING, null);
       return ok();
-    });
+    }));
   }
 
   close(): void {
+    this.lock.close();
     this.reservations.close();
     this.route.close();
     this.nft.close();
   }
 
+  /** While guests run (the daemon was restarted), a collision that came up since is no reason to abandon them. */
+  private checkRange(): Res<void> {
+    const checked = refuseOverlap(this.route, this.range);
+    if (checked.isOk() || !hasGuestTaps(this.route)) return checked;
+    this.log(`${checked.error.message} (guests are running, so it is used on)`);
+    return ok();
+  }
+
   /** `fresh`: nothing of ours was there before, so a failure half-way takes back what it did. */
   private bringUp(fresh: boolean): Res<void> {
     this.store.setSetting(RANGE_SETTING, this.range.text);
+    const undo = () => {
+      if (!fresh) return;
+      removeShared(this.route, this.range);
+      this.store.setSetting(RANGE_SETTING, null);
+    };
     try {
       const shared = addShared(this.route, this.range);
-      if (shared.isErr()) return shared;
+      if (shared.isErr()) {
+        undo();
+        return shared;
+      }
       this.applyTable();
       if (enableForwarding(this.store)) this.log("turned IPv4 forwarding on (net.ipv4.ip_forward=1); `dormouse serve --teardown` turns it off again");
-      for (const port of this.store.published())
-        this.reservations.hold(port).mapErr((error) => this.log(`${error.message}; it still leads to instance ${port.instanceId}`));
-      if (this.resolvers().length === 0) this.log("the host has no resolver that guests can reach; give one with --dns");
-      return ok();
     } catch (error) {
-      if (fresh) {
-        removeShared(this.route, this.range);
-        this.store.setSetting(RANGE_SETTING, null);
-      }
+      undo();
       throw error;
     }
+    for (const port of this.store.published())
+      this.reservations.hold(port).mapErr((error) => this.log(`${error.message}; it still leads to instance ${port.instanceId}`));
+    if (this.resolvers().length === 0) this.log("the host has no resolver that guests can reach; give one with --dns");
+    return ok();
   }
 
   private applyTable(): void {
@@ -233,19 +248,20 @@ class Network implements NetworkService {
   private settlePorts(old: readonly Published[], now: readonly Published[]): void {
     for (const port of old) if (!now.some((p) => portName(p) === portName(port))) this.reservations.drop(port);
     const udp = new Set([...old, ...now].filter((p) => p.protocol === "udp").map((p) => p.hostPort));
-    if (udp.size > 0) forget((c) => c.original.protocol === IPPROTO.udp && udp.has(c.original.destinationPort));
+    if (udp.size > 0) this.forget((c) => c.original.protocol === IPPROTO.udp && udp.has(c.original.destinationPort));
   }
 
-  private releaseNow(instanceId: string): void {
-    const lease = this.store.find(instanceId);
-    if (lease === null) return;
-    const ports = this.store.publishedOf(instanceId);
-    this.store.remove(instanceId);
-    removeGuestTaps(this.route, (tap) => tap === lease.tap);
-    if (this.store.setting(RANGE_SETTING) !== null) this.dropElements(lease, ports);
-    const ip = parseAddress(lease.ip);
+  private releaseNow(instanceIds: readonly string[]): void {
+    const released = new Set<number>();
+    for (const lease of instanceIds.map((id) => this.store.find(id)).filter((l) => l !== null)) {
+      const ports = this.store.publishedOf(lease.instanceId);
+      this.store.remove(lease.instanceId);
+      removeGuestTap(this.route, lease.tap);
+      if (this.store.setting(RANGE_SETTING) !== null) this.dropElements(lease, ports);
+      released.add(parseAddress(lease.ip) ?? 0);
+    }
     // The next instance with this address must not be sent what was meant for this one.
-    forget((c) => [c.original, c.reply].some((t) => t.source === ip || t.destination === ip));
+    if (released.size > 0) this.forget((c) => ends(c).some((address) => released.has(address)));
   }
 
   private dropElements(lease: Lease, ports: readonly Published[]): void {
@@ -256,6 +272,18 @@ class Network implements NetworkService {
     ]);
     this.settlePorts(ports, []);
   }
+
+  /** Stale connections end by themselves in time, so a kernel that cannot list them (no NF_CT_NETLINK) is no failure. */
+  private forget(matches: (connection: Connection) => boolean): void {
+    const socket = new ConntrackSocket();
+    try {
+      socket.forget(matches);
+    } catch (error) {
+      this.log(`old connections were not forgotten: ${messageOf(error)}`);
+    } finally {
+      socket.close();
+    }
+  }
 }
 
 function portChanges(old: readonly Published[], now: readonly Published[]): Message[] {
@@ -263,14 +291,8 @@ function portChanges(old: readonly Published[], now: readonly Published[]): Mess
   return [...table.deleteElements(PUBLISHED, old.map((p) => ({ key: publishedElement(p).key }))), ...table.addElements(PUBLISHED, now.map(publishedElement))];
 }
 
-function forget(matches: (connection: Connection) => boolean): void {
-  const socket = new ConntrackSocket();
-  try {
-    socket.forget(matches);
-  } finally {
-    socket.close();
-  }
-}
+/** Every address that a connection has, before and after translation. */
+const ends = (c: Connection): number[] => [c.original.source, c.original.destination, c.reply.source, c.reply.destination];
 
 function checkPorts(ports: readonly PortMapping[]): Res<void> {
   const seen = new Set<string>();
@@ -290,7 +312,8 @@ function attempt<T>(what: string, body: () => Res<T>): AsyncRes<T> {
   try {
     result = body();
   } catch (error) {
-    result = err(wrap("host.network", what, error));
+    const hint = error instanceof NetlinkError && error.errno === E.EPERM ? " (root or CAP_NET_ADMIN is needed)" : "";
+    result = err(wrap("host.network", what + hint, error));
   }
   return new ResultAsync(Promise.resolve(result));
 }

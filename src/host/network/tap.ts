@@ -61,9 +61,20 @@ function configure(route: RouteSocket, lease: Lease, link: Link): void {
   route.setRoute({ destination: address, prefix: 32, link: link.index, source: numberOf(lease.gateway), protocol: ROUTE_PROTOCOL });
 }
 
-/** Removes the guests' links that `unwanted` says; those of other makers are never touched, whatever their name. */
+const isGuestTap = (link: Link): boolean => link.kind === "tun" && link.name.startsWith(TAP_PREFIX);
+
+/** True where any guest's link is there. */
+export const hasGuestTaps = (route: RouteSocket): boolean => route.links().some(isGuestTap);
+
+/** Removes one guest's link where it is there, whoever has it open. */
+export function removeGuestTap(route: RouteSocket, tap: string): void {
+  const link = route.link(tap);
+  if (link !== null && isGuestTap(link)) route.deleteLink(link.index);
+}
+
+/** Removes the guests' links that `unwanted` says, and returns their names; links of other kinds stay, whatever their name. */
 export function removeGuestTaps(route: RouteSocket, unwanted: (tap: string) => boolean): string[] {
-  const removed = route.links().filter((link) => link.kind === "tun" && link.name.startsWith(TAP_PREFIX) && unwanted(link.name));
+  const removed = route.links().filter((link) => isGuestTap(link) && unwanted(link.name));
   for (const link of removed) route.deleteLink(link.index);
   return removed.map((link) => link.name);
 }

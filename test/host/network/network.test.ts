@@ -2,6 +2,8 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
 import type { Database } from "bun:sqlite";
 import { connect, type Socket } from "node:net";
+import { ConntrackSocket } from "../../../src/ffi/netlink/conntrack.ts";
+import { parseAddress } from "../../../src/host/network/address.ts";
 import { openNetwork, type NetworkOptions } from "../../../src/host/network/network.ts";
 import type { Lease, NetworkService } from "../../../src/host/network/service.ts";
 import { counted, database, enterNamespace, guest, HOST_ADDRESS, outside, OUTSIDE_ADDRESS, picture, run, type Peer } from "./world.ts";
@@ -222,6 +224,14 @@ describe("a restart of the daemon", () => {
   });
 });
 
+/** How many connections the kernel knows to or from an address. */
+function connectionsOf(ip: string): number {
+  const socket = new ConntrackSocket();
+  const found = socket.connections().filter((c) => [c.original.source, c.original.destination, c.reply.source, c.reply.destination].includes(parseAddress(ip) ?? -1));
+  socket.close();
+  return found.length;
+}
+
 describe("teardown", () => {
   test("leaves the host as it was", async () => {
     const before = picture();
@@ -256,10 +266,10 @@ describe("teardown", () => {
     await a.peer.serve("udp", 80, "a");
     (await network.publish("a", [{ guestPort: 80, hostPort: 8081, protocol: "udp" }]))._unsafeUnwrap();
     expect(await out.ask("udp", HOST_ADDRESS, 8081)).toBe(`a sees ${OUTSIDE_ADDRESS}`);
-    expect(run("cat", "/proc/self/net/nf_conntrack")).toContain(a.lease.ip);
+    expect(connectionsOf(a.lease.ip)).toBeGreaterThan(0);
     (await network.release("a"))._unsafeUnwrap();
     (await network.release("a"))._unsafeUnwrap();
-    expect(run("cat", "/proc/self/net/nf_conntrack")).not.toContain(a.lease.ip);
+    expect(connectionsOf(a.lease.ip)).toBe(0);
     expect(picture()).toBe(before);
   });
 });
@@ -300,6 +310,28 @@ describe("start() refuses", () => {
     expect(run("ip", "addr")).not.toContain("10.88.0.1");
     (await network.teardown())._unsafeUnwrap();
     expect(picture()).toBe(before);
+  });
+
+  test("a second daemon, with a record of its own, until the first has ended", async () => {
+    await start();
+    await add("a");
+    const second = openNetwork({ db: database() })._unsafeUnwrap();
+    const before = picture();
+    expect((await second.start())._unsafeUnwrapErr().message).toContain("another `dormouse serve`");
+    expect((await second.teardown())._unsafeUnwrapErr().message).toContain("another `dormouse serve`");
+    expect(picture()).toBe(before);
+    second.close();
+  });
+
+  test("no collision while guests run, but says so", async () => {
+    await start();
+    await add("a");
+    network.close();
+    run("ip", "route", "add", "10.88.7.0/24", "via", OUTSIDE_ADDRESS);
+    const lines: string[] = [];
+    await start({ log: (line) => lines.push(line) });
+    run("ip", "route", "del", "10.88.7.0/24");
+    expect(lines.join()).toContain("10.88.7.0/24 by out0");
   });
 
   test("a TAP that another process has open is refused by openTap()", async () => {
