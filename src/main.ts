@@ -8,7 +8,7 @@ delete process.env["BUN_BE_BUN"];
 const args = process.argv.slice(2);
 if (args[0] === "vmm") {
   const { vmm } = await import("./vmm/main.ts");
-  process.exit(await vmm(args.slice(1)));
+  vmm(args.slice(1));
 } else {
   const { cli } = await import("./cli/main.ts");
   process.exit(await cli(args));

@@ -1,0 +1,43 @@
+// pull, images, rmi.
+import type { Command } from "commander";
+import type { Image } from "./api.ts";
+import { apiCommand, apiOf, show, wantsJson } from "./command.ts";
+import { ago, bytes, print, printJson, table } from "./output.ts";
+import { pullImage } from "./pull.ts";
+
+export function addImageCommands(program: Command): void {
+  apiCommand(program, "pull <image>", "Pull an image and make it ready to run")
+    .option("-q, --quiet", "print nothing but the digest")
+    .action(async (name: string, options: { quiet?: boolean }, command: Command) => {
+      const image = await pullImage(apiOf(command), name, options.quiet === true);
+      show(command, image, ({ digest }) => digest);
+    });
+
+  apiCommand(program, "images", "List images")
+    .option("-q, --quiet", "print names only")
+    .action(async (options: { quiet?: boolean }, command: Command) => {
+      const images = await apiOf(command).images();
+      show(command, images, () => (options.quiet ? images.map(({ name }) => name).join("\n") : imageTable(images)));
+    });
+
+  apiCommand(program, "rmi <image...>", "Remove images")
+    .action(async (names: string[], _: unknown, command: Command) => {
+      const api = apiOf(command);
+      for (const name of names) await api.removeImage(name).then(() => wantsJson(command) || print(name));
+      if (wantsJson(command)) printJson(names);
+    });
+}
+
+const shortDigest = (digest: string): string => digest.replace(/^sha256:/, "").slice(0, 12);
+
+const imageTable = (images: readonly Image[]): string =>
+  table(
+    ["NAME", "DIGEST", "STATUS", "CREATED", "SIZE"],
+    images.map((image) => [
+      image.name,
+      shortDigest(image.digest),
+      image.status === "failed" ? `failed: ${image.error ?? "unknown"}` : image.status,
+      ago(image.created_at),
+      image.size_bytes == null ? "" : bytes(image.size_bytes),
+    ]),
+  );

@@ -1,0 +1,90 @@
+// ps, inspect, df, version.
+import type { Command } from "commander";
+import { REVISION, VERSION } from "../version.ts";
+import type { Instance } from "./api.ts";
+import { apiCommand, apiOf, show, wantsJson } from "./command.ts";
+import { CliError } from "./fail.ts";
+import { ago, bytes, note, print, printJson, table } from "./output.ts";
+import { describePorts, describeState, hasEnded } from "./states.ts";
+
+const SHORT_ID = 12;
+
+export function addInspectCommands(program: Command): void {
+  apiCommand(program, "ps", "List instances")
+    .option("-a, --all", "stopped ones too")
+    .option("-q, --quiet", "print ids only")
+    .action(async (options: { all?: boolean; quiet?: boolean }, command: Command) => {
+      const instances = (await apiOf(command).instances()).filter((instance) => options.all || !hasEnded(instance));
+      show(command, instances, () => (options.quiet ? instances.map(({ id }) => id).join("\n") : instanceTable(instances)));
+    });
+
+  apiCommand(program, "inspect <name...>", "Show all that is on record of instances or images, as JSON")
+    .action(async (names: string[], _: unknown, command: Command) => {
+      const api = apiOf(command);
+      const found: unknown[] = [];
+      for (const name of names) found.push(await api.instance(name).catch((cause: unknown) => orImage(cause, () => api.image(name))));
+      printJson(found);
+    });
+
+  apiCommand(program, "df", "Show what images and instances take on disk")
+    .action(async (_: unknown, command: Command) => {
+      show(command, await apiOf(command).usage(), usageTable);
+    });
+
+  apiCommand(program, "version", "Show the version of this executable and of the daemon")
+    .action(async (_: unknown, command: Command) => version(command));
+}
+
+/** Nothing of that name among the instances: perhaps an image; if neither, the instance's error is the better one. */
+async function orImage(cause: unknown, image: () => Promise<unknown>): Promise<unknown> {
+  if (!(cause instanceof CliError) || !cause.code.endsWith("not_found")) throw cause;
+  try {
+    return await image();
+  } catch (other) {
+    throw other instanceof CliError && other.code === "connection" ? other : cause;
+  }
+}
+
+const instanceTable = (instances: readonly Instance[]): string =>
+  table(
+    ["ID", "NAME", "IMAGE", "CREATED", "STATUS", "IP", "PORTS"],
+    instances.map((instance) => [
+      instance.id.slice(0, SHORT_ID),
+      instance.name,
+      instance.image,
+      ago(instance.created_at),
+      describeState(instance),
+      instance.network?.ip ?? "",
+      describePorts(instance.port_mappings),
+    ]),
+  );
+
+/** Whatever numbers the daemon reports: `*_bytes` as sizes, nested objects with their path. */
+export function usageTable(usage: Record<string, unknown>): string {
+  const rows: string[][] = [];
+  const add = (value: Record<string, unknown>, path: string) => {
+    for (const [key, part] of Object.entries(value)) {
+      const name = `${path}${key.replace(/_bytes$/, "").replaceAll("_", " ")}`;
+      if (typeof part === "object" && part !== null) add(part as Record<string, unknown>, `${name} / `);
+      else rows.push([name, typeof part === "number" && key.endsWith("bytes") ? bytes(part) : String(part)]);
+    }
+  };
+  add(usage, "");
+  return table(["WHAT", "TAKES"], rows);
+}
+
+async function version(command: Command): Promise<void> {
+  const client = { version: VERSION, revision: REVISION, bun: Bun.version };
+  const server = await apiOf(command).capabilities().then(
+    (capabilities) => capabilities.server,
+    (cause: unknown) => {
+      if (!(cause instanceof CliError)) throw cause;
+      return cause;
+    },
+  );
+  const reached = !(server instanceof CliError);
+  if (wantsJson(command)) return printJson({ client, server: reached ? server : null });
+  print(`dormouse ${client.version} (${client.revision}, Bun ${client.bun})`);
+  if (reached) print(`daemon   ${server.version} (API ${server.api_version})`);
+  else note(`daemon   not reached: ${server.message}`);
+}

@@ -1,0 +1,57 @@
+// start, stop, rm.
+import type { Command } from "commander";
+import type { Api, Instance } from "./api.ts";
+import { apiCommand, apiOf, wantsJson, wholeNumber } from "./command.ts";
+import { CliError } from "./fail.ts";
+import { print, printJson } from "./output.ts";
+import { notStarted } from "./states.ts";
+
+const MAX_GRACE_SECONDS = 24 * 3600;
+
+export function addLifecycleCommands(program: Command): void {
+  apiCommand(program, "start <instance...>", "Start stopped instances")
+    .action((refs: string[], _: unknown, command: Command) => each(refs, command, start));
+
+  apiCommand(program, "stop <instance...>", "Stop running instances: the image's stop signal, then SIGKILL")
+    .option("-t, --time <seconds>", "how long the program has before SIGKILL (default 10)", wholeNumber(0, MAX_GRACE_SECONDS))
+    .action((refs: string[], options: { time?: number }, command: Command) =>
+      each(refs, command, (api, ref) => api.stop(ref, options.time === undefined ? undefined : options.time * 1000)));
+
+  apiCommand(program, "rm <instance...>", "Remove instances and their disks")
+    .option("-f, --force", "running ones too, without a grace period")
+    .action((refs: string[], options: { force?: boolean }, command: Command) =>
+      each(refs, command, (api, ref) => remove(api, ref, options.force === true)));
+}
+
+/** Every one is tried; the first failure decides the status, and each has its line. */
+async function each(refs: readonly string[], command: Command, verb: (api: Api, ref: string) => Promise<Instance>): Promise<void> {
+  const api = apiOf(command);
+  const done: Instance[] = [], failures: CliError[] = [];
+  for (const ref of refs) {
+    try {
+      done.push(await verb(api, ref));
+      if (!wantsJson(command)) print(ref);
+    } catch (cause) {
+      if (!(cause instanceof CliError)) throw cause;
+      failures.push(cause);
+    }
+  }
+  if (wantsJson(command)) printJson(done);
+  const [first] = failures;
+  if (first !== undefined) throw new CliError(failures.map(({ message }) => message).join("\n"), first.code, first.status);
+}
+
+async function start(api: Api, ref: string): Promise<Instance> {
+  const { id } = await api.start(ref);
+  const instance = await api.wait(id, "Running");
+  if (notStarted(instance)) throw new CliError(`Cannot start ${ref}: ${instance.exit_message ?? instance.state_error ?? "the daemon gives no reason"}`, "start_failed");
+  return instance;
+}
+
+async function remove(api: Api, ref: string, force: boolean): Promise<Instance> {
+  const instance = await api.instance(ref);
+  if (!force && !["Created", "Stopped", "Standby", "Unknown"].includes(instance.state))
+    throw new CliError(`Cannot remove ${ref}: it is ${instance.state}; stop it first, or use rm -f`, "invalid_state");
+  await api.remove(instance.id, !force);
+  return instance;
+}

@@ -1,0 +1,187 @@
+// run: pull, create, and stay with the instance until its program ends.
+import { type Command, Option } from "commander";
+import type { Api, Instance, InstanceCreate, PortMapping } from "./api.ts";
+import { apiCommand, apiOf, collect, environment, memorySize, outcome, portMapping, wantsJson, wholeNumber } from "./command.ts";
+import { requireTerminal } from "./exec.ts";
+import { CliError, usage } from "./fail.ts";
+import { note, plain, print, printJson } from "./output.ts";
+import { pullImage } from "./pull.ts";
+import { runSession } from "./session.ts";
+import { exitStatus, hasEnded, notStarted } from "./states.ts";
+
+interface RunFlags {
+  name?: string;
+  env?: string[];
+  memory?: string;
+  cpus?: number;
+  entrypoint?: string;
+  publish?: PortMapping[];
+  rm?: boolean;
+  detach?: boolean;
+  interactive?: boolean;
+  tty?: boolean;
+  pull: "missing" | "always" | "never";
+  quiet?: boolean;
+}
+
+const MAX_CPUS = 16;
+/** The most that the logs route takes: an attached run shows all from the first line. */
+const WHOLE_LOG = 1_000_000;
+
+export function addRunCommand(program: Command): void {
+  apiCommand(program, "run <image> [command...]", "Run an image in a virtual machine of its own; ends with its program's status")
+    .passThroughOptions()
+    .option("--name <name>", "name of the instance (default: made from the image's)")
+    .option("-e, --env <name[=value]>", "set a variable; repeats", collect)
+    .option("-m, --memory <size>", "memory, such as 512m or 2g (default 1g)", memorySize)
+    .option("--cpus <count>", "virtual CPUs (default 2)", wholeNumber(1, MAX_CPUS))
+    .option("--entrypoint <program>", "run this instead of the image's entrypoint")
+    .option("-p, --publish <host:guest[/udp]>", "publish a port; repeats", portMapping)
+    .option("--rm", "remove the instance when its program has ended")
+    .option("-d, --detach", "print its id and leave it running")
+    .option("-i, --interactive", "pass standard input on")
+    .option("-t, --tty", "give it a terminal; ctrl-p ctrl-q leaves it running")
+    .addOption(new Option("--pull <when>", "when to ask the registry").choices(["missing", "always", "never"]).default("missing"))
+    .option("-q, --quiet", "show no progress")
+    .action((image: string, command: string[], flags: RunFlags, self: Command) => run(image, command, flags, self));
+}
+
+async function run(image: string, command: readonly string[], flags: RunFlags, self: Command): Promise<void> {
+  if (flags.detach && flags.rm) throw usage("Cannot combine --detach with --rm: the one who removes it is this command, and it would be gone");
+  if (flags.detach && flags.interactive && !flags.tty) throw usage("Cannot combine --detach with -i: nobody would write to its standard input; leave out -i");
+  if (flags.tty && flags.interactive && !flags.detach) requireTerminal();
+  const api = apiOf(self);
+  const body = toCreate(image, command, flags);
+  await ensureImage(api, image, flags);
+  const instance = await api.create(body);
+  if (flags.detach) return detached(api, instance, self);
+  const end = await new Attached(api, instance, flags).finish();
+  if (end === "detached") return;
+  if (flags.rm) await api.remove(instance.id, false);
+  report(end);
+}
+
+function toCreate(image: string, command: readonly string[], flags: RunFlags): InstanceCreate {
+  return {
+    name: flags.name ?? makeName(image),
+    image,
+    env: environment(flags.env),
+    ...(flags.memory === undefined ? {} : { size: flags.memory }),
+    ...(flags.cpus === undefined ? {} : { vcpus: flags.cpus }),
+    ...(flags.entrypoint === undefined ? {} : { entrypoint: [flags.entrypoint] }),
+    ...(command.length === 0 ? {} : { cmd: command }),
+    ...(flags.publish === undefined ? {} : { port_mappings: flags.publish }),
+    ...(flags.tty ? { tty: true } : {}),
+    ...(flags.interactive ? { open_stdin: true } : {}),
+  };
+}
+
+const NAME_LETTERS = 40;
+
+/** `nginx-x7k2` for `docker.io/library/nginx:1.27`. */
+export function makeName(image: string): string {
+  const last = image.split("@")[0]?.split("/").at(-1)?.split(":")[0] ?? "";
+  const stem = last.toLowerCase().replace(/[^a-z0-9]+/g, "-").slice(0, NAME_LETTERS).replace(/^-+|-+$/g, "") || "instance";
+  const letters = crypto.getRandomValues(new Uint8Array(4));
+  return `${stem}-${Array.from(letters, (n) => (n % 36).toString(36)).join("")}`;
+}
+
+async function ensureImage(api: Api, name: string, { pull, quiet }: RunFlags): Promise<void> {
+  if (pull === "never") return;
+  if (pull === "missing" && (await isReady(api, name))) return;
+  await pullImage(api, name, quiet === true);
+}
+
+async function isReady(api: Api, name: string): Promise<boolean> {
+  try {
+    return (await api.image(name)).status === "ready";
+  } catch (cause) {
+    if (cause instanceof CliError && cause.code === "image_not_found") return false;
+    throw cause;
+  }
+}
+
+async function detached(api: Api, { id }: Instance, self: Command): Promise<void> {
+  const instance = await api.wait(id, "Running");
+  if (notStarted(instance)) throw startFailure(instance);
+  if (wantsJson(self)) printJson(instance);
+  else print(id);
+}
+
+function report(instance: Instance): void {
+  if (notStarted(instance)) throw startFailure(instance);
+  const status = exitStatus(instance);
+  if (status >= 125 && instance.exit_message) note(`dormouse: ${instance.name}: ${plain(instance.exit_message)}`);
+  outcome.status = status;
+}
+
+const startFailure = ({ name, exit_message, state_error }: Instance): CliError =>
+  new CliError(`Cannot run ${name}: ${plain(exit_message ?? state_error ?? "the daemon gives no reason")}`, "start_failed");
+
+/** An instance whose output we show and whose end we wait for. */
+class Attached {
+  private signals = 0;
+  private stopping: Promise<unknown> | null = null;
+  /** What went wrong while we asked it to stop; thrown at the end. */
+  private stopFailure: unknown = null;
+
+  constructor(private readonly api: Api, private readonly instance: Instance, private readonly flags: RunFlags) {}
+
+  async finish(): Promise<Instance | "detached"> {
+    const onSignal = () => this.onSignal();
+    process.on("SIGINT", onSignal).on("SIGTERM", onSignal);
+    try {
+      if ((await (this.flags.tty ? this.terminal() : this.follow())) === "detached") return "detached";
+      const end = await this.api.wait(this.instance.id, "Stopped");
+      await this.stopping;
+      if (this.stopFailure !== null && !hasEnded(end)) throw this.stopFailure;
+      return end;
+    } finally {
+      process.off("SIGINT", onSignal).off("SIGTERM", onSignal);
+    }
+  }
+
+  /** The first asks it to stop, the second ends it. With a terminal, ctrl-c is a key of the program's. */
+  private onSignal(): void {
+    const { id, name } = this.instance;
+    this.signals++;
+    if (this.signals === 1) note(`stopping ${name} (once more to kill it)`);
+    const asked = this.signals === 1 ? this.api.stop(id) : this.api.stop(id, 0);
+    this.stopping = asked.catch((cause: unknown) => {
+      this.stopFailure = cause;
+    });
+  }
+
+  private async follow(): Promise<void> {
+    const input = this.flags.interactive ? this.session(true) : null;
+    for await (const line of this.api.logs(this.instance.id, { follow: true, tail: WHOLE_LOG })) print(line);
+    await input;
+  }
+
+  private async terminal(): Promise<"detached" | void> {
+    const end = await this.session(false);
+    if (end === "detached") note(`${this.instance.name} runs on`);
+    return end;
+  }
+
+  private async session(inputOnly: boolean): Promise<"detached" | void> {
+    const { id } = this.instance;
+    const instance = await this.api.wait(id, "Running");
+    if (hasEnded(instance)) return;
+    try {
+      const end = await runSession({
+        api: this.api,
+        path: `/instances/${id}/attach`,
+        start: null,
+        interactive: this.flags.interactive === true,
+        tty: this.flags.tty === true && process.stdin.isTTY === true,
+        detachable: true,
+        inputOnly,
+      });
+      if (end.how === "detached") return "detached";
+    } catch (cause) {
+      // A machine that has ended takes its session along; its record says how, and the caller reads it.
+      if (!(cause instanceof CliError) || cause.code === "connection" || !hasEnded(await this.api.instance(id))) throw cause;
+    }
+  }
+}
