@@ -85,7 +85,7 @@ const missingParts: BunPlugin = {
     });
     build.onLoad({ filter: /./, namespace: "missing" }, ({ path }) => {
       say(`left out: ${path}`);
-      return { contents: `throw new Error(${JSON.stringify(`${basename(path)} is not in this executable`)});`, loader: "ts" };
+      return { contents: `module.exports = {}; throw new Error(${JSON.stringify(`${basename(path)} is not in this executable`)});`, loader: "js" };
     });
   },
 };
