@@ -92,6 +92,8 @@ export function toDormouseError(code: string | number, error: unknown, request: 
     case "VALIDATION":
       return validationError(error);
     case "PARSE":
+      // What our own body reader threw arrives wrapped.
+      if (error instanceof Error && error.cause instanceof DormouseError) return error.cause;
       return bad("Cannot read the request body: it is not valid JSON.");
     case "NOT_FOUND":
       return new DormouseError("request.no_route", `Cannot find ${request.method} ${new URL(request.url).pathname}: there is no such route. See /swagger.`);
@@ -99,6 +101,13 @@ export function toDormouseError(code: string | number, error: unknown, request: 
       return new DormouseError("internal", "Cannot answer this request: an internal error, which the daemon's log has in full.", { cause: error });
   }
 }
+
+/** Where TypeBox's own words say little. */
+const RULES: Readonly<Record<string, string>> = {
+  "Unexpected property": "there is no such field",
+  "Expected required property": "it is required",
+  "Expected union value": "it is none of the values that are allowed",
+};
 
 interface Violation { readonly path: string; readonly message: string }
 
@@ -108,7 +117,7 @@ function validationError(error: unknown): DormouseError {
   if (type === "response") return new DormouseError("internal", "Cannot answer this request: the answer is not as documented.", { cause: error });
   const first = all?.find((one) => typeof one.path === "string");
   const field = fieldName(first?.path ?? "");
-  const rule = (first?.message ?? "not as documented").replace(/^Expected/, "expected").replace(/^Unexpected property$/, "there is no such field");
+  const rule = RULES[first?.message ?? ""] ?? (first?.message ?? "not as documented").replace(/^Expected/, "expected");
   return bad(field === "" ? `Cannot accept the request body: ${rule}.` : `Cannot accept field ${field}: ${rule}.`, field === "" ? undefined : field);
 }
 

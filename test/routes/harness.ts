@@ -1,0 +1,39 @@
+// The real app on a real port over in-memory services, and the contract's own client.
+import Hypeman from "@onkernel/hypeman";
+import { createLogger } from "../../src/log.ts";
+import { createApp } from "../../src/routes/app.ts";
+import type { ApiDeps } from "../../src/routes/deps.ts";
+import { Live } from "../../src/routes/live.ts";
+import { listen } from "../../src/routes/server.ts";
+import { MemoryImages, MemoryInstances, memoryNetwork } from "./memory.ts";
+
+export function startApi() {
+  const images = new MemoryImages();
+  const instances = new MemoryInstances();
+  const live = new Live();
+  const log: string[] = [];
+  const deps: ApiDeps = {
+    images: images as unknown as ApiDeps["images"],
+    instances: instances as unknown as ApiDeps["instances"],
+    network: memoryNetwork as ApiDeps["network"],
+    host: { version: "0.1.0-test", runtimeAvailable: true, diskUsage: async () => ({ instanceBytes: 30, freeBytes: 40 }) },
+    live,
+    log: createLogger("debug", (line) => void log.push(line)),
+  };
+  const listening = listen(createApp(deps), { hostname: "127.0.0.1", port: 0 }, live, deps.log)._unsafeUnwrap();
+  const client = new Hypeman({ apiKey: "any", baseURL: listening.url, maxRetries: 0 });
+  return { images, instances, live, log, deps, url: listening.url, client, stop: listening.stop };
+}
+
+export type Api = ReturnType<typeof startApi>;
+
+/** Resolves once `holds` does; the test's own limit ends a wait in vain. */
+export async function until(holds: () => boolean): Promise<void> {
+  while (!holds()) await Bun.sleep(5);
+}
+
+export const json = (body: unknown, headers: Record<string, string> = {}) => ({
+  method: "POST",
+  headers: { "content-type": "application/json", ...headers },
+  body: JSON.stringify(body),
+});
