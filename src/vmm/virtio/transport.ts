@@ -1,0 +1,394 @@
+// virtio over PCI, modern only (virtio 1.2, 4.1): registers, feature negotiation, status, notifications by ioeventfd and
+// interrupts by irqfd. It owns the queues and knows nothing of what its device does.
+import { VIRTIO_PCI, virtio_pci_common_cfg } from "../../ffi/abi/virtio_pci.ts";
+import { STATUS, VIRTIO_F } from "../../ffi/abi/virtio_ring.ts";
+import { EPOLLIN, EventFd, type Epoll } from "../../ffi/epoll.ts";
+import type { GuestMemory } from "../memory.ts";
+import type { PciBar, PciFunction, PciPlatform } from "../pci.ts";
+import { BAR, ConfigSpace, NOTIFY_MULTIPLIER } from "./config-space.ts";
+import { bits, hasBit, RareLog, type Device, type DeviceContext, type Log } from "./device.ts";
+import { IOV_MAX, Iovecs } from "./iovecs.ts";
+import { Msix, type MsixState } from "./msix.ts";
+import { Queue, type QueueOwner, type QueueState } from "./queue.ts";
+
+const { VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET } = STATUS;
+const { VIRTIO_MSI_NO_VECTOR, VIRTIO_PCI_ISR_CONFIG } = VIRTIO_PCI;
+const ISR_QUEUE = 1;
+/** The bits that a driver can set. */
+const DRIVER_STATUS = STATUS.VIRTIO_CONFIG_S_ACKNOWLEDGE | STATUS.VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_DRIVER_OK | VIRTIO_CONFIG_S_FEATURES_OK | STATUS.VIRTIO_CONFIG_S_FAILED;
+const TRANSPORT_FEATURES = bits(VIRTIO_F.VIRTIO_RING_F_INDIRECT_DESC, VIRTIO_F.VIRTIO_RING_F_EVENT_IDX, VIRTIO_F.VIRTIO_F_VERSION_1);
+const COMMON = virtio_pci_common_cfg.at, COMMON_SIZES = virtio_pci_common_cfg.sizes;
+/** Size of the register at each offset of the common configuration. */
+const REGISTER_SIZE = new Map<number, number>((Object.keys(COMMON) as (keyof typeof COMMON)[]).map((name) => [COMMON[name], COMMON_SIZES[name]]));
+
+interface Slot {
+  readonly queue: Queue;
+  /** Notifications of the driver. */
+  readonly event: EventFd;
+  enabled: boolean;
+  vector: number;
+  /** Where the ioeventfd is; 0: nowhere. */
+  ioAddress: number;
+}
+
+export interface TransportState {
+  readonly type: number;
+  readonly status: number;
+  /** Decimal: 64 bits. */
+  readonly driverFeatures: string;
+  readonly config: readonly number[];
+  readonly configVector: number;
+  readonly isr: number;
+  readonly msix: MsixState;
+  readonly queues: readonly { readonly enabled: boolean; readonly vector: number; readonly ring: QueueState }[];
+  readonly device: unknown;
+}
+
+export class VirtioPci implements PciFunction, QueueOwner {
+  readonly bars: readonly PciBar[] = [{ index: 0, size: BAR.SIZE, address: 0 }];
+  private readonly config: ConfigSpace;
+  private readonly msix: Msix;
+  private readonly slots: Slot[];
+  private readonly offered: bigint;
+  private readonly context: DeviceContext;
+  private readonly troubles: RareLog;
+  private driverFeatures = 0n;
+  private deviceFeatureSelect = 0;
+  private driverFeatureSelect = 0;
+  private queueSelect = 0;
+  private configVector: number = VIRTIO_MSI_NO_VECTOR;
+  private status = 0;
+  private generation = 0;
+  private isr = 0;
+  private resetting = false;
+
+  /** Puts its notifications into `epoll`; lives as long as the machine. */
+  constructor(private readonly device: Device, private readonly memory: GuestMemory, private readonly platform: PciPlatform, epoll: Epoll, log: Log) {
+    const queues = device.queueSizes.length;
+    this.troubles = new RareLog((message) => log(`${device.name}: ${message}`));
+    this.msix = new Msix(queues + 1, platform);
+    this.config = new ConfigSpace(device.type, queues, device.config.byteLength, queues + 1);
+    this.offered = device.features | TRANSPORT_FEATURES;
+    this.slots = device.queueSizes.map((size, i) => this.createSlot(i, size, epoll));
+    this.context = this.createContext();
+  }
+
+  // --- PCI
+
+  configRead(offset: number, size: number): number {
+    if (offset < this.config.windowData || offset >= this.config.windowData + 4) return this.config.read(offset, size);
+    const access = this.config.windowAccess();
+    return access === null ? 0 : this.barRead(0, access.offset, access.length);
+  }
+
+  configWrite(offset: number, size: number, value: number): void {
+    this.config.write(offset, size, value);
+    const control = this.config.msixControl;
+    if (control !== this.lastControl) {
+      this.lastControl = control;
+      this.msix.setControl(control);
+    }
+    if (offset !== this.config.windowData) return;
+    const access = this.config.windowAccess();
+    if (access !== null && access.length <= size) this.barWrite(0, access.offset, access.length, value & (2 ** (access.length * 8) - 1));
+  }
+  private lastControl = 0;
+
+  barRead(_bar: number, offset: number, size: number): number {
+    const within = offset & 0xfff;
+    switch (offset - within) {
+      case BAR.COMMON: return REGISTER_SIZE.get(within) === size ? this.readCommon(within) : 0;
+      case BAR.ISR: return within === 0 ? this.readIsr() : 0;
+      case BAR.DEVICE: return readView(this.device.config, within, size);
+      case BAR.MSIX_TABLE: return this.msix.tableRead(within, size);
+      case BAR.MSIX_PBA: return this.msix.pbaRead(within, size);
+      default: return 0;
+    }
+  }
+
+  barWrite(_bar: number, offset: number, size: number, value: number): void {
+    const within = offset & 0xfff;
+    switch (offset - within) {
+      case BAR.COMMON:
+        if (REGISTER_SIZE.get(within) === size && (!this.resetting || within === COMMON.device_status)) this.writeCommon(within, value >>> 0);
+        return;
+      case BAR.DEVICE:
+        if (within + size <= this.device.config.byteLength && !this.resetting) this.device.writeConfig?.(within, size, value >>> 0);
+        return;
+      case BAR.NOTIFY:
+        // Where the ioeventfd isn't: the configuration window, or a BAR that overlaps another device's.
+        this.slots[Math.floor(within / NOTIFY_MULTIPLIER)]?.event.signal();
+        return;
+      case BAR.MSIX_TABLE: return this.msix.tableWrite(within, size, value >>> 0);
+    }
+  }
+
+  barMoved(): void {
+    for (const slot of this.slots) this.placeIoEvent(slot);
+  }
+
+  // --- common configuration
+
+  private readCommon(register: number): number {
+    const slot = this.slots[this.queueSelect];
+    const queue = slot?.queue;
+    switch (register) {
+      case COMMON.device_feature_select: return this.deviceFeatureSelect;
+      case COMMON.device_feature: return featureWord(this.offered, this.deviceFeatureSelect);
+      case COMMON.guest_feature_select: return this.driverFeatureSelect;
+      case COMMON.guest_feature: return featureWord(this.driverFeatures, this.driverFeatureSelect);
+      case COMMON.msix_config: return this.configVector;
+      case COMMON.num_queues: return this.slots.length;
+      case COMMON.device_status: return this.status;
+      case COMMON.config_generation: return this.generation;
+      case COMMON.queue_select: return this.queueSelect;
+      case COMMON.queue_size: return queue?.size ?? 0;
+      case COMMON.queue_msix_vector: return slot?.vector ?? VIRTIO_MSI_NO_VECTOR;
+      case COMMON.queue_enable: return slot?.enabled ? 1 : 0;
+      case COMMON.queue_notify_off: return slot === undefined ? 0 : this.queueSelect;
+      case COMMON.queue_desc_lo: return low(queue?.desc ?? 0);
+      case COMMON.queue_desc_hi: return high(queue?.desc ?? 0);
+      case COMMON.queue_avail_lo: return low(queue?.avail ?? 0);
+      case COMMON.queue_avail_hi: return high(queue?.avail ?? 0);
+      case COMMON.queue_used_lo: return low(queue?.used ?? 0);
+      case COMMON.queue_used_hi: return high(queue?.used ?? 0);
+      default: return 0;
+    }
+  }
+
+  private writeCommon(register: number, value: number): void {
+    switch (register) {
+      case COMMON.device_feature_select: this.deviceFeatureSelect = value; return;
+      case COMMON.guest_feature_select: this.driverFeatureSelect = value; return;
+      case COMMON.guest_feature: return this.writeFeatures(value);
+      case COMMON.msix_config: this.configVector = this.vector(value); return;
+      case COMMON.device_status: return this.writeStatus(value);
+      case COMMON.queue_select: this.queueSelect = value; return;
+      default: return this.writeQueue(register, value);
+    }
+  }
+
+  private writeQueue(register: number, value: number): void {
+    const slot = this.slots[this.queueSelect];
+    if (slot === undefined) return;
+    if (register === COMMON.queue_msix_vector) slot.vector = this.vector(value);
+    // The rest is fixed from queue_enable to reset (virtio 1.2, 4.1.4.3.2).
+    if (slot.enabled) return;
+    const queue = slot.queue;
+    switch (register) {
+      case COMMON.queue_size:
+        if (value >= 1 && value <= queue.maxSize && (value & (value - 1)) === 0) queue.size = value;
+        return;
+      case COMMON.queue_desc_lo: queue.desc = withLow(queue.desc, value); return;
+      case COMMON.queue_desc_hi: queue.desc = withHigh(queue.desc, value); return;
+      case COMMON.queue_avail_lo: queue.avail = withLow(queue.avail, value); return;
+      case COMMON.queue_avail_hi: queue.avail = withHigh(queue.avail, value); return;
+      case COMMON.queue_used_lo: queue.used = withLow(queue.used, value); return;
+      case COMMON.queue_used_hi: queue.used = withHigh(queue.used, value); return;
+      case COMMON.queue_enable:
+        if (value !== 1 || (this.status & VIRTIO_CONFIG_S_FEATURES_OK) === 0 || this.running) return;
+        slot.enabled = true;
+        this.placeIoEvent(slot);
+    }
+  }
+
+  private writeFeatures(value: number): void {
+    if ((this.status & VIRTIO_CONFIG_S_FEATURES_OK) !== 0 || this.driverFeatureSelect > 1) return;
+    const shift = BigInt(this.driverFeatureSelect * 32);
+    this.driverFeatures = (this.driverFeatures & ~(0xffff_ffffn << shift)) | (BigInt(value) << shift);
+  }
+
+  /** A vector that the table doesn't have reads back as none: so the driver sees that it failed. */
+  private vector(value: number): number {
+    return value < this.msix.count ? value : VIRTIO_MSI_NO_VECTOR;
+  }
+
+  // --- status
+
+  private get running(): boolean {
+    return (this.status & VIRTIO_CONFIG_S_DRIVER_OK) !== 0;
+  }
+
+  private writeStatus(value: number): void {
+    if (this.resetting) return;
+    if (value === 0) return this.reset();
+    let added = value & DRIVER_STATUS & ~this.status;
+    if ((added & VIRTIO_CONFIG_S_FEATURES_OK) !== 0 && !this.featuresAcceptable()) added &= ~VIRTIO_CONFIG_S_FEATURES_OK;
+    const ready = ((this.status | added) & VIRTIO_CONFIG_S_FEATURES_OK) !== 0;
+    if (!ready) added &= ~VIRTIO_CONFIG_S_DRIVER_OK;
+    this.status |= added;
+    if ((added & VIRTIO_CONFIG_S_DRIVER_OK) !== 0) this.start();
+  }
+
+  private featuresAcceptable(): boolean {
+    return (this.driverFeatures & ~this.offered) === 0n && hasBit(this.driverFeatures, VIRTIO_F.VIRTIO_F_VERSION_1);
+  }
+
+  private start(): void {
+    if (!this.mapQueues()) return;
+    this.device.activate(this.context);
+    for (const slot of this.slots) if (slot.queue.live) slot.event.signal();
+  }
+
+  private mapQueues(): boolean {
+    const eventIndex = hasBit(this.driverFeatures, VIRTIO_F.VIRTIO_RING_F_EVENT_IDX);
+    const indirect = hasBit(this.driverFeatures, VIRTIO_F.VIRTIO_RING_F_INDIRECT_DESC);
+    for (const { enabled, queue } of this.slots) {
+      const wrong = enabled ? queue.activate(eventIndex, indirect) : null;
+      if (wrong !== null) {
+        this.needReset(wrong);
+        return false;
+      }
+    }
+    return true;
+  }
+
+  private reset(): void {
+    const active = this.running;
+    for (const slot of this.slots) {
+      slot.enabled = false;
+      this.placeIoEvent(slot);
+      slot.queue.reset();
+    }
+    this.resetting = true; // until resetDone: the driver reads the old status and waits
+    if (!active || this.device.reset()) this.resetDone();
+  }
+
+  private resetDone(): void {
+    if (!this.resetting) return;
+    this.resetting = false;
+    this.status = this.isr = 0;
+    this.driverFeatures = 0n;
+    this.deviceFeatureSelect = this.driverFeatureSelect = this.queueSelect = 0;
+    this.configVector = VIRTIO_MSI_NO_VECTOR;
+    for (const slot of this.slots) slot.vector = VIRTIO_MSI_NO_VECTOR;
+  }
+
+  private needReset(reason: string): void {
+    if (this.resetting) return;
+    this.troubles.write(`the guest's driver misbehaves, the device stops until it is reset: ${reason}`);
+    for (const slot of this.slots) slot.queue.live = false;
+    this.status |= VIRTIO_CONFIG_S_NEEDS_RESET;
+    if (this.running) this.configInterrupt();
+  }
+
+  // --- notifications and interrupts
+
+  interrupt(queue: number): void {
+    if (this.msix.enabled) this.msix.signal(this.slots[queue]!.vector);
+    else this.isr |= ISR_QUEUE; // INTx is not wired: such a driver has to poll
+  }
+
+  broken(_queue: number, reason: string): void {
+    this.needReset(`queue ${_queue}: ${reason}`);
+  }
+
+  private configInterrupt(): void {
+    if (this.msix.enabled) this.msix.signal(this.configVector);
+    else this.isr |= VIRTIO_PCI_ISR_CONFIG;
+  }
+
+  private readIsr(): number {
+    const isr = this.isr;
+    this.isr = 0;
+    return isr;
+  }
+
+  private createSlot(index: number, size: number, epoll: Epoll): Slot {
+    const arena = this.device.arena?.(index) ?? new Iovecs(IOV_MAX);
+    const queue = new Queue(index, size, this.memory, arena, this);
+    const event = new EventFd();
+    epoll.add(event.fd, EPOLLIN, () => {
+      event.drain();
+      if (queue.live && this.running) this.device.onNotify(index);
+    });
+    return { queue, event, enabled: false, vector: VIRTIO_MSI_NO_VECTOR, ioAddress: 0 };
+  }
+
+  /** Brings the ioeventfd of an enabled queue to where the BAR is now. */
+  private placeIoEvent(slot: Slot): void {
+    const bar = this.bars[0]!.address;
+    const address = slot.enabled && bar !== 0 ? bar + BAR.NOTIFY + slot.queue.index * NOTIFY_MULTIPLIER : 0;
+    if (address === slot.ioAddress) return;
+    if (slot.ioAddress !== 0) this.platform.removeIoEvent(slot.ioAddress, slot.event.fd);
+    slot.ioAddress = 0;
+    if (address === 0) return;
+    try {
+      this.platform.addIoEvent(address, slot.event.fd);
+      slot.ioAddress = address;
+    } catch (error) {
+      // A guest that lays BARs over each other gets here; its notifications then come through barWrite.
+      this.troubles.write(`cannot take notifications at 0x${address.toString(16)}: ${String(error)}`);
+    }
+  }
+
+  private createContext(): DeviceContext {
+    const transport = this;
+    return {
+      memory: this.memory,
+      get features() { return transport.driverFeatures; },
+      queues: this.slots.map((slot) => slot.queue),
+      configChanged: () => {
+        this.generation = (this.generation + 1) & 0xff;
+        if (this.running) this.configInterrupt();
+      },
+      fail: (reason) => this.needReset(reason),
+      again: (queue) => this.slots[queue]!.event.signal(),
+      resetDone: () => this.resetDone(),
+    };
+  }
+
+  // --- snapshots
+
+  /** Only while the device is quiescent: no request in flight. */
+  save(): TransportState {
+    return {
+      type: this.device.type, status: this.status, driverFeatures: String(this.driverFeatures), config: this.config.save(),
+      configVector: this.configVector, isr: this.isr, msix: this.msix.save(),
+      queues: this.slots.map(({ enabled, vector, queue }) => ({ enabled, vector, ring: queue.save() })),
+      device: this.device.save(),
+    };
+  }
+
+  /**
+   * Into a new transport over the same kind of device, memory already filled. Every queue is then notified and interrupted once:
+   * whatever was on its way when the state was taken comes again. Null, or why the state does not fit.
+   */
+  restore(state: TransportState): string | null {
+    if (state.type !== this.device.type || state.queues.length !== this.slots.length) return `${this.device.name}: the state is another device's`;
+    if ((BigInt(state.driverFeatures) & ~this.offered) !== 0n) return `${this.device.name}: the guest uses features that this host does not have`;
+    this.config.restore(state.config);
+    this.lastControl = this.config.msixControl;
+    this.msix.restore(state.msix);
+    this.driverFeatures = BigInt(state.driverFeatures);
+    this.configVector = this.vector(state.configVector);
+    this.isr = state.isr;
+    state.queues.forEach((saved, i) => {
+      const slot = this.slots[i]!;
+      slot.queue.restore(saved.ring);
+      slot.enabled = saved.enabled;
+      slot.vector = this.vector(saved.vector);
+      this.placeIoEvent(slot);
+    });
+    this.status = state.status;
+    this.device.restore(state.device);
+    if (!this.running || (this.status & VIRTIO_CONFIG_S_NEEDS_RESET) !== 0) return null;
+    this.start();
+    for (const slot of this.slots) if (slot.enabled) this.interrupt(slot.queue.index);
+    this.configInterrupt();
+    return null;
+  }
+}
+
+function readView(view: DataView, offset: number, size: number): number {
+  if (offset + size > view.byteLength) return 0;
+  return size === 1 ? view.getUint8(offset) : size === 2 ? view.getUint16(offset, true) : view.getUint32(offset, true);
+}
+
+const featureWord = (features: bigint, select: number): number => (select > 1 ? 0 : Number((features >> BigInt(select * 32)) & 0xffff_ffffn));
+const HIGH = 2 ** 32;
+const low = (address: number): number => address % HIGH;
+const high = (address: number): number => Math.floor(address / HIGH);
+/** An address beyond 2^53 loses bits here; no RAM is there, so it is refused all the same when the ring is mapped. */
+const withLow = (address: number, value: number): number => high(address) * HIGH + value;
+const withHigh = (address: number, value: number): number => value * HIGH + (address % HIGH);
