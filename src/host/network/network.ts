@@ -14,9 +14,10 @@ import { contains, formatAddress, parseAddress, parseRange, type Range } from ".
 import { enableForwarding, restoreForwarding } from "./forwarding.ts";
 import { LeaseStore, type Published } from "./leases.ts";
 import { NetworkLock } from "./lock.ts";
+import { checkPorts, portChanges } from "./ports.ts";
 import { portName, Reservations } from "./reservations.ts";
 import { hostResolvers, parseResolvers } from "./resolvers.ts";
-import { guestElement, GUESTS, IPPROTO, PUBLISHED, publishedElement, replaceTable, TABLE } from "./ruleset.ts";
+import { guestElement, GUESTS, IPPROTO, replaceTable, TABLE } from "./ruleset.ts";
 import type { Lease, NetworkService, PortMapping } from "./service.ts";
 import { addShared, refuseOverlap, removeShared } from "./shared.ts";
 import { hasGuestTaps, openGuestTap, removeGuestTap, removeGuestTaps, repairGuestTap } from "./tap.ts";
@@ -81,7 +82,7 @@ class Network implements NetworkService {
       if (stray !== undefined)
         return fail("host.network", `Cannot use ${this.range.text} for guests: instance ${stray.instanceId} has the address ${stray.ip} of another range; delete it or start with the range from before`);
       const before = this.store.setting(RANGE_SETTING);
-      if (before !== null && before !== this.range.text) parseRange(before).map((old) => removeShared(this.route, old));
+      if (before !== this.range.text) this.removeRange(before);
       return this.checkRange().andThen(() => this.bringUp(before === null));
     }));
   }
@@ -146,7 +147,7 @@ class Network implements NetworkService {
       removeGuestTaps(this.route, () => true);
       if (this.nft.tables().includes(TABLE)) this.nft.commit("Cannot remove the nftables table dormouse", [new TableMessages(TABLE).delete()]);
       removeShared(this.route, this.range);
-      parseRange(this.store.setting(RANGE_SETTING) ?? this.range.text).map((old) => removeShared(this.route, old));
+      this.removeRange(this.store.setting(RANGE_SETTING));
       restoreForwarding(this.store);
       this.forget((c) => ends(c).some((address) => contains(this.range.base, this.range.prefix, address)));
       this.reservations.close();
@@ -191,10 +192,18 @@ class Network implements NetworkService {
       undo();
       throw error;
     }
-    for (const port of this.store.published())
-      this.reservations.hold(port).mapErr((error) => this.log(`${error.message}; it still leads to instance ${port.instanceId}`));
+    for (const port of this.store.published()) {
+      const held = this.reservations.hold(port);
+      if (held.isErr()) this.log(`${held.error.message}; it still leads to instance ${port.instanceId}`);
+    }
     if (this.resolvers().length === 0) this.log("the host has no resolver that guests can reach; give one with --dns");
     return ok();
+  }
+
+  /** What an earlier start with another range left on the host; `text` as it was recorded. */
+  private removeRange(text: string | null): void {
+    const old = text === null ? null : parseRange(text);
+    if (old?.isOk()) removeShared(this.route, old.value);
   }
 
   private applyTable(): void {
@@ -239,7 +248,8 @@ class Network implements NetworkService {
       return ok();
     } catch (error) {
       undo();
-      this.store.setPorts(instanceId, old);
+      const restored = this.store.setPorts(instanceId, old);
+      if (restored.isErr()) this.log(restored.error.message);
       throw error;
     }
   }
@@ -286,25 +296,8 @@ class Network implements NetworkService {
   }
 }
 
-function portChanges(old: readonly Published[], now: readonly Published[]): Message[] {
-  const table = new TableMessages(TABLE);
-  return [...table.deleteElements(PUBLISHED, old.map((p) => ({ key: publishedElement(p).key }))), ...table.addElements(PUBLISHED, now.map(publishedElement))];
-}
-
 /** Every address that a connection has, before and after translation. */
 const ends = (c: Connection): number[] => [c.original.source, c.original.destination, c.reply.source, c.reply.destination];
-
-function checkPorts(ports: readonly PortMapping[]): Res<void> {
-  const seen = new Set<string>();
-  for (const port of ports) {
-    for (const number of [port.hostPort, port.guestPort]) {
-      if (!Number.isInteger(number) || number < 1 || number > 0xffff) return fail("request.bad", `Cannot publish port ${number}: ports are 1 to 65535`);
-    }
-    if (seen.has(portName(port))) return fail("request.bad", `Cannot publish port ${portName(port)} twice`);
-    seen.add(portName(port));
-  }
-  return ok();
-}
 
 /** Runs what is synchronous underneath; whatever the system-call layer or SQLite throws becomes `host.network`. */
 function attempt<T>(what: string, body: () => Res<T>): AsyncRes<T> {

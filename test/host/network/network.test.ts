@@ -312,6 +312,15 @@ describe("start() refuses", () => {
     expect(picture()).toBe(before);
   });
 
+  test("a host whose loopback is down, and leaves nothing behind", async () => {
+    run("ip", "link", "set", "lo", "down");
+    try {
+      expect(await refusal("10.88.0.0/16")).toContain("ip link set lo up");
+    } finally {
+      run("ip", "link", "set", "lo", "up");
+    }
+  });
+
   test("a second daemon, with a record of its own, until the first has ended", async () => {
     await start();
     await add("a");
