@@ -1,7 +1,7 @@
 // The instance routes in words, for the OpenAPI document.
 import { describe, instanceParam } from "../describe.ts";
 import { describeQuery } from "../query.ts";
-import { deleteQuery, listQuery, logsQuery, waitQuery } from "./queries.ts";
+import { deleteQuery, listQuery, logsQuery, stopQuery, waitQuery } from "./queries.ts";
 import { createExample, instanceExample } from "./schema.ts";
 
 const tag = "Instances";
@@ -65,7 +65,7 @@ export const stop = describe({
   operationId: "stopInstance",
   summary: "Stop an instance",
   description: "Sends the image's StopSignal (SIGTERM by default), and SIGKILL after 10 s; answers when it is `Stopped`. A stop under way is joined. Goes on to its end even if the caller hangs up.",
-  parameters,
+  parameters: [...parameters, ...describeQuery(stopQuery)],
   answers: { 200: { description: "It is stopped.", schema: "Instance", example: stopped } },
   errors: ["instance.not_found", "name.ambiguous", "instance.invalid_state"],
 });

@@ -13,6 +13,11 @@ export const listQuery = {
 export const deleteQuery = {
   graceful_shutdown: booleanParam(true, "Ask the program to end first, as stop does; false kills it."),
 };
+export const stopQuery = {
+  grace: textParam("Go duration until SIGKILL; 10s by default. An extension.", "30s", (text, name) =>
+    text === undefined || text === "" ? undefined : orThrow(parseDuration(text, name)),
+  ),
+};
 export const waitQuery = {
   state: choiceParam(INSTANCE_STATES, null, "State to wait for."),
   timeout: textParam("Go duration; 60s by default, capped at 5m.", "30s", (text, name) =>

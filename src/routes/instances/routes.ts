@@ -13,7 +13,7 @@ import { checkWords, isSameRequest, toCreateInstance } from "./create.ts";
 import * as docs from "./docs.ts";
 import { ExecSocket } from "./exec.ts";
 import { logsResponse } from "./logs.ts";
-import { deleteQuery, listQuery, logsQuery, waitQuery } from "./queries.ts";
+import { deleteQuery, listQuery, logsQuery, stopQuery, waitQuery } from "./queries.ts";
 import { type CreateBody, CreateInstanceBody, StartInstanceBody } from "./schema.ts";
 import { instanceView } from "./view.ts";
 import { waitResponse } from "./wait.ts";
@@ -34,8 +34,9 @@ export function instanceRoutes(deps: ApiDeps) {
       return lifecycle(deps, request, params.id, ["Running", "Initializing"], await instances.start(params.id, override));
     }, { body: StartInstanceBody, parse: optionalBody, detail: docs.start })
     .post("/:id/stop", async ({ params, request }) => {
+      const { grace } = readQuery(request, stopQuery);
       live.keep(request);
-      return lifecycle(deps, request, params.id, ["Stopped"], await instances.stop(params.id));
+      return lifecycle(deps, request, params.id, ["Stopped"], await instances.stop(params.id, grace === undefined ? {} : { graceMs: grace }));
     }, { detail: docs.stop })
     .get("/:id/wait", ({ params, request }) => {
       const { state, timeout } = readQuery(request, waitQuery);
