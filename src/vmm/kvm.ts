@@ -118,6 +118,11 @@ export class Vm {
     ioctl(this.fd, "KVM_SET_GSI_ROUTING", table);
   }
 
+  /** For state that is moved whole (arch/x86/state.ts). Returns the kernel's value or -errno. */
+  tryIoctl(name: IoctlName, arg: number | NodeJS.TypedArray | DataView = 0): number {
+    return syscall(SYS.ioctl, this.fd, ioctls[name], arg);
+  }
+
   close(): void { closeFd(this.fd); }
 }
 
@@ -141,7 +146,7 @@ export class Vcpu {
   }
   setRegs(regs: DataView): void { ioctl(this.fd, "KVM_SET_REGS", regs); }
 
-  /** For state that is moved whole (see snapshot). Returns the kernel's value or -errno. */
+  /** As Vm's. */
   tryIoctl(name: IoctlName, arg: number | NodeJS.TypedArray | DataView = 0): number {
     return syscall(SYS.ioctl, this.fd, ioctls[name], arg);
   }

@@ -4,6 +4,7 @@ import type { Epoll } from "../ffi/epoll.ts";
 import { KVM } from "../ffi/abi/kvm.ts";
 import { cpuidFor } from "./arch/x86/cpuid.ts";
 import { enterLongMode, loadLinux, type BootImage } from "./arch/x86/boot.ts";
+import { restoreVm, saveVm, StateReader, tellPaused, type VcpuState, type VmState } from "./arch/x86/state.ts";
 import { PciBus } from "./bus.ts";
 import { Interrupts } from "./interrupts.ts";
 import { Kvm, type Vcpu, type Vm } from "./kvm.ts";
@@ -31,9 +32,13 @@ export interface MachineOptions {
 
 export interface MachineEnd { readonly kind: "reset" | "triple-fault" | "failure"; readonly message: string }
 
+/** What lies in KVM; memory and devices are saved apart. */
+export interface MachineState { readonly vcpus: readonly VcpuState[]; readonly vm: VmState }
+
 export class Machine {
   readonly memory: GuestMemory;
   readonly platform: PciPlatform;
+  private readonly kvm: Kvm;
   private readonly vm: Vm;
   private readonly bus: PciBus;
   private readonly interrupts: Interrupts;
@@ -42,8 +47,8 @@ export class Machine {
   private ended = false;
 
   constructor(epoll: Epoll, private readonly options: MachineOptions) {
-    const kvm = new Kvm(options.kvmFd);
-    this.vm = kvm.createVm();
+    this.kvm = new Kvm(options.kvmFd);
+    this.vm = this.kvm.createVm();
     const ram = Mapping.anonymous(options.memoryBytes);
     this.memory = GuestMemory.of(ram);
     this.memory.regions.forEach((region, slot) => this.vm.setMemory(slot, region.gpa, region.size, region.hva));
@@ -58,7 +63,7 @@ export class Machine {
     });
     this.bus = new PciBus(new DataView(this.workers.shared.buffer(0, MACHINE_SIZE)), (slot) => this.workers.pciMirror(slot));
     this.platform = this.pciPlatform();
-    this.createVcpus(kvm);
+    this.createVcpus();
   }
 
   /** Adds a device to the bus; before start(). */
@@ -67,8 +72,23 @@ export class Machine {
   /** Loads the kernel and lets the bootstrap vCPU run it. */
   boot(image: BootImage): void {
     enterLongMode(this.vcpus[0]!, loadLinux(this.memory, image));
-    const serialIrq = this.interrupts.isa(SERIAL_IRQ);
-    for (const vcpu of this.vcpus) this.workers.start(vcpu, serialIrq, false);
+    this.startVcpus(false);
+  }
+
+  /** Puts a saved machine's state into this new one, whose memory is in place already; it is paused until resume(). */
+  restore(state: MachineState): void {
+    if (state.vcpus.length !== this.vcpus.length) throw new Error(`Cannot restore ${state.vcpus.length} vCPUs into ${this.vcpus.length}`);
+    const reader = new StateReader(this.kvm);
+    this.vcpus.forEach((vcpu, i) => reader.restoreVcpu(vcpu, state.vcpus[i]!));
+    restoreVm(this.vm, state.vm);
+    for (const vcpu of this.vcpus) tellPaused(vcpu);
+    this.startVcpus(true);
+  }
+
+  /** Only after pause() has called back. */
+  save(): MachineState {
+    const reader = new StateReader(this.kvm);
+    return { vcpus: this.vcpus.map((vcpu) => reader.saveVcpu(vcpu)), vm: saveVm(this.vm) };
   }
 
   /** `done` runs once no vCPU is in the guest any more. */
@@ -77,9 +97,14 @@ export class Machine {
   exits(): number { return this.workers.exits(); }
   drainSerial(): void { this.workers.drainSerial(); }
 
-  private createVcpus(kvm: Kvm): void {
-    const supported = kvm.supportedCpuid();
-    const tscDeadline = kvm.extension(KVM.KVM_CAP_TSC_DEADLINE_TIMER) !== 0;
+  private startVcpus(parked: boolean): void {
+    const serialIrq = this.interrupts.isa(SERIAL_IRQ);
+    for (const vcpu of this.vcpus) this.workers.start(vcpu, serialIrq, parked);
+  }
+
+  private createVcpus(): void {
+    const supported = this.kvm.supportedCpuid();
+    const tscDeadline = this.kvm.extension(KVM.KVM_CAP_TSC_DEADLINE_TIMER) !== 0;
     for (let index = 0; index < this.options.vcpus; index++) {
       const vcpu = this.vm.createVcpu(index);
       vcpu.setCpuid(cpuidFor(supported, { index, count: this.options.vcpus, tscDeadline, xsave: this.options.xsave }));

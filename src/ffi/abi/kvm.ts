@@ -102,6 +102,7 @@ export const ioctls = {
   KVM_GET_XCRS: _IOR(kvmIo, 0xa6, kvm_xcrs.size),
   KVM_SET_XCRS: _IOW(kvmIo, 0xa7, kvm_xcrs.size),
   KVM_KVMCLOCK_CTRL: _IO(kvmIo, 0xad),
+  KVM_GET_XSAVE2: _IOR(kvmIo, 0xcf, kvm_xsave.size),
 } as const;
 
 export const KVM = {
