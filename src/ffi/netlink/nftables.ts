@@ -1,5 +1,4 @@
 // nf_tables over nfnetlink: tables, chains, sets, elements and rules as messages, and the transactions that carry them.
-import { E } from "../abi/errno.ts";
 import { NF } from "../abi/netfilter.ts";
 import { NETLINK } from "../abi/netlink.ts";
 import { NFT } from "../abi/nf_tables.ts";
@@ -149,9 +148,6 @@ export class NftSocket {
     return this.socket.dump(what, nft(type, 0, family, ...parts));
   }
 }
-
-/** True for the errors of a kernel without nf_tables, or of a thing that is not there. */
-export const isMissing = (errno: number): boolean => errno === E.ENOENT;
 
 const attributesOf = (m: Received): Map<number, Uint8Array> => attributes(m.body.subarray(nfgenmsg.size));
 

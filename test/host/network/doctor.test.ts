@@ -1,8 +1,9 @@
-import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
+import { afterAll, afterEach, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { doctorForwarding } from "../../../src/host/network/doctor.ts";
 import { openNetwork } from "../../../src/host/network/network.ts";
 import { database, enterNamespace, run } from "./world.ts";
 
+setDefaultTimeout(60_000); // only a guard: processes start slowly on a busy or emulated machine
 let leave: () => void;
 beforeAll(() => {
   leave = enterNamespace();

@@ -1,4 +1,9 @@
 import { describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { openStore } from "../../../src/host/store/store.ts";
+import { networkMigrations } from "../../../src/host/network/migrations.ts";
 import { parseRange } from "../../../src/host/network/address.ts";
 import { LeaseStore } from "../../../src/host/network/leases.ts";
 import { database } from "./world.ts";
@@ -54,4 +59,21 @@ test("setPorts() replaces an instance's ports and keeps those of others", () => 
   expect(leases.published().map((p) => `${p.instanceId} ${p.hostPort}/${p.protocol}`)).toEqual(["b 1/tcp", "a 2/tcp", "b 2/udp"]);
   leases.remove("b");
   expect(leases.published()).toHaveLength(1);
+});
+
+test("what was recorded is there for the next daemon", () => {
+  const dir = mkdtempSync(join(tmpdir(), "dormouse-leases-"));
+  try {
+    const open = () => openStore(join(dir, "dormouse.db"), networkMigrations)._unsafeUnwrap();
+    const range = parseRange("10.88.0.0/16")._unsafeUnwrap();
+    const first = open();
+    const lease = new LeaseStore(first.db, range).allocate("a")._unsafeUnwrap();
+    first.close();
+    const second = open();
+    expect(new LeaseStore(second.db, range).find("a")).toEqual(lease);
+    expect(new LeaseStore(second.db, range).allocate("b")._unsafeUnwrap().ip).toBe("10.88.0.3");
+    second.close();
+  } finally {
+    rmSync(dir, { recursive: true });
+  }
 });

@@ -1,13 +1,15 @@
 // The network as guests, the host and the outside meet it: real stacks in namespaces, real TAPs, real rules.
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import type { Database } from "bun:sqlite";
 import { connect, type Socket } from "node:net";
 import { ConntrackSocket } from "../../../src/ffi/netlink/conntrack.ts";
+import { NftSocket } from "../../../src/ffi/netlink/nftables.ts";
 import { parseAddress } from "../../../src/host/network/address.ts";
 import { openNetwork, type NetworkOptions } from "../../../src/host/network/network.ts";
 import type { Lease, NetworkService } from "../../../src/host/network/service.ts";
 import { counted, database, enterNamespace, guest, HOST_ADDRESS, outside, OUTSIDE_ADDRESS, picture, run, type Peer } from "./world.ts";
 
+setDefaultTimeout(60_000); // only a guard: processes start slowly on a busy or emulated machine
 let leave: () => void, out: Peer;
 let db: Database, network: NetworkService;
 const peers: Peer[] = [];
@@ -207,6 +209,17 @@ describe("a restart of the daemon", () => {
     run("nft", "flush", "ruleset", "ip");
     (await network.publish("a", [{ guestPort: 80, hostPort: 8082, protocol: "tcp" }]))._unsafeUnwrap();
     expect(curl("127.0.0.1", 8082)).toBe(`a sees ${a.lease.gateway}`);
+  });
+
+  test("takes up a thousand guests and their ports at once", async () => {
+    await start();
+    for (let i = 0; i < 1200; i++) network.allocate(`i${i}`)._unsafeUnwrap();
+    (await network.start())._unsafeUnwrap();
+    const nft = new NftSocket();
+    const keys = new Set(nft.elements("dormouse", "guests").map((key) => Buffer.from(key).toString("latin1")));
+    nft.close();
+    expect(keys.size).toBe(1200);
+    expect([...keys].some((key) => key.startsWith("dormouse-4b1\0") && key.endsWith("\x0a\x58\x04\xb1"))).toBe(true);
   });
 
   test("drops the links and leases of instances that are no more", async () => {

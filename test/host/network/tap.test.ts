@@ -1,5 +1,5 @@
 // A TAP frame by frame, driven by hand as a guest (good or bad) would.
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "bun:test";
+import { afterAll, afterEach, beforeAll, beforeEach, expect, setDefaultTimeout, test } from "bun:test";
 import { closeFd, tryRead, tryWrite } from "../../../src/ffi/fd.ts";
 import { attachFilter, detachFilter, tapName, VNET_HDR_SIZE } from "../../../src/ffi/tun.ts";
 import { HOST_MAC, macBytes, parseAddress } from "../../../src/host/network/address.ts";
@@ -7,6 +7,7 @@ import { openNetwork } from "../../../src/host/network/network.ts";
 import type { Lease, NetworkService } from "../../../src/host/network/service.ts";
 import { counted, database, enterNamespace, run } from "./world.ts";
 
+setDefaultTimeout(60_000); // only a guard: processes start slowly on a busy or emulated machine
 let leave: () => void, network: NetworkService, lease: Lease, tap: number;
 
 beforeAll(() => {
