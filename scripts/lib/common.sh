@@ -43,5 +43,17 @@ need_bun() {
   [ "$(bun --version 2>/dev/null)" = "$bun_version" ] || die "cannot use bun $bun_version: another 'bun' comes first in PATH ($(command -v bun))"
 }
 
+# need_modules: the npm packages that bun.lock names. Quick when they are there.
+need_modules() {
+  local stamp=$repo/node_modules/.installed want
+  want=$(content_hash "$repo/package.json" "$repo/bun.lock")
+  [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && return 0
+  say "installing npm packages"
+  local log; log=$(mktemp)
+  (cd "$repo" && bun install --frozen-lockfile) >"$log" 2>&1 || { tail -20 "$log" >&2; die "cannot install the npm packages"; }
+  rm -f "$log"
+  echo "$want" >"$stamp"
+}
+
 # content_hash FILE…: one short hash over the contents of the files, in the order given.
 content_hash() { cat "$@" | sha256sum | cut -c1-16; }

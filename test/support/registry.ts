@@ -1,10 +1,29 @@
 // A real registry for tests and the demo: Debian's docker-registry on loopback, at a port of the kernel's choice.
-import { mkdir, writeFile } from "node:fs/promises";
-import { TempDir } from "./paths.ts";
+import { existsSync } from "node:fs";
+import { mkdir, rename, writeFile } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { command } from "./command.ts";
+import { fetchPackages } from "./debian.ts";
+import { cacheFolder, TempDir } from "./paths.ts";
 
 const LOG_TAIL = 64 * 1024;
 
 export interface Credentials { readonly username: string; readonly password: string }
+
+/** Debian's docker-registry, unpacked into the cache: installed, it would run as a service of this machine. Its path. */
+export async function registryProgram(say: (text: string) => void = () => {}): Promise<string> {
+  const folder = join(cacheFolder, "tools/docker-registry");
+  const program = join(folder, "usr/bin/docker-registry");
+  if (existsSync(program)) return program;
+  say("fetching docker-registry");
+  const deb = (await fetchPackages(["docker-registry"])).find((path) => basename(path).startsWith("docker-registry_"));
+  if (deb === undefined) throw new Error("Cannot fetch docker-registry: apt-get names no such package");
+  await mkdir(join(cacheFolder, "tools"), { recursive: true });
+  using temp = new TempDir("tool", join(cacheFolder, "tools"));
+  await command(["dpkg-deb", "-x", deb, temp.join("root")]);
+  await rename(temp.join("root"), folder).catch((error: unknown) => { if (!existsSync(program)) throw error; });
+  return program;
+}
 
 /** A running registry; its storage goes away with it. */
 export class Registry {
@@ -26,7 +45,7 @@ log: {accesslog: {disabled: true}, level: info}
 storage: {filesystem: {rootdirectory: ${folder.join("storage")}}, delete: {enabled: true}}
 http: {addr: "127.0.0.1:0"}
 ${auth}`);
-    const child = Bun.spawn(["docker-registry", "serve", folder.join("config.yml")], { stdin: "ignore", stdout: "ignore", stderr: "pipe", env: { ...process.env, OTEL_TRACES_EXPORTER: "none" } });
+    const child = Bun.spawn([await registryProgram(), "serve", folder.join("config.yml")], { stdin: "ignore", stdout: "ignore", stderr: "pipe", env: { ...process.env, OTEL_TRACES_EXPORTER: "none" } });
     const log: string[] = [];
     const port = await listeningPort(child.stderr, log);
     if (port !== null) return new Registry(port, child, folder, log);

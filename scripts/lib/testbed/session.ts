@@ -22,7 +22,7 @@ export class Session {
   constructor(private readonly socket: Socket, private readonly command: Command, private readonly ready: () => void) {
     this.ended = new Promise((resolve) => (this.end = resolve));
     const reader = new FrameReader((type, payload) => this.handle(type, payload));
-    socket.on("data", (bytes) => reader.push(bytes));
+    socket.on("data", (bytes: Buffer) => reader.push(bytes));
     socket.on("error", () => this.end(null));
     socket.on("close", () => this.end(null));
   }

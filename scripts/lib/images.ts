@@ -1,0 +1,9 @@
+// Builds the images that tests, demo and bench use, where they are not in the cache: images.ts [NAME…]
+import { image } from "../../test/support/images.ts";
+import { imageNames } from "../../test/support/recipes.ts";
+import { registryProgram } from "../../test/support/registry.ts";
+
+const names = process.argv.length > 2 ? imageNames.filter((name) => process.argv.includes(name)) : imageNames;
+const say = (text: string): void => console.error(`\x1b[2m[images]\x1b[0m ${text}`);
+await registryProgram(say);
+for (const name of names) await image(name, say);
