@@ -12,6 +12,12 @@ export interface Socket {
   close(ws: ServerWebSocket<Socket>): void;
 }
 
+/**
+ * Ends a body in the middle, so that the client sees a connection reset and not a clean end. Without a reason: the server
+ * would print it raw; who calls logs it.
+ */
+export const reset = (controller: ReadableStreamDefaultController<Uint8Array>): void => controller.error();
+
 export class Live {
   readonly #closing = new AbortController();
   server: Server<Socket> | null = null;

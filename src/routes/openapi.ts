@@ -54,11 +54,21 @@ function mendBody(operation: Operation): void {
 }
 
 function intro(): string {
-  const rows = Object.entries(WIRE_ERRORS).map(([code, wire]) => `| \`${wire.code}\` | ${wire.status} | ${code} |`);
+  const rows = [...causesByWire()].map(([wire, causes]) => `| ${wire} | ${causes.join(", ")} |`);
   return [
     "Runs OCI images in microVMs on one host. The contract is that of the npm package `@onkernel/hypeman`; deviations are in docs/api-compatibility.md.",
     "Until access control is there, the API binds loopback only and takes any bearer token. Wherever an id goes, an exact name or a unique prefix of the id will do. Unknown fields and parameters are refused.",
     "## Errors\nEvery error is `{\"code\",\"message\",\"details\"}`. `x-should-retry` says whether repeating the same request can help, `retry-after-ms` when.",
     `| code | status | cause |\n|---|---|---|\n${rows.join("\n")}`,
   ].join("\n\n");
+}
+
+/** `code` and status → our own codes that become it. */
+function causesByWire(): Map<string, string[]> {
+  const causes = new Map<string, string[]>();
+  for (const [cause, { code, status }] of Object.entries(WIRE_ERRORS)) {
+    const wire = `\`${code}\` | ${status}`;
+    causes.set(wire, [...(causes.get(wire) ?? []), cause]);
+  }
+  return causes;
 }

@@ -35,7 +35,7 @@ export class MemoryImages implements Pick<ImageService, "pull" | "load" | "list"
   };
   remove: ImageService["remove"] = (name) =>
     this.records.delete(name) ? okAsync(undefined) : errAsync(new DormouseError("image.not_found", `Cannot delete image ${name}: there is none.`));
-  tag: ImageService["tag"] = (name, target) => this.get(name).map((record) => this.add(target, record));
+  tag: ImageService["tag"] = (name, target) => this.get(name).map((record) => this.add(target, { ...record, name: target }));
   usage: ImageService["usage"] = () => ({ blobBytes: 10, rootfsBytes: 20, images: this.records.size });
 }
 

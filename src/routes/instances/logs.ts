@@ -1,8 +1,10 @@
 // `GET /instances/{id}/logs`: server-sent events, framed here and not by the framework. The contract's client parses every
 // event as JSON: so an event is one line of the log as a JSON string, and there is no event without data.
 import type { LogOptions } from "../../host/instances/service.ts";
+import { describeError } from "../../log.ts";
 import type { ApiDeps } from "../deps.ts";
 import { orThrow } from "../errors.ts";
+import { reset } from "../live.ts";
 
 export const TAIL_DEFAULT = 100;
 export const TAIL_MAX = 1_000_000;
@@ -16,7 +18,7 @@ const COMMENT = ":\n\n";
  * would look like the end of the log. Lines are read no faster than the client takes them.
  */
 export function logsResponse(deps: ApiDeps, request: Request, ref: string, options: Omit<LogOptions, "signal">): Response {
-  const { instances, live } = deps;
+  const { instances, live, log } = deps;
   live.keep(request);
   const hungUp = new AbortController();
   const signal = AbortSignal.any([hungUp.signal, live.ended(request)]);
@@ -38,14 +40,16 @@ export function logsResponse(deps: ApiDeps, request: Request, ref: string, optio
       try {
         const { done, value } = await lines.next();
         if (hungUp.signal.aborted) return;
-        if (live.closing.aborted) throw live.closing.reason;
+        if (live.closing.aborted) return reset(controller);
         if (done !== true) return controller.enqueue(encoder.encode(`data: ${JSON.stringify(value)}\n\n`));
         clearInterval(comments);
         controller.close();
       } catch (error) {
         const gone = hungUp.signal.aborted;
         stop();
-        if (!gone) controller.error(error);
+        if (gone) return;
+        if (!live.closing.aborted) log.warn("logs.failed", { instance: ref, source: options.source, error: describeError(error) });
+        reset(controller);
       }
     },
     cancel: stop,

@@ -1,8 +1,10 @@
 // `GET /instances/{id}/wait`. The client gives up on a silent connection after 60 s: so headers and one space go out at
 // once, a space every 15 s, and the JSON at the end, before which white space means nothing.
 import type { InstanceState } from "../../host/instances/service.ts";
+import { describeError } from "../../log.ts";
 import type { ApiDeps } from "../deps.ts";
 import { orThrow } from "../errors.ts";
+import { reset } from "../live.ts";
 
 export const WAIT_DEFAULT_MS = 60_000;
 /** A longer wait is capped, not refused. */
@@ -11,7 +13,7 @@ const SPACE_MS = 15_000;
 
 /** Errors known before the wait begins are thrown; a later one resets the connection, as the status is out by then. */
 export function waitResponse(deps: ApiDeps, request: Request, ref: string, target: InstanceState, timeoutMs: number): Response {
-  const { instances, live } = deps;
+  const { instances, live, log } = deps;
   // By id from here on: a name may come to mean another instance meanwhile.
   const { id } = orThrow(instances.get(ref));
   live.keep(request);
@@ -29,8 +31,11 @@ export function waitResponse(deps: ApiDeps, request: Request, ref: string, targe
       };
       instances.wait(id, target, Math.min(timeoutMs, WAIT_MAX_MS), signal).then((result) =>
         finish(() => {
-          if (live.closing.aborted) return controller.error(live.closing.reason);
-          if (result.isErr()) return controller.error(result.error);
+          if (live.closing.aborted) return reset(controller);
+          if (result.isErr()) {
+            log.warn("wait.failed", { instance: id, target, error: describeError(result.error) });
+            return reset(controller);
+          }
           const { instance, timedOut } = result.value;
           const answer = { state: instance.state, timed_out: timedOut, state_error: instance.stateError };
           controller.enqueue(encoder.encode(JSON.stringify(answer)));

@@ -1,0 +1,101 @@
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { Validator } from "@seriousme/openapi-schema-validator";
+import type { TSchema } from "@sinclair/typebox";
+import { Value } from "@sinclair/typebox/value";
+import { SCHEMAS } from "../../src/routes/openapi.ts";
+import { type Api, json, startApi } from "./harness.ts";
+
+interface Operation {
+  readonly tags: readonly string[];
+  readonly operationId: string;
+  readonly summary: string;
+  readonly description: string;
+  readonly parameters: readonly { name: string; in: string; description?: string }[];
+  readonly requestBody?: { required: boolean; content: Record<string, { schema: TSchema; example?: unknown }> };
+  readonly responses: Record<string, { description: string; content?: Record<string, { schema: { $ref?: string; items?: { $ref: string } }; example?: unknown }> }>;
+}
+type Document = { openapi: string; paths: Record<string, Record<string, Operation>> };
+
+let api: Api;
+let document: Document;
+let operations: [string, Operation][];
+beforeAll(async () => {
+  api = startApi();
+  document = (await (await fetch(`${api.url}/swagger/json`)).json()) as Document;
+  operations = Object.entries(document.paths).flatMap(([path, item]) => Object.entries(item).map(([method, one]): [string, Operation] => [`${method.toUpperCase()} ${path}`, one]));
+});
+afterAll(() => api.stop());
+
+const schemaOf = (ref: string) => SCHEMAS[ref.replace("#/components/schemas/", "") as keyof typeof SCHEMAS] as TSchema;
+
+describe("GET /swagger/json", () => {
+  test("is valid OpenAPI 3.1", async () => {
+    expect(document.openapi).toBe("3.1.0");
+    expect(await new Validator().validate(document as unknown as string)).toMatchObject({ valid: true });
+  });
+  test("describes every route: words, parameters, answers and errors", () => {
+    expect(operations.length).toBeGreaterThan(60);
+    expect(new Set(operations.map(([, { operationId }]) => operationId)).size).toBe(operations.length);
+    for (const [name, { tags, summary, description, parameters, responses }] of operations) {
+      expect({ name, tags: tags.length, summary: summary !== "", description: description !== "" }).toEqual({ name, tags: 1, summary: true, description: true });
+      for (const [, key = ""] of name.matchAll(/\{(\w+)\}/g)) expect(parameters.filter((one) => one.in === "path" && one.name === key)).toHaveLength(1);
+      expect(Object.keys(responses)).toContain("400");
+    }
+  });
+  test("its examples keep to its schemas", () => {
+    for (const [name, { requestBody, responses }] of operations) {
+      const body = requestBody?.content["application/json"];
+      if (body !== undefined) expect({ name, example: body.example !== undefined && Value.Check(plain(body.schema), body.example) }).toEqual({ name, example: true });
+      for (const [status, { content = {} }] of Object.entries(responses)) {
+        for (const { schema, example } of Object.values(content)) {
+          const [one, ref] = schema.$ref === undefined ? [(example as unknown[] | undefined)?.[0], schema.items?.$ref] : [example, schema.$ref];
+          expect({ name, status, fits: Value.Check(checkable(schemaOf(ref as string)), one) }).toEqual({ name, status, fits: true });
+        }
+      }
+    }
+  });
+  test("answers are as described", async () => {
+    api.images.add("nginx");
+    const { id } = await api.client.instances.create({ name: "web", image: "nginx", tags: { a: "b" } });
+    api.instances.change(id, { state: "Stopped", exitCode: 1, exitMessage: "exited with status 1" });
+    const seen: [string, string, RequestInit?][] = [
+      ["Health", "/health"], ["Capabilities", "/capabilities"], ["Usage", "/usage"], ["Image", "/images/nginx"], ["Image", "/images", json({ name: "redis" })],
+      ["Instance", "/instances/web"], ["WaitAnswer", "/instances/web/wait?state=Stopped"], ["Error", "/instances/nobody"], ["Error", "/instances", json({ x: 1 })],
+    ];
+    for (const [schema, path, init] of seen) {
+      const body: unknown = await (await fetch(api.url + path, init)).json();
+      expect({ path, errors: [...Value.Errors(checkable(schemaOf(schema)), body)].map((error) => error.path) }).toEqual({ path, errors: [] });
+    }
+  });
+});
+
+describe("GET /swagger", () => {
+  test("asks no other host for anything", async () => {
+    const page = await fetch(`${api.url}/swagger`);
+    expect(page.headers.get("content-security-policy")).toContain("default-src 'none'");
+    const html = await page.text();
+    expect(html).not.toMatch(/https?:\/\//);
+    for (const [, path = ""] of html.matchAll(/(?:src|href)="(\/[^"]+)"/g)) {
+      const part = await fetch(api.url + path);
+      expect([path, part.status]).toEqual([path, 200]);
+    }
+  });
+});
+
+/** A schema without formats, which the checker knows none of, and closed, so that an answer with more than is described fails. */
+function checkable(schema: TSchema): TSchema {
+  const walk = (value: unknown): unknown => {
+    if (Array.isArray(value)) return value.map(walk);
+    if (typeof value !== "object" || value === null) return value;
+    const copy: Record<string | symbol, unknown> = {};
+    for (const key of Reflect.ownKeys(value)) if (key !== "format" || typeof Reflect.get(value, key) !== "string") copy[key] = walk(Reflect.get(value, key));
+    if (copy["type"] === "object" && copy["properties"] !== undefined) copy["additionalProperties"] = false;
+    return copy;
+  };
+  return walk(schema) as TSchema;
+}
+
+/** A schema of the document, which lost TypeBox's own marks on the wire: only what it requires and allows by name is looked at. */
+function plain(schema: TSchema): TSchema {
+  return { ...schema, [Symbol.for("TypeBox.Kind")]: "Object", properties: Object.fromEntries(Object.keys(schema["properties"] as object).map((key) => [key, { [Symbol.for("TypeBox.Kind")]: "Unknown", [Symbol.for("TypeBox.Optional")]: "Optional" }])) } as unknown as TSchema;
+}

@@ -1,0 +1,56 @@
+import { describe, expect, test } from "bun:test";
+import { createLogger } from "../../src/log.ts";
+import { parseListen } from "../../src/routes/guard.ts";
+import { Live } from "../../src/routes/live.ts";
+import { listen } from "../../src/routes/server.ts";
+import { json, startApi, until } from "./harness.ts";
+
+describe("parseListen()", () => {
+  test.each([["127.0.0.1:4973", "127.0.0.1", 4973], ["localhost:80", "127.0.0.1", 80], ["[::1]:1", "::1", 1], ["127.9.9.9:0", "127.9.9.9", 0]] as const)("takes %s", (text, hostname, port) => {
+    expect(parseListen(text)._unsafeUnwrap()).toEqual({ hostname, port });
+  });
+  test.each([["0.0.0.0:4973", "request.forbidden"], ["192.168.1.1:80", "request.forbidden"], ["[::]:80", "request.forbidden"], ["example.com:80", "request.forbidden"], ["127.0.0.1", "request.bad"], [":80", "request.bad"], ["127.0.0.1:99999", "request.bad"], ["::1:80", "request.bad"]] as const)(
+    "refuses %s",
+    (text, code) => {
+      expect(parseListen(text)._unsafeUnwrapErr().code).toBe(code);
+    },
+  );
+});
+
+describe("listen()", () => {
+  test("does not share a port that is in use", async () => {
+    const api = startApi();
+    const second = listen({ fetch: () => new Response("") }, { hostname: "127.0.0.1", port: Number(new URL(api.url).port) }, new Live(), createLogger("error"));
+    expect(second._unsafeUnwrapErr().code).toBe("port.taken");
+    await api.stop();
+  });
+  test("binds nothing but loopback", async () => {
+    const api = startApi();
+    const port = Number(new URL(api.url).port).toString(16).toUpperCase().padStart(4, "0");
+    const sockets = (await Bun.file("/proc/net/tcp").text()).split("\n").filter((row) => row.includes(`:${port} `) && row.split(/\s+/)[4] === "0A");
+    expect(sockets.map((row) => row.trim().split(/\s+/)[1])).toEqual([`0100007F:${port}`]);
+    await api.stop();
+  });
+  test("a verb under way is answered before the server ends, and a hang-up does not cancel it", async () => {
+    const api = startApi();
+    const { id } = await api.client.instances.create({ name: "web", image: "nginx" });
+    api.instances.change(id, { state: "Running" });
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const stop = api.instances.stop;
+    const { ResultAsync } = await import("neverthrow");
+    api.instances.stop = (ref) => ResultAsync.fromSafePromise(promise).andThen(() => stop(ref));
+    const abandoned = new AbortController();
+    const hungUp = fetch(`${api.url}/instances/web/stop`, { ...json({}), signal: abandoned.signal }).catch(() => "aborted");
+    const answered = fetch(`${api.url}/instances/web/stop`, json({}));
+    await until(() => api.live.server?.pendingRequests === 2);
+    abandoned.abort();
+    expect(await hungUp).toBe("aborted");
+    const stopped = api.stop();
+    resolve();
+    // One of the two finds the instance stopped already; both reached the domain.
+    expect([200, 409]).toContain((await answered).status);
+    await stopped;
+    expect(api.instances.calls).toEqual(["stop", "stop"]);
+    expect(api.instances.records.get(id)?.state).toBe("Stopped");
+  });
+});
