@@ -1,0 +1,30 @@
+// What the other tests in this folder count on: they run on a KVM that can run kernels, in the testbed or on the metal.
+import { expect, test } from "bun:test";
+import { readFileSync, statfsSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { probeKvm } from "../../src/host/doctor/probe.ts";
+import { command } from "../support/command.ts";
+import { TempDir } from "../support/paths.ts";
+
+test("KVM runs a guest at ring 0", () => {
+  expect(probeKvm()).toEqual({ able: true });
+});
+
+const inTestbed = process.env["DORMOUSE_TESTBED"] === "1";
+
+test.if(inTestbed)("the testbed has cgroup v2 with its controllers, TUN, and a disk for state and one that can reflink", async () => {
+  const controllers = readFileSync("/sys/fs/cgroup/cgroup.subtree_control", "utf8").trim().split(" ").sort();
+  expect(controllers).toEqual(["cpu", "cpuset", "io", "memory", "pids"]);
+  expect(statfsSync("/var/lib/dormouse").type).toBe(0xef53); // EXT4_SUPER_MAGIC
+  expect(statfsSync("/scratch").type).toBe(0x58465342); // XFS_SUPER_MAGIC
+  using folder = new TempDir("reflink", "/scratch");
+  writeFileSync(folder.join("a"), "shared");
+  await command(["cp", "--reflink=always", folder.join("a"), folder.join("b")]);
+  expect(readFileSync(folder.join("b"), "utf8")).toBe("shared");
+});
+
+test.if(inTestbed)("what is written over the outer machine's files stays in the testbed's memory", () => {
+  const path = join(import.meta.dir, "written-by-a-test");
+  writeFileSync(path, "here only");
+  expect(readFileSync(path, "utf8")).toBe("here only");
+});
