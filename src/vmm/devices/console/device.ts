@@ -1,0 +1,146 @@
+// virtio-console with several ports (virtio 1.2, 5.3). Port 0 has queues 0 and 1, control 2 and 3, port n 2n+2 and 2n+3;
+// of each pair the first is for the guest to receive.
+import { VIRTIO_CONSOLE, virtio_console_config, virtio_console_control } from "../../../ffi/abi/virtio_console.ts";
+import { VIRTIO_ID } from "../../../ffi/abi/virtio_ids.ts";
+import { bits, type Device, type DeviceContext } from "../../virtio/device.ts";
+import type { Queue } from "../../virtio/queue.ts";
+import type { Port } from "./port.ts";
+
+const { VIRTIO_CONSOLE_DEVICE_READY, VIRTIO_CONSOLE_PORT_ADD, VIRTIO_CONSOLE_PORT_READY, VIRTIO_CONSOLE_CONSOLE_PORT, VIRTIO_CONSOLE_PORT_OPEN, VIRTIO_CONSOLE_PORT_NAME } = VIRTIO_CONSOLE;
+const CONTROL_RX = 2, CONTROL_TX = 3;
+const QUEUE_SIZE = 128, CONTROL_QUEUE_SIZE = 32;
+/** Chains of one queue in one go. */
+const BUDGET = 256;
+/** Control messages that wait for a buffer: a sound driver causes a handful a port. */
+const MAX_CONTROL = 64;
+const CONTROL = virtio_console_control.at;
+
+const rxQueue = (port: number): number => (port === 0 ? 0 : 2 * port + 2);
+
+export class ConsoleDevice implements Device {
+  readonly type = VIRTIO_ID.VIRTIO_ID_CONSOLE;
+  readonly name = "console";
+  readonly features = bits(VIRTIO_CONSOLE.VIRTIO_CONSOLE_F_MULTIPORT);
+  readonly queueSizes: readonly number[];
+  readonly config = new DataView(new ArrayBuffer(virtio_console_config.size));
+  private context: DeviceContext | null = null;
+  private readonly control: Uint8Array[] = [];
+  /** What the guest has open, by port. */
+  private readonly open: boolean[];
+
+  constructor(private readonly ports: readonly Port[]) {
+    this.queueSizes = Array.from({ length: 2 * ports.length + 2 }, (_, i) => (i === CONTROL_RX || i === CONTROL_TX ? CONTROL_QUEUE_SIZE : QUEUE_SIZE));
+    this.config.setUint32(virtio_console_config.at.max_nr_ports, ports.length, true);
+    this.open = ports.map(() => false);
+    ports.forEach((port, i) => (port.wake = () => this.deliver(i)));
+  }
+
+  activate(context: DeviceContext): void { this.context = context; }
+
+  onNotify(index: number): void {
+    const context = this.context;
+    if (context === null) return;
+    const queue = context.queues[index]!;
+    if (index === CONTROL_TX) this.takeControl(queue);
+    else if (index === CONTROL_RX) this.sendControl();
+    else {
+      const port = index < CONTROL_RX ? 0 : (index - 2) >> 1;
+      if ((index & 1) === 1) this.take(queue, this.ports[port]!);
+      else this.deliver(port);
+    }
+  }
+
+  reset(): boolean {
+    this.context = null;
+    this.control.length = 0;
+    this.ports.forEach((_, i) => this.setOpen(i, false));
+    return true;
+  }
+
+  save(): unknown { return { open: this.open }; }
+  restore(state: unknown): void {
+    (state as { open: boolean[] }).open.forEach((open, i) => this.setOpen(i, open));
+  }
+
+  private setOpen(port: number, open: boolean): void {
+    if (this.open[port] === open) return;
+    this.open[port] = open;
+    this.ports[port]!.opened(open);
+  }
+
+  /** The guest's output. */
+  private take(queue: Queue, port: Port): void {
+    let budget = BUDGET;
+    do {
+      while (budget > 0 && queue.pop()) {
+        port.output(queue);
+        queue.push(queue.head, 0);
+        budget--;
+      }
+      queue.flush();
+      if (budget === 0) return this.context?.again(queue.index);
+    } while (queue.enableNotify());
+  }
+
+  /** Input for the guest, as far as it has given room. */
+  private deliver(index: number): void {
+    const queue = this.context?.queues[rxQueue(index)], port = this.ports[index]!;
+    if (queue === undefined) return;
+    while (port.waiting) {
+      if (queue.pop()) queue.push(queue.head, port.input(queue));
+      else if (!queue.enableNotify()) break;
+    }
+    queue.flush();
+  }
+
+  private takeControl(queue: Queue): void {
+    const message = new Uint8Array(virtio_console_control.size), view = new DataView(message.buffer);
+    let budget = BUDGET;
+    do {
+      while (budget > 0 && queue.pop()) {
+        const length = queue.gather(queue.firstRead, queue.readCount, message);
+        queue.push(queue.head, 0);
+        budget--;
+        if (length === message.length) this.handle(view.getUint32(CONTROL.id, true), view.getUint16(CONTROL.event, true), view.getUint16(CONTROL.value, true));
+      }
+      queue.flush();
+      if (budget === 0) return this.context?.again(queue.index);
+    } while (queue.enableNotify());
+  }
+
+  private handle(id: number, event: number, value: number): void {
+    if (event === VIRTIO_CONSOLE_DEVICE_READY) {
+      if (value === 1) this.ports.forEach((_, i) => this.queueControl(i, VIRTIO_CONSOLE_PORT_ADD, 1));
+    } else if (id >= this.ports.length) return;
+    else if (event === VIRTIO_CONSOLE_PORT_READY && value === 1) this.introduce(id);
+    else if (event === VIRTIO_CONSOLE_PORT_OPEN) this.setOpen(id, value === 1);
+  }
+
+  private introduce(id: number): void {
+    const port = this.ports[id]!;
+    if (port.console) this.queueControl(id, VIRTIO_CONSOLE_CONSOLE_PORT, 1);
+    this.queueControl(id, VIRTIO_CONSOLE_PORT_NAME, 1, Buffer.from(port.name));
+    this.queueControl(id, VIRTIO_CONSOLE_PORT_OPEN, 1);
+  }
+
+  private queueControl(id: number, event: number, value: number, text: Uint8Array = new Uint8Array(0)): void {
+    if (this.control.length >= MAX_CONTROL) return;
+    const message = new Uint8Array(virtio_console_control.size + text.length), view = new DataView(message.buffer);
+    view.setUint32(CONTROL.id, id, true);
+    view.setUint16(CONTROL.event, event, true);
+    view.setUint16(CONTROL.value, value, true);
+    message.set(text, virtio_console_control.size);
+    this.control.push(message);
+    this.sendControl();
+  }
+
+  private sendControl(): void {
+    const queue = this.context?.queues[CONTROL_RX];
+    if (queue === undefined) return;
+    while (this.control.length > 0) {
+      if (queue.pop()) queue.push(queue.head, queue.scatter(queue.firstWrite, queue.writeCount, this.control.shift()!));
+      else if (!queue.enableNotify()) break;
+    }
+    queue.flush();
+  }
+}

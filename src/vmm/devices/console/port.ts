@@ -1,0 +1,34 @@
+// One port of the console device: what it does with the guest's bytes, and where bytes for the guest come from.
+import type { Queue } from "../../virtio/queue.ts";
+import type { LogSink } from "./log-sink.ts";
+
+export interface Port {
+  /** Shown as /sys/class/virtio-ports/…/name. */
+  readonly name: string;
+  /** A terminal of the guest (hvc), not a plain port. */
+  readonly console: boolean;
+  /** Takes the readable part of the chain that `queue` has just popped. */
+  output(queue: Queue): void;
+  /** Something waits for the guest. */
+  readonly waiting: boolean;
+  /** Puts what waits into the writable part of the chain just popped; returns how many bytes. */
+  input(queue: Queue): number;
+  /** Somebody in the guest has opened the port, or closed it. */
+  opened(open: boolean): void;
+  /** Set by the device: call it when `waiting` has become true. */
+  wake: () => void;
+}
+
+/** Output into a log; no input. */
+export class SinkPort implements Port {
+  readonly console = true;
+  readonly waiting = false;
+  wake = (): void => {};
+  constructor(readonly name: string, private readonly sink: LogSink) {}
+
+  output(queue: Queue): void {
+    if (queue.readCount > 0) this.sink.writev(queue.arena.at(queue.firstRead), queue.readCount, queue.readBytes);
+  }
+  input(): number { return 0; }
+  opened(): void {}
+}
