@@ -48,9 +48,9 @@ export function isSameRequest(request: CreateInstance, instance: Instance, diges
   return instance.imageDigest === digest && Bun.deepEquals(wanted, there);
 }
 
-/** Null where absent; an empty list is "the image's" too, as the contract's other clients send it. */
+/** Null where absent: the image's. An empty list is none at all, as `docker run --entrypoint ""` has it. */
 export function checkWords(words: readonly string[] | undefined, field: string): readonly string[] | null {
-  if (words === undefined || words.length === 0) return null;
+  if (words === undefined) return null;
   if (words.some((word) => word.includes("\0"))) throw bad(`Cannot accept field ${field}: a NUL byte can't stand in an argument.`, field);
   return words;
 }
