@@ -154,10 +154,15 @@ export class Api {
     try {
       response = await fetch(url, init);
     } catch (cause) {
-      throw new CliError(`Cannot reach the daemon at ${this.address}: ${reason(cause)}; is \`dormouse serve\` running there? (--host or DORMOUSE_HOST names another address)`, "connection");
+      throw this.unreached(cause);
     }
     if (response.ok) return response;
     throw await refused(response, `${method} ${path}`);
+  }
+
+  private unreached(cause: unknown): CliError {
+    if (/closed|reset/i.test(codeOf(cause))) return new CliError(`Cannot go on: the daemon at ${this.address} broke the connection off; its log says more`, "connection");
+    return new CliError(`Cannot reach the daemon at ${this.address}: ${reason(cause)}; is \`dormouse serve\` running there? (--host or DORMOUSE_HOST names another address)`, "connection");
   }
 }
 
@@ -167,8 +172,10 @@ async function refused(response: Response, what: string): Promise<CliError> {
   return new CliError(`Cannot do ${what}: the server answered ${response.status} ${response.statusText}; is it a Dormouse daemon?`, "protocol");
 }
 
+const codeOf = (cause: unknown): string => String((cause as { code?: unknown }).code ?? "");
+
 function reason(cause: unknown): string {
-  const code = (cause as { code?: unknown }).code;
-  if (code === "ConnectionRefused" || code === "ECONNREFUSED") return "connection refused";
+  if (/refused/i.test(codeOf(cause))) return "connection refused";
+  if (/closed|reset/i.test(codeOf(cause))) return "it was closed";
   return cause instanceof Error ? cause.message : String(cause);
 }

@@ -6,7 +6,8 @@ import { CliError } from "./fail.ts";
 import { print, printJson } from "./output.ts";
 import { notStarted } from "./states.ts";
 
-const MAX_GRACE_SECONDS = 24 * 3600;
+/** What the API takes. */
+const MAX_GRACE_SECONDS = 3600;
 
 export function addLifecycleCommands(program: Command): void {
   apiCommand(program, "start <instance...>", "Start stopped instances")

@@ -1,0 +1,285 @@
+// The command line as a process against the real HTTP layer, over services in memory.
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { ok } from "neverthrow";
+import { DormouseError } from "../../src/errors.ts";
+import { type Api, startApi, until } from "../routes/harness.ts";
+import { runCli, SOURCES, startCli } from "./support.ts";
+
+const NGINX = "docker.io/library/nginx:latest";
+let api: Api;
+beforeEach(() => {
+  api = startApi();
+});
+afterEach(async () => {
+  await api.stop();
+});
+
+const cli = (args: readonly string[], input?: string) => runCli(args, { env: { DORMOUSE_HOST: api.url }, ...(input === undefined ? {} : { input }) });
+const start = (args: readonly string[], input?: string) => startCli(args, { env: { DORMOUSE_HOST: api.url }, ...(input === undefined ? {} : { input }) });
+
+async function instance(name: string, change: Parameters<typeof api.instances.change>[1] = { state: "Running", startedAt: Date.now() }) {
+  api.images.add(NGINX);
+  const { id } = await api.client.instances.create({ name, image: NGINX });
+  return api.instances.change(id, change);
+}
+
+describe("lists", () => {
+  test("ps shows what runs, -a the rest, --json all fields, -q ids", async () => {
+    const { id } = await instance("web");
+    await instance("old", { state: "Stopped", exitCode: 3, exitMessage: "exited with status 3", stoppedAt: Date.now() });
+    const running = await cli(["ps"]);
+    expect(running).toMatchObject({ status: 0, err: "" });
+    expect(running.out.split("\n")).toHaveLength(3);
+    expect(running.out).toMatch(/^ID +NAME +IMAGE +CREATED +STATUS +IP +PORTS\n/);
+    expect(running.out).toContain("web");
+    expect((await cli(["ps", "-a"])).out).toMatch(/old .*Exited \(3\)/);
+    expect((await cli(["ps", "-q"])).out).toBe(`${id}\n`);
+    const json = JSON.parse((await cli(["ps", "-a", "--json"])).out) as { name: string; exit_code: number | null }[];
+    expect(json.map(({ name, exit_code }) => [name, exit_code])).toEqual([["web", null], ["old", 3]]);
+  });
+
+  test("an empty list is an empty table, an empty array, and nothing with -q", async () => {
+    expect((await cli(["ps"])).out.trim().split("\n")).toHaveLength(1);
+    expect(JSON.parse((await cli(["--json", "ps"])).out)).toEqual([]);
+    expect((await cli(["images", "-q"])).out).toBe("");
+  });
+
+  test("inspect finds by name, id prefix and image, and says what it can't find", async () => {
+    const { id } = await instance("web");
+    for (const ref of ["web", id, id.slice(0, 8)]) expect(JSON.parse((await cli(["inspect", ref])).out)).toMatchObject([{ id, name: "web" }]);
+    expect(JSON.parse((await cli(["inspect", NGINX])).out)).toMatchObject([{ name: NGINX, status: "ready" }]);
+    const { status, err, out } = await cli(["inspect", "nobody"]);
+    expect([status, out]).toEqual([1, ""]);
+    expect(err).toBe("dormouse: Cannot find instance nobody.\n");
+  });
+
+  test("df and version show the daemon's figures", async () => {
+    expect((await cli(["df"])).out).toMatch(/images \/ rootfs +\d/);
+    expect(JSON.parse((await cli(["version", "--json"])).out)).toMatchObject({ client: { version: "development" }, server: { version: "0.1.0-test" } });
+  });
+});
+
+describe("errors", () => {
+  test("a daemon that isn't there: one line, what to do, and JSON where asked for", async () => {
+    await api.stop();
+    const { status, err, out } = await cli(["ps"]);
+    expect([status, out]).toEqual([1, ""]);
+    expect(err.trim().split("\n")).toHaveLength(1);
+    expect(err).toContain("dormouse serve");
+    const json = await cli(["ps", "--json"]);
+    expect(JSON.parse(json.err)).toMatchObject({ code: "connection" });
+    expect((await cli(["exec", "a", "true"])).status).toBe(125);
+  });
+
+  test("a proxy of the environment is not asked for the daemon", async () => {
+    const { status } = await runCli(["ps"], { env: { DORMOUSE_HOST: api.url, HTTP_PROXY: "http://127.0.0.1:1", http_proxy: "http://127.0.0.1:1" } });
+    expect(status).toBe(0);
+  });
+
+  test("wrong usage ends with 2, for run and exec with 125", async () => {
+    for (const args of [["pull"], ["nothing"], ["ps", "--bad"], ["stop", "-t", "soon", "x"], ["logs", "x", "--source", "guest"]]) {
+      const { status, err } = await cli(args);
+      expect([args, status]).toEqual([args, 2]);
+      expect(err).toStartWith("dormouse: ");
+    }
+    for (const args of [["run"], ["run", "-p", "80:web", "nginx"], ["run", "-m", "lots", "nginx"], ["run", "--cpus", "0", "nginx"], ["run", "-d", "--rm", "nginx"], ["run", "-it", "nginx"], ["exec", "x"]]) {
+      const { status, err } = await cli(args);
+      expect([args, status]).toEqual([args, 125]);
+      expect(err).toStartWith("dormouse: ");
+    }
+  });
+});
+
+describe("lifecycle", () => {
+  test("stop passes its grace on, start waits, rm refuses what runs", async () => {
+    await instance("web");
+    expect(await cli(["rm", "web"])).toMatchObject({ status: 1, err: "dormouse: Cannot remove web: it is Running; stop it first, or use rm -f\n" });
+    expect(await cli(["stop", "-t", "3", "web"])).toMatchObject({ status: 0, out: "web\n" });
+    expect(await cli(["start", "web"])).toMatchObject({ status: 0, out: "web\n" });
+    expect(await cli(["rm", "-f", "web"])).toMatchObject({ status: 0, out: "web\n" });
+    expect(api.instances.calls).toContain("remove false");
+    expect(api.instances.records.size).toBe(0);
+  });
+
+  test("of several, each is tried, and a failure decides the status", async () => {
+    await instance("a");
+    await instance("b");
+    const { status, out, err } = await cli(["stop", "a", "nobody", "b"]);
+    expect([status, out]).toEqual([1, "a\nb\n"]);
+    expect(err).toContain("nobody");
+  });
+});
+
+describe("logs", () => {
+  test("they pass through as they are, by source and tail, as JSON lines where asked for", async () => {
+    await instance("web");
+    api.instances.lines = ["one", 'two "quoted" \u001b[1mbold', "", "four é"];
+    expect(await cli(["logs", "web"])).toMatchObject({ status: 0, out: `${api.instances.lines.join("\n")}\n` });
+    expect((await cli(["logs", "-n", "1", "--source", "vmm", "web"])).out).toBe("four é\n");
+    expect(api.instances.calls).toContain("logs vmm 1 false");
+    expect((await cli(["logs", "-n", "2", "--json", "web"])).out).toBe('""\n"four é"\n');
+  });
+
+  test("a log that breaks is a failure, not an end", async () => {
+    await instance("web");
+    api.instances.lines = ["one"];
+    api.instances.failLog = new Error("gone");
+    const { status, err } = await cli(["logs", "web"]);
+    expect(status).toBe(1);
+    expect(err).toMatch(/^dormouse: (Cannot read on the log of web|Cannot go on): .*\n$/);
+  });
+
+  test("a reader that leaves ends it quietly", async () => {
+    await instance("web");
+    api.instances.lines = Array.from({ length: 100_000 }, (_, i) => `line ${i}`);
+    const piped = Bun.spawn(["bash", "-c", `set -o pipefail; "$@" | head -1`, "-", SOURCES[0], ...SOURCES.slice(1), "logs", "-n", "100000", "web"], {
+      env: { ...process.env, DORMOUSE_HOST: api.url }, stdout: "pipe", stderr: "pipe",
+    });
+    const [out, err, status] = await Promise.all([piped.stdout.text(), piped.stderr.text(), piped.exited]);
+    expect([out, err, status]).toEqual(["line 0\n", "", 141]);
+  });
+});
+
+describe("exec", () => {
+  test("input, its end, both outputs and the status go through", async () => {
+    await instance("web");
+    api.instances.onExec = (exec) => {
+      expect(exec.request).toMatchObject({ command: ["cat", "-n", "--json"], env: { A: "1" }, cwd: "/tmp", user: "nobody", tty: false });
+      void until(() => exec.calls.includes("end")).then(() => {
+        exec.listener.onStdout(Buffer.from(exec.input.join("")));
+        exec.listener.onStderr(Buffer.from("warned\n"));
+        exec.listener.onEnd({ code: 7, message: null });
+      });
+    };
+    const ended = await cli(["exec", "-i", "-e", "A=1", "-w", "/tmp", "-u", "nobody", "web", "cat", "-n", "--json"], "hello\n");
+    expect(ended).toEqual({ status: 7, out: "hello\n", err: "warned\n" });
+  });
+
+  test("without -i the command finds the end of input at once", async () => {
+    await instance("web");
+    api.instances.onExec = (exec) => void until(() => exec.calls.includes("end")).then(() => exec.listener.onEnd({ code: 0, message: null }));
+    expect((await cli(["exec", "web", "cat"], "ignored")).status).toBe(0);
+    expect(api.instances.execs[0]?.input).toEqual([]);
+  });
+
+  test("a program that isn't there is 127, with its reason", async () => {
+    await instance("web");
+    api.instances.onExec = (exec) => exec.listener.onEnd({ code: 127, message: "nope: command not found" });
+    expect(await cli(["exec", "web", "nope"])).toEqual({ status: 127, out: "", err: "dormouse: nope: command not found\n" });
+  });
+
+  test("a stopped or unknown instance is 125, with the daemon's words", async () => {
+    await instance("web", { state: "Stopped" });
+    expect(await cli(["exec", "web", "true"])).toEqual({ status: 125, out: "", err: "dormouse: Cannot run a command in instance web: it is Stopped, not Running.\n" });
+    expect((await cli(["exec", "nobody", "true"])).err).toBe("dormouse: Cannot find instance nobody.\n");
+  });
+
+  test("a guest that goes away is 125, and killing the command line hangs up", async () => {
+    await instance("web");
+    api.instances.onExec = (exec) => exec.listener.onLost("the guest ended");
+    expect(await cli(["exec", "web", "sleep", "9"])).toMatchObject({ status: 125, err: "dormouse: Cannot go on: the guest ended\n" });
+    api.instances.onExec = () => {};
+    const { child, ended } = start(["exec", "web", "sleep", "9"]);
+    await until(() => api.instances.execs.length === 2);
+    child.kill("SIGKILL");
+    await ended;
+    await until(() => api.instances.execs[1]?.calls.includes("close") === true);
+  });
+
+  test("a megabyte goes both ways whole", async () => {
+    await instance("web");
+    const text = "0123456789abcdef".repeat(65_536);
+    api.instances.onExec = (exec) => void until(() => exec.calls.includes("end")).then(() => {
+      for (const part of exec.input) exec.listener.onStdout(Buffer.from(part));
+      exec.listener.onEnd({ code: 0, message: null });
+    });
+    const { status, out } = await cli(["exec", "-i", "web", "cat"], text);
+    expect(status).toBe(0);
+    expect(out === text).toBe(true);
+  });
+});
+
+describe("run", () => {
+  beforeEach(() => {
+    api.images.add(NGINX);
+    // A machine that is up as soon as it was asked for, whose log ends when it stops.
+    api.instances.subscribe((one) => {
+      if (one.state === "Created") queueMicrotask(() => void api.instances.change(one.id, { state: "Running", startedAt: Date.now() }));
+    });
+    api.instances.logs = (ref) => ok(logUntilStopped(ref));
+  });
+
+  async function* logUntilStopped(ref: string): AsyncGenerator<string> {
+    api.instances.calls.push("logs");
+    yield* api.instances.lines;
+    await until(() => api.instances.get(ref)._unsafeUnwrap().state === "Stopped");
+  }
+  const only = () => [...api.instances.records.values()][0]!;
+
+  test("-d prints the id, and all flags reach the daemon", async () => {
+    const { status, out, err } = await cli(["run", "-d", "--name", "web", "-e", "A=1", "-m", "512m", "--cpus", "4", "--entrypoint", "/bin/sh", "-p", "8080:80", "-p", "53:53/udp", NGINX, "-c", "echo --json"]);
+    expect([status, err]).toEqual([0, ""]);
+    expect(api.instances.records.get(out.trim())).toMatchObject({
+      name: "web", image: NGINX, env: { A: "1" }, memoryBytes: 512 * 2 ** 20, vcpus: 4, entrypoint: ["/bin/sh"], cmd: ["-c", "echo --json"],
+      ports: [{ hostPort: 8080, guestPort: 80, protocol: "tcp" }, { hostPort: 53, guestPort: 53, protocol: "udp" }],
+    });
+  });
+
+  test("what the daemon refuses is 125 with its words", async () => {
+    api.instances.failNext = new DormouseError("resources.insufficient", "Cannot create it: the host has 2 GiB.");
+    expect(await cli(["run", "-d", NGINX])).toEqual({ status: 125, out: "", err: "dormouse: Cannot create it: the host has 2 GiB.\n" });
+  });
+
+  test("an image that isn't there is pulled first, with its steps; a failed pull is 125", async () => {
+    const other = "127.0.0.1:1/other:latest";
+    const waiting = start(["run", "-d", other]);
+    await until(() => api.images.list().some(({ name }) => name === other));
+    api.images.add(other, { status: "failed", error: "Cannot pull it: the registry refused" });
+    const { status, out, err } = await waiting.ended;
+    expect([status, out]).toEqual([125, ""]);
+    expect(err).toEndWith("dormouse: Cannot pull it: the registry refused\n");
+    expect(api.instances.records.size).toBe(0);
+    expect((await cli(["run", "--pull", "never", "-d", NGINX])).status).toBe(0);
+  });
+
+  test("attached: all of its output, and its status; with --rm nothing stays", async () => {
+    api.instances.lines = ["hello", "world"];
+    const attached = start(["run", "--rm", NGINX]);
+    await until(() => api.instances.calls.includes("logs"));
+    api.instances.change(only().id, { state: "Stopped", exitCode: 42 });
+    expect(await attached.ended).toEqual({ status: 42, out: "hello\nworld\n", err: "" });
+    expect(api.instances.records.size).toBe(0);
+    expect(api.instances.calls).toContain("remove false");
+  });
+
+  test("attached: one that never started is 125 with the reason, and stays to be looked at", async () => {
+    const attached = start(["run", "--name", "web", NGINX]);
+    await until(() => api.instances.calls.includes("logs"));
+    api.instances.change(only().id, { state: "Stopped", exitCode: null, exitMessage: "the disk is full" });
+    expect(await attached.ended).toEqual({ status: 125, out: "", err: "dormouse: Cannot run web: the disk is full\n" });
+    expect(api.instances.records.size).toBe(1);
+  });
+
+  test("ctrl-c asks it to stop, and its end is ours", async () => {
+    const attached = start(["run", "--name", "web", NGINX]);
+    await until(() => api.instances.calls.includes("logs"));
+    attached.child.kill("SIGINT");
+    await until(() => api.instances.calls.includes("stop"));
+    api.instances.change(only().id, { state: "Stopped", exitCode: 143, exitMessage: "killed by signal 15 (SIGTERM)" });
+    expect(await attached.ended).toEqual({ status: 143, out: "", err: "stopping web (once more to kill it)\ndormouse: web: killed by signal 15 (SIGTERM)\n" });
+  });
+
+  test("-i passes standard input on, and its output comes once", async () => {
+    api.instances.lines = ["HELLO"];
+    api.instances.onExec = (exec) => {
+      exec.listener.onStdout(Buffer.from("shown by the log already"));
+      void until(() => exec.calls.includes("end")).then(() => {
+        api.instances.change(only().id, { state: "Stopped", exitCode: 0 });
+        exec.listener.onLost("the guest ended");
+      });
+    };
+    expect(await cli(["run", "-i", NGINX], "hello\n")).toEqual({ status: 0, out: "HELLO\n", err: "" });
+    expect(only().openStdin).toBe(true);
+    expect(api.instances.execs[0]?.input.join("")).toBe("hello\n");
+  });
+});
