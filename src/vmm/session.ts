@@ -3,7 +3,7 @@ import { EPOLLIN, TimerFd, type Epoll } from "../ffi/epoll.ts";
 import { fileSize } from "../ffi/fd.ts";
 import { decodePairs, encodePairs, pairValue } from "../pairs.ts";
 import { Control, type RequestFds } from "./control.ts";
-import { createDevices, type Devices } from "./devices/devices.ts";
+import { Devices } from "./devices/devices.ts";
 import { Machine, MAX_MEMORY, MAX_VCPUS, MIN_MEMORY, type MachineEnd } from "./machine.ts";
 import { panicMessage, Tail } from "./panic.ts";
 import { Frame, type BootParams, type EndReason, type VmmStats, type VmmStatus } from "./protocol.ts";
@@ -57,7 +57,7 @@ export class Session {
       onEnd: (end) => this.onMachineEnd(end),
     });
     if (fds.has("status")) this.record.open(fds.take("status"));
-    const devices = createDevices(this.epoll, machine, params, fds, {
+    const devices = new Devices(this.epoll, machine, params, fds, {
       onFrame: (type, payload) => this.onFrame(type, payload),
       log: (message) => this.log(message),
     });
@@ -120,7 +120,6 @@ export class Session {
   private end(reason: EndReason, message: string): void {
     this.record.ended(reason, message);
     this.log(`ended: ${reason}: ${message}`);
-    this.running?.devices.flush();
     this.done = true;
   }
 

@@ -1,0 +1,68 @@
+// All devices of one machine: made from what `boot` brought, put on the bus in a fixed order, asked as one.
+// The order is the guest's: vda, vdb, … are the disks in theirs; eth0 is the one network device.
+import type { Epoll } from "../../ffi/epoll.ts";
+import { closeFd, fileSize } from "../../ffi/fd.ts";
+import type { RequestFds } from "../control.ts";
+import type { GuestMemory } from "../memory.ts";
+import type { PciFunction, PciPlatform } from "../pci.ts";
+import { type BootParams, type VmmStats } from "../protocol.ts";
+import type { Device } from "../virtio/device.ts";
+import { VirtioPci } from "../virtio/transport.ts";
+import { BlockDevice } from "./block/device.ts";
+import { createDiskIo } from "./block/io.ts";
+import { ConsoleDevice } from "./console/device.ts";
+import { FramedPort } from "./console/framed-port.ts";
+import { LogSink } from "./console/log-sink.ts";
+import { SinkPort } from "./console/port.ts";
+import { RngDevice } from "./rng.ts";
+
+/** Where the devices go. */
+export interface Board {
+  readonly memory: GuestMemory;
+  readonly platform: PciPlatform;
+  add(pciFunction: PciFunction): void;
+}
+
+export interface DeviceEvents {
+  /** A frame from init; the payload is the callee's. */
+  onFrame(type: number, payload: Uint8Array): void;
+  log(message: string): void;
+}
+
+const CONTROL_PORT = "dormouse";
+
+export class Devices {
+  private readonly disks: BlockDevice[];
+  private readonly port: FramedPort;
+  private readonly vmmLog: LogSink;
+
+  constructor(epoll: Epoll, board: Board, params: BootParams, fds: RequestFds, events: DeviceEvents) {
+    const add = (device: Device) => board.add(new VirtioPci(device, board.memory, board.platform, epoll, events.log));
+    this.vmmLog = new LogSink([fds.take("vmm0"), fds.take("vmm1")]);
+    const appLog = new LogSink([fds.take("app0"), fds.take("app1")]);
+    this.port = new FramedPort(CONTROL_PORT, events.onFrame, events.log);
+    const io = createDiskIo(epoll, events.log);
+    this.disks = params.disks.map((disk, i) => {
+      const fd = fds.take(`disk${i}`);
+      return new BlockDevice({ name: `disk${i}`, readonly: disk.readonly, serial: disk.serial, backing: { fd, bytes: fileSize(fd) } }, io);
+    });
+    add(new ConsoleDevice([new SinkPort("console", appLog), this.port]));
+    for (const disk of this.disks) add(disk);
+    add(new RngDevice());
+  }
+
+  /** Joins a stream socket, owned from now on, to a connection to `port` of the guest; calls back once, with null or why not. */
+  connect(port: number, fd: number, done: (error: string | null) => void): void { closeFd(fd); done(`no vsock yet: ${port}`); }
+
+  /** False where init has not read what was sent before. */
+  sendFrame(type: number, payload: Uint8Array): boolean { return this.port.send(type, payload); }
+
+  writeVmmLog(bytes: Uint8Array): void { this.vmmLog.write(bytes); }
+
+  stats(): Pick<VmmStats, "disks" | "net"> {
+    return {
+      disks: this.disks.map(({ stats: { readBytes, writtenBytes, reads, writes } }) => ({ readBytes, writtenBytes, reads, writes })),
+      net: null,
+    };
+  }
+}
