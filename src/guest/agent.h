@@ -1,0 +1,11 @@
+// The vsock side: one connection an exec or attach.
+#pragma once
+#include "util.h"
+
+#define AGENT_PORT 1024
+// A listening vsock; connections wait in it until agent_serve().
+int agent_listen(void);
+// Serves connections of any listening stream socket.
+int agent_serve(int listener);
+// At the end: lets what was sent leave, but waits for no one longer than this.
+void agent_flush(uint64_t limit_ms);
