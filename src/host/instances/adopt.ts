@@ -1,0 +1,85 @@
+// What a daemon does with the instances that it finds on record: living VMMs are taken over, dead ones settled to what
+// their files prove, deletions that were begun are finished.
+import { readdirSync } from "node:fs";
+import { err, ok } from "neverthrow";
+import { describeError } from "../../log.ts";
+import type { Res } from "../../errors.ts";
+import { bootId } from "../../ffi/process.ts";
+import { VmmClient } from "../vmm/client.ts";
+import { socketPath } from "../vmm/files.ts";
+import type { Context } from "./context.ts";
+import { removeNow } from "./remove.ts";
+import type { Instance } from "./service.ts";
+import { clearLeftovers, hold, observe, settleEnded, unreachable } from "./settle.ts";
+import { restartIfAsked } from "./start.ts";
+import { LIVE_STATES } from "./states.ts";
+
+const STATUS_TIMEOUT_MS = 5_000;
+const DAEMON_DIED = "Cannot start the instance: the daemon ended meanwhile; start it again";
+
+/** Resolves when every record agrees with what runs. Deletions go on in the background. */
+export async function adoptAll(ctx: Context): Promise<Res<void>> {
+  const instances = ctx.records.list();
+  await Promise.all(instances.map((instance) => adopt(ctx, instance)));
+  for (const id of ctx.records.removing()) void ctx.lanes.run(id, "remove-now", () => finishRemoval(ctx, id));
+  const reconciled = await ctx.deps.network.reconcile(new Set(instances.map((instance) => instance.id)));
+  if (reconciled.isErr()) return err(reconciled.error);
+  reportStrangers(ctx, new Set(instances.map((instance) => instance.id)));
+  return ok();
+}
+
+async function adopt(ctx: Context, instance: Instance): Promise<void> {
+  const { id } = instance;
+  const process = ctx.records.process(id);
+  if (process === null) {
+    // It may have been killed between starting a monitor and writing that down: such a monitor has no guest.
+    await endUnused(ctx, id);
+    return settleDead(ctx, instance, "its monitor could not be found when the daemon started");
+  }
+  if (process.bootId !== bootId()) return settleDead(ctx, instance, "the host was restarted");
+  const held = hold(ctx, id, process, restartIfAsked);
+  if (held.isErr()) return unreachable(ctx, id, held.error.message);
+  if (held.value === null) return settleDead(ctx, instance, "its monitor was killed while the daemon was not running");
+  const machine = held.value;
+  const status = await machine.request("status", null, { timeoutMs: STATUS_TIMEOUT_MS });
+  if (status.isErr()) return ctx.machines.has(id) ? unreachable(ctx, id, status.error.message) : undefined;
+  if (status.value.state === "created") {
+    machine.kill();
+    await machine.ended;
+    return settleDead(ctx, instance, DAEMON_DIED);
+  }
+  ctx.note(id, `taken over by a new daemon, process ${process.pid}`);
+  observe(ctx, id, status.value);
+}
+
+/** No VMM: leftovers go, and a state that needs one becomes Stopped. */
+function settleDead(ctx: Context, { id, state }: Instance, reason: string): void {
+  if (LIVE_STATES.includes(state)) return void settleEnded(ctx, id, reason);
+  clearLeftovers(ctx, id);
+  if (ctx.records.find(id)?.state !== "Created") return;
+  ctx.records.transition(id, "Stopped", DAEMON_DIED, { stoppedAt: Date.now(), exitMessage: DAEMON_DIED });
+  ctx.note(id, DAEMON_DIED, "warn");
+}
+
+/** A monitor without a guest ends when its daemon hangs up, or at `kill`; where nobody listens there is none. */
+async function endUnused(ctx: Context, id: string): Promise<void> {
+  let closed = () => {};
+  const gone = new Promise<void>((resolve) => (closed = resolve));
+  const client = VmmClient.connect(socketPath(ctx.dir(id)), ctx.poller, { onState() {}, onClosed: closed });
+  if (client.isErr()) return;
+  const killed = client.value.request("kill", null, { timeoutMs: STATUS_TIMEOUT_MS });
+  await Promise.race([gone, killed]);
+  client.value.close();
+}
+
+async function finishRemoval(ctx: Context, id: string): Promise<Res<void>> {
+  const removed = await removeNow(ctx, id, false);
+  if (removed.isErr()) ctx.deps.logger.error("instance.delete_failed", { instance: id, error: describeError(removed.error) });
+  return removed;
+}
+
+/** Folders of instances that the database does not know are kept: whoever moved the database away may want them back. */
+function reportStrangers(ctx: Context, known: ReadonlySet<string>): void {
+  const strangers = readdirSync(ctx.deps.dir, { withFileTypes: true }).filter((entry) => entry.isDirectory() && !entry.name.startsWith(".") && !known.has(entry.name));
+  for (const { name } of strangers) ctx.deps.logger.warn("instance.unknown_folder", { folder: name });
+}

@@ -1,0 +1,71 @@
+// What all verbs share: the record, the machines at hand, and the few things that more than one of them does.
+import { join } from "node:path";
+import type { Database } from "bun:sqlite";
+import type { Artifacts } from "../../artifacts.ts";
+import { describeError, type Logger } from "../../log.ts";
+import type { ImageService } from "../images/service.ts";
+import type { NetworkService } from "../network/service.ts";
+import type { Poller } from "../poller.ts";
+import type { Cgroups } from "../vmm/cgroup.ts";
+import type { Machine } from "../vmm/machine.ts";
+import { Lanes } from "./lanes.ts";
+import { appendOperation } from "./oplog.ts";
+import { Records } from "./records.ts";
+import { LIVE_STATES } from "./states.ts";
+import { UpperDisks } from "./upper.ts";
+
+export interface InstanceDeps {
+  /** With `instanceMigrations` applied. */
+  readonly db: Database;
+  /** `<data>/instances`; made where it is missing. */
+  readonly dir: string;
+  readonly images: Pick<ImageService, "ready">;
+  /** Started. */
+  readonly network: Pick<NetworkService, "allocate" | "lease" | "openTap" | "publish" | "release" | "reconcile" | "resolvers">;
+  readonly artifacts: Artifacts;
+  readonly poller: Poller;
+  readonly cgroups: Cgroups;
+  readonly logger: Logger;
+  /** Starts a monitor; `vmmCommand()` outside of tests. */
+  readonly vmmCommand: readonly string[];
+  /** Whether guests see XSAVE (`dormouse doctor`'s probe). */
+  readonly xsave: boolean;
+  /** What guests may have at most; the host's own unless given. */
+  readonly host?: { readonly memoryBytes: number; readonly vcpus: number };
+}
+
+export class Context {
+  readonly records: Records;
+  readonly lanes = new Lanes();
+  readonly uppers: UpperDisks;
+  readonly machines = new Map<string, Machine>();
+  /** The daemon is going: nothing new is begun, and news of machines are left to the next one. */
+  closing = false;
+
+  constructor(readonly deps: InstanceDeps) {
+    this.records = new Records(deps.db);
+    this.uppers = new UpperDisks(join(deps.dir, ".templates"));
+  }
+
+  get poller(): Poller { return this.deps.poller; }
+
+  dir(id: string): string { return join(this.deps.dir, id); }
+
+  /** True where no VMM runs for it and none is about to (also for one that is gone from the record). */
+  hasEnded(id: string): boolean {
+    const instance = this.records.find(id);
+    if (instance === null) return true;
+    const starting = this.lanes.verbs(id).some((verb) => verb === "start" || verb === "restart");
+    return !starting && instance.state !== "Created" && !LIVE_STATES.includes(instance.state);
+  }
+
+  /** Into the instance's own log, and the daemon's. A log that can't be written stops no verb. */
+  note(id: string, text: string, level: "info" | "warn" = "info"): void {
+    this.deps.logger[level]("instance", { instance: id, text });
+    try {
+      appendOperation(this.dir(id), text);
+    } catch (error) {
+      this.deps.logger.warn("instance.log_unwritable", { instance: id, error: describeError(error) });
+    }
+  }
+}

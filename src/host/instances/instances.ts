@@ -1,0 +1,71 @@
+// The instance domain: opens it, and puts the verbs together.
+import { mkdirSync } from "node:fs";
+import { err, errAsync, ok, ResultAsync } from "neverthrow";
+import { fail, wrap, type AsyncRes, type Res } from "../../errors.ts";
+import { adoptAll } from "./adopt.ts";
+import { Context, type InstanceDeps } from "./context.ts";
+import { create } from "./create.ts";
+import { attach, exec } from "./exec.ts";
+import { logs } from "./logs.ts";
+import { remove } from "./remove.ts";
+import type { InstanceService } from "./service.ts";
+import { start } from "./start.ts";
+import { VERB_FROM } from "./states.ts";
+import { stop } from "./stop.ts";
+import { wait } from "./wait.ts";
+import type { VmmStats } from "../../vmm/protocol.ts";
+
+export { instanceMigrations } from "./migrations.ts";
+export { imageInUse } from "./records.ts";
+export type { InstanceDeps } from "./context.ts";
+
+/** How long a daemon that ends waits for verbs under way; a guest's grace is 10 s. */
+const CLOSE_WAIT_MS = 20_000;
+
+/** Takes over what runs and settles what doesn't, then answers. */
+export function openInstances(deps: InstanceDeps): AsyncRes<InstanceService> {
+  try {
+    mkdirSync(deps.dir, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    return errAsync(wrap("host.storage", `Cannot make the folder ${deps.dir}`, error));
+  }
+  if (deps.cgroups.reason !== null) deps.logger.warn("cgroups.unused", { reason: deps.cgroups.reason });
+  const ctx = new Context(deps);
+  return new ResultAsync(adoptAll(ctx).catch((error: unknown): Res<void> => err(wrap("internal", "Cannot take over the instances on record", error))))
+    .map(() => serviceOf(ctx));
+}
+
+const serviceOf = (ctx: Context): InstanceService => ({
+  create: (request) => create(ctx, request),
+  list: (filter) => ctx.records.list(filter),
+  get: (ref) => ctx.records.get(ref),
+  start: (ref, override) => start(ctx, ref, override),
+  stop: (ref, options) => stop(ctx, ref, options),
+  remove: (ref, options) => remove(ctx, ref, options),
+  wait: (ref, target, timeoutMs, signal) => wait(ctx, ref, target, timeoutMs, signal),
+  logs: (ref, options) => logs(ctx, ref, options),
+  exec: (ref, request, listener) => exec(ctx, ref, request, listener),
+  attach: (ref, listener) => attach(ctx, ref, listener),
+  stats: (ref) => stats(ctx, ref),
+  subscribe: (listener) => ctx.records.subscribe(listener),
+  close: () => close(ctx),
+});
+
+function stats(ctx: Context, ref: string): AsyncRes<VmmStats> {
+  return ctx.records.get(ref).asyncAndThen((instance) => {
+    const machine = ctx.machines.get(instance.id);
+    if (machine === undefined || !VERB_FROM.stats.includes(instance.state as never))
+      return errAsync(fail("instance.invalid_state", `Cannot read statistics of instance ${instance.name}: it is ${instance.state}`, { details: { state: instance.state } }).error);
+    return machine.request("stats", null);
+  });
+}
+
+/** Guests run on: the next daemon takes them over. */
+async function close(ctx: Context): Promise<void> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  await Promise.race([ctx.lanes.allIdle(), new Promise<void>((resolve) => (timer = setTimeout(resolve, CLOSE_WAIT_MS)))]);
+  clearTimeout(timer);
+  ctx.closing = true;
+  for (const machine of ctx.machines.values()) machine.detach();
+  ctx.machines.clear();
+}

@@ -1,0 +1,46 @@
+// Lifecycle verbs of one instance run one after another; the same verb already under way or waiting last is joined.
+
+interface Flight { readonly verb: string; readonly result: Promise<unknown> }
+
+export class Lanes {
+  private readonly lanes = new Map<string, Flight[]>();
+
+  /**
+   * Runs `work` once everything before it on `key` has ended. A `verb` that is the last in line already is joined
+   * instead: its answer is this one's too. Names of verbs are chosen so that equal ones have equal answers.
+   */
+  run<T>(key: string, verb: string, work: () => Promise<T>): Promise<T> {
+    const lane = this.lanes.get(key) ?? [];
+    const last = lane.at(-1);
+    if (last?.verb === verb) return last.result as Promise<T>;
+    const before = last === undefined ? Promise.resolve() : last.result.then(ignore, ignore);
+    const result = before.then(work);
+    const flight: Flight = { verb, result };
+    lane.push(flight);
+    this.lanes.set(key, lane);
+    const leave = () => {
+      lane.splice(lane.indexOf(flight), 1);
+      if (lane.length === 0) this.lanes.delete(key);
+    };
+    result.then(leave, leave);
+    return result;
+  }
+
+  /** Verbs of `key` that run or wait. */
+  verbs(key: string): string[] {
+    return (this.lanes.get(key) ?? []).map((flight) => flight.verb);
+  }
+
+  /** Resolves once nothing runs or waits on `key`. */
+  async idle(key: string): Promise<void> {
+    for (let lane = this.lanes.get(key); lane !== undefined; lane = this.lanes.get(key)) await Promise.allSettled(lane.map((flight) => flight.result));
+  }
+
+  /** Resolves once nothing runs or waits at all. */
+  async allIdle(): Promise<void> {
+    while (this.lanes.size > 0) await Promise.all([...this.lanes.keys()].map((key) => this.idle(key)));
+  }
+}
+
+/** Whoever asked for that verb has its outcome; here only its end counts. */
+const ignore = () => undefined;

@@ -1,0 +1,159 @@
+// Instances on record: rows to Instance and back, references, transitions and phases. Every change is one transaction.
+import type { Database } from "bun:sqlite";
+import { ok } from "neverthrow";
+import { fail, type Res } from "../../errors.ts";
+import type { Spawned } from "../vmm/spawn.ts";
+import { decodeRow, encodeRow, type Row } from "./rows.ts";
+import type { CreateInstance, Instance, InstanceState, ListFilter } from "./service.ts";
+import { canHop, phaseOf } from "./states.ts";
+
+/** What a transition may change besides the state. */
+export interface Changes {
+  readonly stateError?: string | null;
+  readonly startedAt?: number | null;
+  readonly stoppedAt?: number | null;
+  readonly exitCode?: number | null;
+  readonly exitMessage?: string | null;
+}
+
+/** A VMM on record, with the boot of the host that it belongs to. */
+export interface ProcessRecord extends Spawned { readonly bootId: string }
+
+const SELECT = `
+  SELECT i.*, c.phase, c.since AS phase_since,
+    (SELECT json_group_object(p.phase, p.total_ms) FROM instance_phases p WHERE p.instance_id = i.id) AS phases
+  FROM instances i JOIN instance_current_phase c ON c.instance_id = i.id`;
+
+/** True while an instance was made from the image: it must not be removed. */
+export function imageInUse(db: Database, digest: string): boolean {
+  return db.query("SELECT 1 FROM instances WHERE image_digest = ? LIMIT 1").get(digest) !== null;
+}
+
+export class Records {
+  private readonly listeners = new Set<(instance: Instance) => void>();
+
+  constructor(private readonly db: Database, private readonly now: () => number = Date.now) {}
+
+  subscribe(listener: (instance: Instance) => void): () => void {
+    this.listeners.add(listener);
+    return () => void this.listeners.delete(listener);
+  }
+
+  /** Records it as Created. `instance.already_exists` where the name is taken. */
+  insert(id: string, request: CreateInstance, imageDigest: string): Res<Instance> {
+    const at = this.now();
+    const taken = this.db.transaction(() => {
+      if (this.db.query("SELECT 1 FROM instances WHERE name = ?").get(request.name) !== null) return true;
+      const row = encodeRow(id, request, imageDigest, at);
+      const keys = Object.keys(row);
+      this.db.query(`INSERT INTO instances (${keys.join(", ")}) VALUES (${keys.map(() => "?").join(", ")})`).run(...Object.values(row));
+      this.db.query("INSERT INTO instance_current_phase VALUES (?, ?, ?)").run(id, phaseOf("Created"), at);
+      this.db.query("INSERT INTO instance_transitions (instance_id, from_state, to_state, at) VALUES (?, NULL, 'Created', ?)").run(id, at);
+      return false;
+    }).immediate();
+    if (taken) return fail("instance.already_exists", `Cannot create an instance with the name ${request.name}: there is one already; choose another name, or delete that one`);
+    return ok(this.changed(id));
+  }
+
+  find(id: string): Instance | null {
+    const row = this.db.query<Row, [string]>(`${SELECT} WHERE i.id = ?`).get(id);
+    return row === null ? null : decodeRow(row, this.now());
+  }
+
+  /** Exact id, exact name, then unique id prefix. */
+  get(ref: string): Res<Instance> {
+    const exact = this.db.query<Row, [string, string, string]>(`${SELECT} WHERE i.id = ? OR i.name = ? ORDER BY i.id <> ? LIMIT 1`).get(ref, ref, ref);
+    if (exact !== null) return ok(decodeRow(exact, this.now()));
+    // Ids are lower-case letters and digits; anything else can't be a prefix, nor a pattern of LIKE.
+    const matches = /^[a-z0-9]+$/.test(ref) ? this.db.query<Row, [string]>(`${SELECT} WHERE i.id LIKE ? || '%' LIMIT 2`).all(ref) : [];
+    if (matches.length > 1) return fail("name.ambiguous", `Cannot tell which instance ${ref} means: more than one id begins so; give more of it`);
+    if (matches.length === 0) return fail("instance.not_found", `Cannot find the instance ${ref}: no id or name is, and no id begins, like that`);
+    return ok(decodeRow(matches[0]!, this.now()));
+  }
+
+  /** Oldest first. */
+  list(filter: ListFilter = {}): Instance[] {
+    const rows = filter.state === undefined
+      ? this.db.query<Row, []>(`${SELECT} ORDER BY i.created_at, i.id`).all()
+      : this.db.query<Row, [string]>(`${SELECT} WHERE i.state = ? ORDER BY i.created_at, i.id`).all(filter.state);
+    const wanted = Object.entries(filter.tags ?? {});
+    return rows.map((row) => decodeRow(row, this.now())).filter((one) => wanted.every(([key, value]) => one.tags[key] === value));
+  }
+
+  /** Moves to `state` with `changes`; the same state again only applies them. Throws where the table of hops forbids it: a bug. */
+  transition(id: string, state: InstanceState, reason: string | null, changes: Changes = {}): Instance {
+    this.db.transaction(() => {
+      const row = this.db.query<{ state: InstanceState }, [string]>("SELECT state FROM instances WHERE id = ?").get(id);
+      if (row === null) throw new Error(`instance ${id} is not on record`);
+      if (row.state !== state) this.hop(id, row.state, state, reason);
+      this.update(id, { stateError: null, ...changes });
+    }).immediate();
+    return this.changed(id);
+  }
+
+  private hop(id: string, from: InstanceState, to: InstanceState, reason: string | null): void {
+    if (!canHop(from, to)) throw new Error(`instance ${id} can't go from ${from} to ${to}`);
+    const at = this.now();
+    this.db.query("UPDATE instances SET state = ? WHERE id = ?").run(to, id);
+    this.db.query("INSERT INTO instance_transitions (instance_id, from_state, to_state, at, reason) VALUES (?, ?, ?, ?, ?)").run(id, from, to, at, reason);
+    // A clock that was set back must not make a phase negative.
+    this.db.query(`
+      INSERT INTO instance_phases SELECT instance_id, phase, max(0, ? - since) FROM instance_current_phase WHERE instance_id = ?
+      ON CONFLICT DO UPDATE SET total_ms = total_ms + excluded.total_ms`).run(at, id);
+    this.db.query("UPDATE instance_current_phase SET phase = ?, since = ? WHERE instance_id = ?").run(phaseOf(to), at, id);
+  }
+
+  private update(id: string, changes: Changes): void {
+    const columns = { state_error: changes.stateError, started_at: changes.startedAt, stopped_at: changes.stoppedAt, exit_code: changes.exitCode, exit_message: changes.exitMessage };
+    const given = Object.entries(columns).filter((pair): pair is [string, string | number | null] => pair[1] !== undefined);
+    if (given.length > 0) this.db.query(`UPDATE instances SET ${given.map(([key]) => `${key} = ?`).join(", ")} WHERE id = ?`).run(...given.map(([, value]) => value), id);
+  }
+
+  /** The command of `start`: kept for the starts after it too. */
+  setCommand(id: string, override: { entrypoint?: readonly string[]; cmd?: readonly string[] }): void {
+    if (override.entrypoint !== undefined) this.db.query("UPDATE instances SET entrypoint = ? WHERE id = ?").run(JSON.stringify(override.entrypoint), id);
+    if (override.cmd !== undefined) this.db.query("UPDATE instances SET cmd = ? WHERE id = ?").run(JSON.stringify(override.cmd), id);
+  }
+
+  setAddress(id: string, ip: string, mac: string): Instance {
+    this.db.query("UPDATE instances SET ip = ?, mac = ? WHERE id = ?").run(ip, mac, id);
+    return this.changed(id);
+  }
+
+  setProcess(id: string, process: ProcessRecord): void {
+    this.db.query("INSERT OR REPLACE INTO instance_processes VALUES (?, ?, ?, ?)").run(id, process.pid, process.start, process.bootId);
+  }
+
+  clearProcess(id: string): void {
+    this.db.query("DELETE FROM instance_processes WHERE instance_id = ?").run(id);
+  }
+
+  process(id: string): ProcessRecord | null {
+    return this.db.query<ProcessRecord, [string]>("SELECT pid, start_ticks AS start, boot_id AS bootId FROM instance_processes WHERE instance_id = ?").get(id);
+  }
+
+  /** From here on the instance is being deleted; the next daemon goes on with it. */
+  markRemoving(id: string): void {
+    this.db.query("UPDATE instances SET removing = 1 WHERE id = ?").run(id);
+  }
+
+  removing(): string[] {
+    return this.db.query<{ id: string }, []>("SELECT id FROM instances WHERE removing = 1").all().map((row) => row.id);
+  }
+
+  delete(id: string): void {
+    this.db.query("DELETE FROM instances WHERE id = ?").run(id);
+  }
+
+  transitions(id: string): { from: InstanceState | null; to: InstanceState; at: number; reason: string | null }[] {
+    return this.db.query<{ from: InstanceState | null; to: InstanceState; at: number; reason: string | null }, [string]>(
+      "SELECT from_state AS \"from\", to_state AS \"to\", at, reason FROM instance_transitions WHERE instance_id = ? ORDER BY seq").all(id);
+  }
+
+  private changed(id: string): Instance {
+    const instance = this.find(id);
+    if (instance === null) throw new Error(`instance ${id} is not on record`);
+    for (const listener of [...this.listeners]) listener(instance);
+    return instance;
+  }
+}

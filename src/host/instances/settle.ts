@@ -1,0 +1,108 @@
+// From what is observed of a VMM to the record: news while it runs, and how it ended.
+import { rmSync } from "node:fs";
+import { describeError } from "../../log.ts";
+import type { EndReason, VmmStatus } from "../../vmm/protocol.ts";
+import { readStatusFile, socketPath } from "../vmm/files.ts";
+import { Machine, type MachineListener } from "../vmm/machine.ts";
+import type { Spawned } from "../vmm/spawn.ts";
+import type { Res } from "../../errors.ts";
+import type { Context } from "./context.ts";
+import type { Instance, InstanceState } from "./service.ts";
+import { LIVE_STATES } from "./states.ts";
+
+/** Called once a guest is gone and recorded so; `status` is the VMM's last word. */
+export type OnSettled = (ctx: Context, id: string, status: VmmStatus | null) => void;
+
+const STATE_OF: Partial<Record<VmmStatus["state"], InstanceState>> = { initializing: "Initializing", running: "Running", paused: "Paused" };
+
+const WHAT_HAPPENED: Readonly<Record<EndReason, string>> = {
+  exited: "the program ended",
+  restart: "the guest asked for a restart",
+  panic: "the guest's kernel panicked",
+  reset: "the guest reset itself",
+  "triple-fault": "the guest's processor gave up (triple fault)",
+  killed: "the guest was killed",
+  internal: "the virtual machine failed",
+};
+
+/** Holds the VMM `spawned` and records its news from here on. Null where its process is gone already. */
+export function hold(ctx: Context, id: string, spawned: Spawned, onSettled: OnSettled): Res<Machine | null> {
+  const listener: MachineListener = {
+    onState: (status) => observe(ctx, id, status),
+    onEnded: () => {
+      ctx.machines.delete(id);
+      if (ctx.closing) return;
+      const status = settleEnded(ctx, id, "the monitor's process was killed");
+      onSettled(ctx, id, status);
+    },
+    onUnreachable: (reason) => {
+      if (!ctx.closing) unreachable(ctx, id, reason);
+    },
+  };
+  return Machine.attach(spawned, ctx.dir(id), ctx.poller, listener).map((machine) => {
+    if (machine !== null) ctx.machines.set(id, machine);
+    return machine;
+  });
+}
+
+/** A status of a living VMM. `created` and `ended` change nothing: before and after them comes more. */
+export function observe(ctx: Context, id: string, status: VmmStatus): void {
+  const state = STATE_OF[status.state];
+  const before = ctx.records.find(id);
+  if (state === undefined || before === null || ctx.closing || before.state === state) return;
+  ctx.records.transition(id, state, null, startChanges(before, status));
+  ctx.note(id, state === "Running" ? "running" : state.toLowerCase());
+}
+
+/** What a start leaves of the run before: nothing. */
+function startChanges(before: Instance, status: VmmStatus) {
+  const begins = before.state === "Created" || before.state === "Stopped";
+  return begins ? { startedAt: status.bootedAt ?? Date.now(), stoppedAt: null, exitCode: null, exitMessage: null } : {};
+}
+
+export function unreachable(ctx: Context, id: string, reason: string): void {
+  const text = `its monitor (process ${ctx.machines.get(id)?.pid ?? "unknown"}) runs but can't be talked to: ${reason}; stop or delete the instance to end it`;
+  ctx.records.transition(id, "Unknown", text, { stateError: text });
+  ctx.note(id, text, "warn");
+}
+
+/**
+ * The VMM of an instance is gone: removes what it left and records the end from its status file, or `otherwise` where
+ * that doesn't tell. Only for an instance that was live; a start that failed records its own end.
+ */
+export function settleEnded(ctx: Context, id: string, otherwise: string): VmmStatus | null {
+  const status = readStatusFile(ctx.dir(id));
+  clearLeftovers(ctx, id);
+  const instance = ctx.records.find(id);
+  if (instance === null || !LIVE_STATES.includes(instance.state)) return status;
+  const told = status?.reason ?? null;
+  const message = told === null || status === null ? otherwise : (status.exitMessage || WHAT_HAPPENED[told]);
+  ctx.records.transition(id, "Stopped", told ?? otherwise, {
+    stoppedAt: status?.endedAt ?? Date.now(),
+    exitCode: status?.exitCode ?? null,
+    // What went well needs no message.
+    exitMessage: told === "exited" && status?.exitCode === 0 ? (status.exitMessage || null) : message,
+  });
+  ctx.note(id, `stopped: ${message}${status?.exitCode === null || status === null ? "" : ` (exit code ${status.exitCode})`}`);
+  return status;
+}
+
+/** Socket, control group and process record of a VMM that has ended. (Its TAP went with its last descriptor.) */
+export function clearLeftovers(ctx: Context, id: string): void {
+  rmSync(socketPath(ctx.dir(id)), { force: true });
+  ctx.records.clearProcess(id);
+  removeGroup(ctx, id, GROUP_ATTEMPTS);
+}
+
+const GROUP_ATTEMPTS = 20;
+const GROUP_DELAY_MS = 50;
+
+/** The kernel empties a group a moment after its last process is seen to end. */
+function removeGroup(ctx: Context, id: string, attempts: number): void {
+  try {
+    if (ctx.deps.cgroups.remove(id) || attempts === 0) return;
+    setTimeout(() => removeGroup(ctx, id, attempts - 1), GROUP_DELAY_MS);
+  } catch (error) {
+    ctx.deps.logger.warn("instance.cgroup_left", { instance: id, error: describeError(error) });
+  }
+}

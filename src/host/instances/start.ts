@@ -1,0 +1,126 @@
+// start: Created or Stopped → Initializing. (Running follows when the guest says so.)
+import { rmSync } from "node:fs";
+import { join } from "node:path";
+import { err, ok, ResultAsync } from "neverthrow";
+import { DormouseError, fail, messageOf, wrap, type AsyncRes, type Res } from "../../errors.ts";
+import { bootId } from "../../ffi/process.ts";
+import type { Machine } from "../vmm/machine.ts";
+import { spawnVmm } from "../vmm/spawn.ts";
+import { argvOf } from "./argv.ts";
+import { BootFds, bootParams, isKvmMissing, openBootFds } from "./boot.ts";
+import type { Context } from "./context.ts";
+import { guestConfig, type GuestNetwork } from "./guest-config.ts";
+import { clearLeftovers, hold, observe, type OnSettled } from "./settle.ts";
+import type { Instance } from "./service.ts";
+import { VERB_FROM } from "./states.ts";
+
+type Override = { readonly entrypoint?: readonly string[]; readonly cmd?: readonly string[] };
+
+/** Loading kernel and initramfs is all that it does before it answers; slow only under emulation. */
+const BOOT_TIMEOUT_MS = 60_000;
+
+/** The verb. Joins a start under way, also that of `create`. */
+export function start(ctx: Context, ref: string, override: Override): AsyncRes<Instance> {
+  return ctx.records.get(ref).asyncAndThen((found) => new ResultAsync(ctx.lanes.run(found.id, "start", async () => {
+    const instance = ctx.records.find(found.id);
+    if (instance === null) return fail("instance.not_found", `Cannot start instance ${found.name}: it was deleted meanwhile`);
+    if (!VERB_FROM.start.includes(instance.state as never))
+      return fail("instance.invalid_state", `Cannot start instance ${instance.name}: it is ${instance.state}, not Stopped`, { details: { state: instance.state } });
+    ctx.records.setCommand(found.id, override);
+    return startNow(ctx, found.id);
+  })));
+}
+
+/** Inside of the instance's lane. A failure is recorded: Stopped, with the message, nothing left behind. */
+export async function startNow(ctx: Context, id: string): Promise<Res<Instance>> {
+  const fds = new BootFds();
+  const result = await attempt(ctx, id, fds).catch((error: unknown) => err(startError(error)));
+  fds.close();
+  if (result.isOk()) return ok(ctx.records.find(id)!);
+  await undo(ctx, id);
+  const { message } = result.error;
+  ctx.records.transition(id, "Stopped", message, { stoppedAt: Date.now(), exitCode: null, exitMessage: message });
+  ctx.note(id, message, "warn");
+  return err(result.error);
+}
+
+async function attempt(ctx: Context, id: string, fds: BootFds): Promise<Res<void>> {
+  const instance = ctx.records.find(id)!;
+  const dir = ctx.dir(id);
+  const image = ctx.deps.images.ready(instance.imageDigest);
+  if (image.isErr()) return err(startError(image.error));
+  const { config, rootfsPath } = image.value;
+  if (argvOf(instance, config).length === 0)
+    return fail("instance.start_failed", `Cannot start instance ${instance.name}: neither it nor its image ${instance.image} says which program to run; give a command`);
+  const upperPath = join(dir, "upper.ext4");
+  const upper = await ctx.uppers.ensure(upperPath, instance.overlayBytes);
+  if (upper.isErr()) return err(upper.error);
+  const network = await plugIn(ctx, instance, fds);
+  if (network.isErr()) return err(network.error);
+  const files = { dir, ...ctx.deps.artifacts, rootfsPath, upperPath, config: guestConfig(instance, config, network.value) };
+  openBootFds(files, fds);
+  return launch(ctx, id, fds);
+}
+
+/** Lease, published ports and TAP; null for an instance without a network. */
+async function plugIn(ctx: Context, instance: Instance, fds: BootFds): Promise<Res<GuestNetwork | null>> {
+  if (!instance.network) return ok(null);
+  const { network } = ctx.deps;
+  const lease = network.allocate(instance.id);
+  if (lease.isErr()) return err(lease.error);
+  const published = await network.publish(instance.id, instance.ports);
+  if (published.isErr()) return err(published.error);
+  const tap = await network.openTap(lease.value);
+  if (tap.isErr()) return err(tap.error);
+  fds.add("tap", tap.value);
+  return ok({ lease: lease.value, resolvers: network.resolvers() });
+}
+
+async function launch(ctx: Context, id: string, fds: BootFds): Promise<Res<void>> {
+  const machine = startMonitor(ctx, id);
+  if (machine.isErr()) return err(machine.error);
+  const instance = ctx.records.find(id)!;
+  const booted = await machine.value.request("boot", bootParams(instance, ctx.deps.xsave), { fds: fds.fds, timeoutMs: BOOT_TIMEOUT_MS });
+  if (booted.isErr()) return fail("instance.start_failed", `Cannot start instance ${instance.name}: ${booted.error.message}`, { cause: booted.error });
+  observe(ctx, id, booted.value);
+  return ok();
+}
+
+function startMonitor(ctx: Context, id: string): Res<Machine> {
+  const spawned = spawnVmm(ctx.deps.vmmCommand, ctx.dir(id));
+  if (spawned.isErr()) return err(spawned.error);
+  // On record before anything is asked of it: a daemon that dies from here on leaves a monitor that is found again.
+  ctx.records.setProcess(id, { ...spawned.value, bootId: bootId() });
+  ctx.note(id, `monitor started, process ${spawned.value.pid}`);
+  ctx.deps.cgroups.add(id, spawned.value.pid);
+  return hold(ctx, id, spawned.value, restartIfAsked).andThen((machine) =>
+    machine === null ? fail("host.process", "Cannot start the monitor: it ended at once; the vmm log may say why") : ok(machine));
+}
+
+/** A guest that asked for a restart (`reboot` in it) gets one, unless somebody wants it stopped. */
+export const restartIfAsked: OnSettled = (ctx, id, status) => {
+  if (status?.reason !== "restart" || ctx.closing) return;
+  if (ctx.lanes.verbs(id).some((verb) => verb === "stop" || verb.startsWith("remove"))) return;
+  ctx.note(id, "the guest asked for a restart");
+  // Not "start": a guest may be that quick that its first start is still under way, and would be joined.
+  void ctx.lanes.run(id, "restart", async () => {
+    if (ctx.records.find(id)?.state === "Stopped") await startNow(ctx, id);
+  });
+};
+
+/** Ends what a failed start has begun. */
+async function undo(ctx: Context, id: string): Promise<void> {
+  const machine = ctx.machines.get(id);
+  if (machine !== undefined) {
+    machine.kill();
+    await machine.ended;
+  }
+  ctx.deps.cgroups.kill(id);
+  clearLeftovers(ctx, id);
+  rmSync(`${join(ctx.dir(id), "upper.ext4")}.part`, { force: true });
+}
+
+function startError(error: unknown): DormouseError {
+  if (isKvmMissing(error)) return new DormouseError("host.kvm_missing", `Cannot start a virtual machine: ${messageOf(error)}; \`dormouse doctor\` says what to do`, { cause: error });
+  return wrap("instance.start_failed", "Cannot start the instance", error);
+}

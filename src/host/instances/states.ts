@@ -1,0 +1,41 @@
+// The states of an instance and the single hops between them, as data. Verbs go through it; nothing else sets a state.
+import type { InstanceState } from "./service.ts";
+
+/** Allowed hops. What is observed may also always become Unknown, and Unknown any state once it is settled. */
+const HOPS: Readonly<Record<InstanceState, readonly InstanceState[]>> = {
+  Created: ["Initializing", "Stopped"],
+  Initializing: ["Running", "Paused", "Shutdown", "Stopped"],
+  Running: ["Paused", "Shutdown", "Stopped", "Standby"],
+  Paused: ["Running", "Initializing", "Shutdown", "Stopped", "Standby"],
+  Shutdown: ["Stopped"],
+  Stopped: ["Initializing"],
+  Standby: ["Initializing", "Running", "Paused", "Stopped"],
+  Unknown: ["Created", "Initializing", "Running", "Paused", "Shutdown", "Stopped", "Standby"],
+};
+
+export const canHop = (from: InstanceState, to: InstanceState): boolean => to === "Unknown" || HOPS[from].includes(to);
+
+/** States in which a VMM may be there. */
+export const LIVE_STATES: readonly InstanceState[] = ["Initializing", "Running", "Paused", "Shutdown", "Unknown"];
+
+/** States from which each verb sets out. */
+export const VERB_FROM = {
+  start: ["Stopped", "Created"],
+  stop: ["Created", "Initializing", "Running", "Paused", "Shutdown", "Unknown"],
+  exec: ["Running"],
+  stats: ["Initializing", "Running", "Paused"],
+} as const satisfies Record<string, readonly InstanceState[]>;
+
+/** States that nothing leaves without somebody's request: waiting there for another one has no end. */
+const RESTING: readonly InstanceState[] = ["Stopped", "Standby", "Unknown"];
+
+/** Whether an instance in `state` may come to `target` by itself (`wait`). */
+export function mayReach(state: InstanceState, target: InstanceState): boolean {
+  if (RESTING.includes(state)) return false;
+  // Nothing goes back to Created or, once running, to its start.
+  if (target === "Created") return false;
+  return !(target === "Initializing" && (state === "Running" || state === "Shutdown"));
+}
+
+/** The phase of a state: keys of `phase_durations_ms`. */
+export const phaseOf = (state: InstanceState): string => state.toLowerCase();

@@ -1,0 +1,67 @@
+// stop: Created (once started), Initializing, Running, Paused, Shutdown, Unknown → Stopped.
+import { ResultAsync, ok } from "neverthrow";
+import { fail, type AsyncRes, type Res } from "../../errors.ts";
+import type { Machine } from "../vmm/machine.ts";
+import type { Context } from "./context.ts";
+import type { Instance } from "./service.ts";
+import { settleEnded } from "./settle.ts";
+import { VERB_FROM } from "./states.ts";
+
+export const DEFAULT_GRACE_MS = 10_000;
+/** A VMM ends by itself 5 s past the grace; one that hasn't by then is killed. */
+const VMM_SLACK_MS = 10_000;
+/** 0 is the image's own stop signal, which the guest knows. */
+const IMAGE_SIGNAL = 0;
+
+export function stop(ctx: Context, ref: string, options: { graceMs?: number } = {}): AsyncRes<Instance> {
+  return ctx.records.get(ref)
+    .andThen((instance) => VERB_FROM.stop.includes(instance.state as never) || ctx.lanes.verbs(instance.id).includes("start") ? ok(instance)
+      : fail("instance.invalid_state", `Cannot stop instance ${instance.name}: it is ${instance.state}`, { details: { state: instance.state } }))
+    .asyncAndThen(({ id }) => new ResultAsync(ctx.lanes.run(id, "stop", () => stopNow(ctx, id, options.graceMs ?? DEFAULT_GRACE_MS))));
+}
+
+/** Inside of the instance's lane; one that has stopped meanwhile is as wanted. */
+export async function stopNow(ctx: Context, id: string, graceMs: number): Promise<Res<Instance>> {
+  const machine = ctx.machines.get(id);
+  if (machine !== undefined) {
+    ctx.note(id, `stopping, with ${graceMs} ms of grace`);
+    await shutDown(ctx, id, machine, graceMs);
+  }
+  return stopped(ctx, id);
+}
+
+/** SIGKILL for the VMM: what the guest has not written is lost. */
+export async function killNow(ctx: Context, id: string): Promise<Res<Instance>> {
+  const machine = ctx.machines.get(id);
+  if (machine !== undefined) {
+    ctx.note(id, "killing it");
+    machine.kill();
+    await machine.ended;
+  }
+  return stopped(ctx, id);
+}
+
+async function shutDown(ctx: Context, id: string, machine: Machine, graceMs: number): Promise<void> {
+  const paused = ctx.records.find(id)?.state === "Paused";
+  const resumed = paused ? await machine.request("resume", null) : ok();
+  const asked = resumed.isErr() ? resumed : await machine.request("shutdown", { graceMs, signal: IMAGE_SIGNAL });
+  if (asked.isErr()) {
+    ctx.note(id, `it can't be asked to stop (${asked.error.message}); killing it`, "warn");
+    machine.kill();
+  }
+  const timer = setTimeout(() => {
+    ctx.note(id, "its monitor did not end in time; killing it", "warn");
+    machine.kill();
+  }, graceMs + VMM_SLACK_MS);
+  await machine.ended;
+  clearTimeout(timer);
+}
+
+/** What has no VMM is Stopped, whatever was on record: Unknown is settled here too. */
+function stopped(ctx: Context, id: string): Res<Instance> {
+  const instance = ctx.records.find(id);
+  if (instance === null) return fail("instance.not_found", `Cannot stop instance ${id}: it was deleted meanwhile`);
+  if (instance.state === "Stopped") return ok(instance);
+  if (instance.state !== "Standby") settleEnded(ctx, id, "it was stopped while its monitor could not be found");
+  return ok(ctx.records.find(id)!);
+}

@@ -1,0 +1,116 @@
+// The writable disk of an instance: a sparse file with an empty ext4 in it. mkfs.ext4 runs once for each size; what it
+// made is kept as a template and copied, which costs a few milliseconds.
+import { mkdir, open, readdir, rename, rm, stat, utimes } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { ResultAsync } from "neverthrow";
+import { DormouseError, messageOf, wrap, type AsyncRes } from "../../errors.ts";
+import { cloneFile } from "../../ffi/sparse.ts";
+
+/** Changes with anything below that changes what mkfs makes, so that older templates are not used. */
+const GEOMETRY = "g1";
+const TEMPLATES_KEPT = 8;
+const MIB = 2 ** 20;
+/** Below this the journal would take a good part of the disk. */
+const SMALL = 512 * MIB;
+
+export const MIN_UPPER = 64 * MIB;
+/** What one file of ext4, the most common file system of hosts, may be long at most. */
+export const MAX_UPPER = 16 * 2 ** 40 - 4096;
+
+export class UpperDisks {
+  private readonly making = new Map<number, Promise<string>>();
+
+  /** `templates`: a folder on the same file system as the instances, so that clones can share blocks. */
+  constructor(private readonly templates: string, private readonly mkfs = "mkfs.ext4") {}
+
+  /** Makes `path` unless it is there. It is there only when it is whole. `host.storage` otherwise. */
+  ensure(path: string, bytes: number): AsyncRes<void> {
+    return ResultAsync.fromPromise(this.make(path, bytes), (cause) => wrap("host.storage", `Cannot make the writable disk ${path}`, cause));
+  }
+
+  private async make(path: string, bytes: number): Promise<void> {
+    if (await exists(path)) return;
+    const template = await this.template(bytes);
+    const part = `${path}.part`;
+    await rm(part, { force: true });
+    await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+    cloneFile(template, part);
+    await rename(part, path);
+  }
+
+  /** Concurrent requests for one size share one run of mkfs. */
+  private template(bytes: number): Promise<string> {
+    const running = this.making.get(bytes);
+    if (running !== undefined) return running;
+    const made = this.makeTemplate(bytes).finally(() => this.making.delete(bytes));
+    this.making.set(bytes, made);
+    return made;
+  }
+
+  private async makeTemplate(bytes: number): Promise<string> {
+    const path = join(this.templates, `upper-${bytes}-${GEOMETRY}.ext4`);
+    if (await exists(path)) {
+      const now = new Date();
+      await utimes(path, now, now); // the least recently used ones go first
+      return path;
+    }
+    await mkdir(this.templates, { recursive: true, mode: 0o700 });
+    const part = `${path}.part`;
+    await rm(part, { force: true });
+    try {
+      await this.format(part, bytes);
+      await rename(part, path);
+    } catch (error) {
+      await rm(part, { force: true });
+      throw error;
+    }
+    await this.prune();
+    return path;
+  }
+
+  private async format(path: string, bytes: number): Promise<void> {
+    const file = await open(path, "wx", 0o600);
+    try {
+      await file.truncate(bytes);
+    } finally {
+      await file.close();
+    }
+    // The file is new and all zero: with that said, nothing is written but the metadata in use, and the guest's kernel
+    // doesn't zero the inode tables later either, which would fill the sparse file.
+    const journal = bytes < SMALL ? 4 : 16;
+    const options = (extra: string) => ["-q", "-F", "-m", "0", "-L", "upper", "-J", `size=${journal}`, "-E", `nodiscard,lazy_journal_init=1,${extra}`, path];
+    const first = await this.run(options("assume_storage_prezeroed=1"));
+    // e2fsprogs before 1.47 don't know that option.
+    const last = first === null || !first.includes("assume_storage_prezeroed") ? first : await this.run(options("lazy_itable_init=1"));
+    if (last !== null) throw new DormouseError("host.storage", last);
+    const made = await open(path, "r");
+    try {
+      await made.sync();
+    } finally {
+      await made.close();
+    }
+  }
+
+  /** Null where mkfs succeeded; its words otherwise. */
+  private async run(args: readonly string[]): Promise<string | null> {
+    let child;
+    try {
+      child = Bun.spawn([this.mkfs, ...args], { stdin: "ignore", stdout: "ignore", stderr: "pipe", env: { PATH: `${process.env["PATH"] ?? ""}:/usr/sbin:/sbin`, LC_ALL: "C" } });
+    } catch (error) {
+      throw new DormouseError("host.storage", `${this.mkfs} can't be run (${messageOf(error)}); install e2fsprogs`);
+    }
+    const [words, status] = await Promise.all([new Response(child.stderr).text(), child.exited]);
+    return status === 0 ? null : `${this.mkfs} ended with status ${status}: ${words.trim().replaceAll(/\s+/g, " ")}`;
+  }
+
+  private async prune(): Promise<void> {
+    const names = (await readdir(this.templates)).filter((name) => name.endsWith(".ext4"));
+    const dated = await Promise.all(names.map(async (name) => ({ name, at: (await stat(join(this.templates, name))).mtimeMs })));
+    for (const { name } of dated.sort((a, b) => b.at - a.at).slice(TEMPLATES_KEPT)) await rm(join(this.templates, name), { force: true });
+  }
+}
+
+const exists = (path: string): Promise<boolean> => stat(path).then(() => true, (error: NodeJS.ErrnoException) => {
+  if (error.code === "ENOENT") return false;
+  throw error;
+});
