@@ -4,5 +4,5 @@ import { probeKvm } from "../../src/host/doctor/probe.ts";
 const started = performance.now();
 const probe = probeKvm();
 const ms = (performance.now() - started).toFixed(1);
-console.log(probe.able ? `/dev/kvm runs kernels (seen in ${ms} ms)` : `no usable KVM: ${probe.found} (seen in ${ms} ms)`);
+console.log(probe.able ? `/dev/kvm runs kernels${probe.xsave ? "" : ", without XSAVE"} (seen in ${ms} ms)` : `no usable KVM: ${probe.found} (seen in ${ms} ms)`);
 process.exitCode = probe.able ? 0 : 1;

@@ -1,20 +1,24 @@
 // Whether /dev/kvm can run an ordinary kernel: a tiny guest of our own in 64-bit mode at ring 0, over in milliseconds.
 // It does what every kernel does and what a paravirtual KVM, which interprets ring 0, can't: cmpxchg16b, int3 through an IDT, fxsave.
 import { E, errnoName } from "../../ffi/abi/errno.ts";
-import { ioctls, KVM, kvm_cpuid2, kvm_cpuid_entry2, kvm_dtable, kvm_regs, kvm_run, kvm_segment, kvm_sregs, kvm_userspace_memory_region } from "../../ffi/abi/kvm.ts";
+import { ioctls, KVM, kvm_cpuid2, kvm_cpuid_entry2, kvm_dtable, kvm_regs, kvm_run, kvm_segment, kvm_sregs, kvm_userspace_memory_region, kvm_xcrs } from "../../ffi/abi/kvm.ts";
 import { SYS } from "../../ffi/abi/syscalls.ts";
 import { closeFd, O_CLOEXEC, O_RDWR } from "../../ffi/fd.ts";
 import { MAP_PRIVATE, MAP_SHARED, Mapping, PROT_READ, PROT_WRITE } from "../../ffi/memory.ts";
 import { cstring, must, syscall, SysError } from "../../ffi/syscall.ts";
 
 /** `missing`: no such device; `denied`: not ours to open; `unable`: a guest of ours failed in it. */
-export type KvmProbe = { readonly able: true } | { readonly able: false; readonly reason: "missing" | "denied" | "unable"; readonly found: string };
+export type KvmProbe =
+  /** `xsave`: KVM hears of XSETBV, so guests may have XSAVE and what needs it (QEMU's emulated SVM keeps it from KVM). */
+  | { readonly able: true; readonly xsave: boolean }
+  | { readonly able: false; readonly reason: "missing" | "denied" | "unable"; readonly found: string };
 
 /** Guest physical addresses; all are mapped where they are. */
 const PML4 = 0x1000, PDPT = 0x2000, PD = 0x3000, GDT = 0x4000, IDT = 0x5000, CODE = 0x6000, HANDLER = 0x6100, DATA = 0x7000, FX = 0x8000, STACK = 0xa000, SIZE = 0x10000;
 const CODE_SELECTOR = 0x08, DATA_SELECTOR = 0x10;
 const BREAKPOINT = 3;
 const RESULT_PORT = 0xf4, EXPECTED = 0x2b;
+const XCR0 = 3; // x87 and SSE
 
 // rdi = DATA, rsi = FX
 // prettier-ignore
@@ -28,6 +32,15 @@ const PROGRAM = [
   0x0f, 0xae, 0x06,             // fxsave [rsi]
   0x8a, 0x07,                   // mov al, [rdi]
   0x44, 0x00, 0xc0,             // add al, r8b
+  0xe6, RESULT_PORT,            // out RESULT_PORT, al
+  // KVM_RUN again: XSAVE is switched on. An exception here finds no handler: a triple fault.
+  0x0f, 0x20, 0xe0,             // mov rax, cr4
+  0x0f, 0xba, 0xe8, 18,         // bts eax, 18 (CR4.OSXSAVE)
+  0x0f, 0x22, 0xe0,             // mov cr4, rax
+  0x31, 0xc9,                   // xor ecx, ecx
+  0x31, 0xd2,                   // xor edx, edx
+  0xb8, XCR0, 0x00, 0x00, 0x00, // mov eax, XCR0
+  0x0f, 0x01, 0xd1,             // xsetbv
   0xe6, RESULT_PORT,            // out RESULT_PORT, al
   0xf4,                         // hlt
 ];
@@ -97,11 +110,11 @@ function setCpuid(kvm: number, vcpu: number): void {
   must("Cannot set a vCPU's features", SYS.ioctl, vcpu, ioctls.KVM_SET_CPUID2, table);
 }
 
-/** Null when the guest did what it should, else what it did. `own`: takes what must be undone, last first. */
-function runGuest(kvm: number, own: (undo: () => void) => void): string | null {
+/** `own`: takes what must be undone, last first. */
+function runGuest(kvm: number, own: (undo: () => void) => void): KvmProbe {
   const owned = (fd: number): number => (own(() => closeFd(fd)), fd);
   const version = must("Cannot ask for KVM's version", SYS.ioctl, kvm, ioctls.KVM_GET_API_VERSION);
-  if (version !== KVM.KVM_API_VERSION) return `KVM has API version ${version}, not ${KVM.KVM_API_VERSION}`;
+  if (version !== KVM.KVM_API_VERSION) return unable(`KVM has API version ${version}, not ${KVM.KVM_API_VERSION}`);
   const vm = owned(must("Cannot create a virtual machine", SYS.ioctl, kvm, ioctls.KVM_CREATE_VM));
   // All accesses stay within SIZE bytes; unmapped after the last of them.
   const memory = Mapping.anonymous(SIZE, MAP_PRIVATE);
@@ -116,19 +129,33 @@ function runGuest(kvm: number, own: (undo: () => void) => void): string | null {
   own(() => run.close());
   setCpuid(kvm, vcpu);
   enterLongMode(vcpu);
+  const exit = new DataView(run.buffer());
+  const wrong = runToResult(vcpu, exit, EXPECTED);
+  return wrong === null ? { able: true, xsave: keepsXsave(vcpu, exit) } : unable(wrong);
+}
+
+const unable = (found: string): KvmProbe => ({ able: false, reason: "unable", found });
+
+/** Runs on to the next result; null when it is `expected`, else what came instead. */
+function runToResult(vcpu: number, exit: DataView, expected: number): string | null {
   let status: number;
   do status = syscall(SYS.ioctl, vcpu, ioctls.KVM_RUN);
   while (status === -E.EINTR);
   if (status < 0) return `KVM_RUN failed: ${errnoName(-status)}`;
-  return judge(new DataView(run.buffer()));
-}
-
-function judge(exit: DataView): string | null {
   const reason = exit.getUint32(kvm_run.exit_reason, true);
   if (reason === KVM.KVM_EXIT_INTERNAL_ERROR) return `it can't run kernel code: internal error ${exit.getUint32(kvm_run["internal.suberror"], true)} (a paravirtual KVM?)`;
   if (reason !== KVM.KVM_EXIT_IO || exit.getUint16(kvm_run["io.port"], true) !== RESULT_PORT) return `it can't run kernel code: a test guest ended with exit reason ${reason}`;
   const value = exit.getUint8(Number(exit.getBigUint64(kvm_run["io.data_offset"], true)));
-  return value === EXPECTED ? null : `it runs kernel code wrong: a test guest answered ${value}, not ${EXPECTED}`;
+  return value === expected ? null : `it runs kernel code wrong: a test guest answered ${value}, not ${expected}`;
+}
+
+/** Whether KVM knows what the guest has put into XCR0. */
+function keepsXsave(vcpu: number, exit: DataView): boolean {
+  if (runToResult(vcpu, exit, XCR0) !== null) return false;
+  const xcrs = new DataView(new ArrayBuffer(kvm_xcrs.size));
+  must("Cannot read a vCPU's XCRs", SYS.ioctl, vcpu, ioctls.KVM_GET_XCRS, xcrs);
+  // The first of `struct kvm_xcr { u32 xcr, reserved; u64 value }` is XCR0.
+  return xcrs.getUint32(kvm_xcrs.at.nr_xcrs, true) > 0 && xcrs.getBigUint64(kvm_xcrs.at.xcrs + 8, true) === BigInt(XCR0);
 }
 
 /** Tries it. Takes milliseconds and leaves nothing behind. */
@@ -137,11 +164,10 @@ export function probeKvm(path = "/dev/kvm"): KvmProbe {
   if (kvm < 0) return { able: false, reason: kvm === -E.EACCES || kvm === -E.EPERM ? "denied" : "missing", found: `${path}: ${errnoName(-kvm)}` };
   const cleanup: (() => void)[] = [() => closeFd(kvm)];
   try {
-    const wrong = runGuest(kvm, (undo) => cleanup.push(undo));
-    return wrong === null ? { able: true } : { able: false, reason: "unable", found: wrong };
+    return runGuest(kvm, (undo) => cleanup.push(undo));
   } catch (error) {
     if (!(error instanceof SysError)) throw error;
-    return { able: false, reason: "unable", found: error.message };
+    return unable(error.message);
   } finally {
     for (const undo of cleanup.reverse()) undo();
   }
