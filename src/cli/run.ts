@@ -124,6 +124,7 @@ class Attached {
   private stopping: Promise<unknown> | null = null;
   /** What went wrong while we asked it to stop; thrown at the end. */
   private stopFailure: unknown = null;
+  private shown = false;
 
   constructor(private readonly api: Api, private readonly instance: Instance, private readonly flags: RunFlags) {}
 
@@ -161,6 +162,8 @@ class Attached {
   private async terminal(): Promise<"detached" | void> {
     const end = await this.session(false);
     if (end === "detached") note(`${this.instance.name} runs on`);
+    // A program that was quicker than our session has left what it said in the log.
+    else if (!this.shown) for await (const line of this.api.logs(this.instance.id, { follow: true, tail: WHOLE_LOG })) print(line);
     return end;
   }
 
@@ -177,11 +180,18 @@ class Attached {
         tty: this.flags.tty === true && process.stdin.isTTY === true,
         detachable: true,
         inputOnly,
+        onOutput: () => void (this.shown = true),
       });
       if (end.how === "detached") return "detached";
     } catch (cause) {
       // A machine that has ended takes its session along; its record says how, and the caller reads it.
-      if (!(cause instanceof CliError) || cause.code === "connection" || !hasEnded(await this.api.instance(id))) throw cause;
+      if (!(cause instanceof CliError) || cause.code === "connection" || !(await this.ends())) throw cause;
     }
+  }
+
+  /** Whether it has ended, or is about to: the session goes a moment before the record says so. */
+  private async ends(): Promise<boolean> {
+    const { state } = await this.api.instance(this.instance.id);
+    return state === "Stopped" || state === "Shutdown" || state === "Unknown";
   }
 }

@@ -18,6 +18,8 @@ export interface SessionOptions {
   readonly detachable: boolean;
   /** Shows no output: it comes another way (the log, for an instance without a terminal). */
   readonly inputOnly?: boolean;
+  /** Called with every piece of output that was shown. */
+  readonly onOutput?: () => void;
 }
 
 export type SessionEnd =
@@ -88,6 +90,7 @@ class Session {
 
   private onOutput(frame: Uint8Array): void {
     if (this.options.inputOnly) return;
+    this.options.onOutput?.();
     try {
       writeAll(frame[0] === Channel.STDERR ? 2 : 1, frame.subarray(1));
     } catch (cause) {
