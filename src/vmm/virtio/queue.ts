@@ -77,7 +77,7 @@ export class Queue {
     const desc = memory.locate(this.desc, size * DESC_SIZE);
     if (desc === null || this.desc % 16 !== 0) return `queue ${this.index} has its descriptors at ${hex(this.desc)}`;
     this.descView = desc;
-    this.descAt = memory.at;
+    this.descAt = memory.at | 0; // an int for the compiler: below 2^31
     const avail = memory.locate(this.avail, RING_HEADER + size * 2 + 2);
     if (avail === null || this.avail % 2 !== 0) return `queue ${this.index} has its available ring at ${hex(this.avail)}`;
     this.availRing = new Uint16Array(avail.buffer, avail.byteOffset + memory.at, 2 + size + 1);
@@ -142,7 +142,7 @@ export class Queue {
         const table = length === 0 || length % DESC_SIZE !== 0 || length > 0xffff * DESC_SIZE ? null : memory.locate(gpa, length);
         if (table === null) return this.fail(`its indirect table of ${length} bytes at ${hex(gpa)} is not one`);
         view = table;
-        base = memory.at;
+        base = memory.at | 0;
         count = length / DESC_SIZE;
         index = hops = 0;
         inTable = true;
@@ -212,7 +212,7 @@ export class Queue {
     if (this.arena.length(entry) < length) return null;
     const offset = this.arena.hva(entry) - this.ramAddress;
     const index = Math.floor(offset / VIEW_SIZE);
-    this.viewAt = offset - index * VIEW_SIZE;
+    this.viewAt = (offset - index * VIEW_SIZE) | 0; // an int for the compiler
     return this.viewAt + length <= VIEW_SIZE ? this.views[index]! : null;
   }
   viewAt = 0;
@@ -249,7 +249,7 @@ export class Queue {
   poke(hva: number, value: number): void {
     const offset = hva - this.ramAddress;
     const index = Math.floor(offset / VIEW_SIZE);
-    this.views[index]!.setUint8(offset - index * VIEW_SIZE, value);
+    this.views[index]!.setUint8((offset - index * VIEW_SIZE) | 0, value);
   }
 
   private copy(ramOffset: number, length: number, bytes: Uint8Array, at: number, toGuest: boolean): void {

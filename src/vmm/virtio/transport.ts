@@ -342,11 +342,12 @@ export class VirtioPci implements PciFunction, QueueOwner {
 
   /** Only while the device is quiescent: no request in flight. */
   save(): TransportState {
+    const device = this.device.save(); // first: it may give chains back to its queues
     return {
       type: this.device.type, status: this.status, driverFeatures: String(this.driverFeatures), config: this.config.save(),
       configVector: this.configVector, isr: this.isr, msix: this.msix.save(),
       queues: this.slots.map(({ enabled, vector, queue }) => ({ enabled, vector, ring: queue.save() })),
-      device: this.device.save(),
+      device,
     };
   }
 
