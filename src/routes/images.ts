@@ -6,7 +6,7 @@ import type { ApiDeps } from "./deps.ts";
 import { describe, imageParam } from "./describe.ts";
 import { orThrow } from "./errors.ts";
 import { CreateImage, imageExample, imageView, LoadImage, TagImage } from "./images-schema.ts";
-import { describeQuery, readQuery, tagsParam } from "./query.ts";
+import { describeQuery, noQuery, readQuery, tagsParam } from "./query.ts";
 import { forgiveRepeat } from "./repeat.ts";
 
 const listQuery = { tags: tagsParam };
@@ -17,6 +17,7 @@ export const imageRoutes = ({ images }: ApiDeps) =>
     .post("/", async ({ body }) => Response.json(imageView(orThrow(await images.pull(pullRequest(body)))), { status: 202 }), {
       body: CreateImage,
       parse: requiredBody,
+      beforeHandle: noQuery,
       detail: describe({
         tag,
         operationId: "createImage",
@@ -38,6 +39,7 @@ export const imageRoutes = ({ images }: ApiDeps) =>
       }),
     })
     .get("/:name", ({ params }) => Response.json(imageView(orThrow(images.get(params.name)))), {
+      beforeHandle: noQuery,
       detail: describe({
         tag,
         operationId: "getImage",
@@ -49,6 +51,7 @@ export const imageRoutes = ({ images }: ApiDeps) =>
       }),
     })
     .delete("/:name", async ({ params, request }) => deleteImage(images, params.name, request), {
+      beforeHandle: noQuery,
       detail: describe({
         tag,
         operationId: "deleteImage",
@@ -62,6 +65,7 @@ export const imageRoutes = ({ images }: ApiDeps) =>
     .post("/:name/tag", ({ params, body }) => Response.json(imageView(orThrow(images.tag(params.name, body.target))), { status: 200 }), {
       body: TagImage,
       parse: requiredBody,
+      beforeHandle: noQuery,
       detail: describe({
         tag,
         operationId: "tagImage",
@@ -76,6 +80,7 @@ export const imageRoutes = ({ images }: ApiDeps) =>
     .post("/load", async ({ body }) => Response.json(imageView(orThrow(await images.load(body.path, body.name))), { status: 202 }), {
       body: LoadImage,
       parse: requiredBody,
+      beforeHandle: noQuery,
       detail: describe({
         tag,
         operationId: "loadImage",

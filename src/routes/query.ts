@@ -98,6 +98,11 @@ export function readQuery<T extends object>(request: Request, params: Params<T>)
   return out as T;
 }
 
+/** `beforeHandle` of routes without parameters. */
+export const noQuery = ({ request }: { readonly request: Request }): void => {
+  if (request.url.includes("?")) readQuery(request, {});
+};
+
 /** The parameters as an OpenAPI operation lists them. */
 export function describeQuery<T extends object>(params: Params<T>): Record<string, unknown>[] {
   return Object.entries(params as Readonly<Record<string, Param<unknown>>>).map(([name, param]) => ({

@@ -92,7 +92,7 @@ describe("bad requests", () => {
 
   test.each([
     ["/instances?colour=red", "colour"], ["/instances?state=running", "state"], ["/instances?tags=a", "tags"], ["/instances?state=Running&state=Stopped", "state"],
-    ["/instances/x/logs?tail=-1", "tail"], ["/instances/x/logs?tail=1.5", "tail"], ["/instances/x/logs?follow=yes", "follow"], ["/instances/x/logs?source=kernel", "source"],
+    ["/instances/x?verbose=1", "verbose"], ["/images/x?force=true", "force"], ["/instances/x/exec?tty=1", "tty"], ["/instances/x/logs?tail=-1", "tail"], ["/instances/x/logs?tail=1.5", "tail"], ["/instances/x/logs?follow=yes", "follow"], ["/instances/x/logs?source=kernel", "source"],
     ["/instances/x/wait", "state"], ["/instances/x/wait?state=Running&timeout=soon", "timeout"],
   ])("%s names its parameter", async (path, field) => {
     expect(await answer(path)).toMatchObject({ status: 400, code: "bad_request", field });

@@ -7,7 +7,7 @@ import type { ApiDeps } from "../deps.ts";
 import { orThrow } from "../errors.ts";
 import { EXEC_V1 } from "../exec-protocol.ts";
 import { chooseProtocol } from "../live.ts";
-import { readQuery } from "../query.ts";
+import { noQuery, readQuery } from "../query.ts";
 import { forgiveRepeat, isRepeat } from "../repeat.ts";
 import { checkWords, isSameRequest, toCreateInstance } from "./create.ts";
 import * as docs from "./docs.ts";
@@ -24,15 +24,15 @@ const ATTACHABLE: ReadonlySet<InstanceState> = new Set(["Created", "Initializing
 export function instanceRoutes(deps: ApiDeps) {
   const { instances, live } = deps;
   return new Elysia({ normalize: false, prefix: "/instances" })
-    .post("/", ({ body, request }) => createInstance(deps, request, body), { body: CreateInstanceBody, parse: requiredBody, detail: docs.create })
+    .post("/", ({ body, request }) => createInstance(deps, request, body), { body: CreateInstanceBody, parse: requiredBody, beforeHandle: noQuery, detail: docs.create })
     .get("/", ({ request }) => Response.json(instances.list(readQuery(request, listQuery)).map(instanceView)), { detail: docs.list })
-    .get("/:id", ({ params }) => Response.json(instanceView(orThrow(instances.get(params.id)))), { detail: docs.get })
+    .get("/:id", ({ params }) => Response.json(instanceView(orThrow(instances.get(params.id)))), { beforeHandle: noQuery, detail: docs.get })
     .delete("/:id", ({ params, request }) => deleteInstance(deps, request, params.id), { detail: docs.remove })
     .post("/:id/start", async ({ params, body, request }) => {
       live.keep(request);
       const override = { entrypoint: checkWords(body.entrypoint, "entrypoint") ?? undefined, cmd: checkWords(body.cmd, "cmd") ?? undefined };
       return lifecycle(deps, request, params.id, ["Running", "Initializing"], await instances.start(params.id, override));
-    }, { body: StartInstanceBody, parse: optionalBody, detail: docs.start })
+    }, { body: StartInstanceBody, parse: optionalBody, beforeHandle: noQuery, detail: docs.start })
     .post("/:id/stop", async ({ params, request }) => {
       const { grace } = readQuery(request, stopQuery);
       live.keep(request);
@@ -46,8 +46,8 @@ export function instanceRoutes(deps: ApiDeps) {
       const { source, tail, follow } = readQuery(request, logsQuery);
       return logsResponse(deps, request, params.id, { source: source === "hypeman" ? "dormouse" : source, tail, follow });
     }, { detail: docs.logs })
-    .get("/:id/exec", ({ params, request }) => openExec(deps, request, params.id), { detail: docs.exec })
-    .get("/:id/attach", ({ params, request }) => openAttach(deps, request, params.id), { detail: docs.attach });
+    .get("/:id/exec", ({ params, request }) => openExec(deps, request, params.id), { beforeHandle: noQuery, detail: docs.exec })
+    .get("/:id/attach", ({ params, request }) => openAttach(deps, request, params.id), { beforeHandle: noQuery, detail: docs.attach });
 }
 
 async function createInstance({ instances, images }: ApiDeps, request: Request, body: CreateBody): Promise<Response> {
