@@ -118,7 +118,9 @@ class VcpuLoop {
     const size = run.getUint32(kvm_run["mmio.len"], true);
     const at = kvm_run["mmio.data"];
     if (run.getUint8(kvm_run["mmio.is_write"]) !== 0) {
-      this.ask(false, true, low, high, size, run.getUint32(at, true), run.getUint32(at + 4, true));
+      // Bytes behind the access are left over from older ones.
+      if (size === 8) this.ask(false, true, low, high, size, run.getUint32(at, true), run.getUint32(at + 4, true));
+      else this.ask(false, true, low, high, size, load(run, at, size), 0);
     } else {
       run.setUint32(at, this.ask(false, false, low, high, size, 0, 0), true);
       run.setUint32(at + 4, this.words[Word.DATA_HIGH]!, true);
