@@ -40,24 +40,27 @@ async function ask(question: string, echo: boolean): Promise<string> {
       process.stdin.setRawMode(false);
       writeAll(2, "\n");
     }
-    process.stdin.pause();
   }
 }
 
 const CTRL_C = 3, CTRL_D = 4, BACKSPACE = 0x7f, STATUS_INTERRUPTED = 130;
 
 /** In raw mode the terminal edits nothing for us: backspace, ctrl-c and ctrl-d are ours. */
-async function readLine(cooked: boolean): Promise<string> {
+function readLine(cooked: boolean): Promise<string> {
+  const { promise, resolve, reject } = Promise.withResolvers<string>();
   const line: number[] = [];
-  for await (const chunk of process.stdin) {
-    for (const byte of chunk as Buffer) {
-      if (byte === 0x0a || byte === 0x0d) return Buffer.from(line).toString();
-      if (!cooked && (byte === CTRL_C || byte === CTRL_D)) throw new CliError("Interrupted", "interrupted", STATUS_INTERRUPTED);
+  const finish = () => resolve(Buffer.from(line).toString());
+  const onData = (chunk: Buffer) => {
+    for (const byte of chunk) {
+      if (byte === 0x0a || byte === 0x0d) return finish();
+      if (!cooked && (byte === CTRL_C || byte === CTRL_D)) return reject(new CliError("Interrupted", "interrupted", STATUS_INTERRUPTED));
       if (!cooked && byte === BACKSPACE) line.pop();
       else line.push(byte);
     }
-  }
-  return Buffer.from(line).toString();
+  };
+  // Not `for await`: leaving it would close standard input, and there is a second question.
+  process.stdin.on("data", onData).on("end", finish).resume();
+  return promise.finally(() => process.stdin.off("data", onData).off("end", finish).pause());
 }
 
 /** The registry API's own check (distribution-spec, "Determining Support"): `/v2/` answers 200 to who may come in. */
