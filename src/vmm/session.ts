@@ -119,7 +119,7 @@ export class Session {
 
   private end(reason: EndReason, message: string): void {
     this.record.ended(reason, message);
-    this.log(`ended: ${reason}: ${message}`);
+    this.log(`ended: ${this.record.status.reason}: ${this.record.status.exitMessage}`);
     this.done = true;
   }
 
