@@ -2,11 +2,15 @@
 # /init of the testbed's initramfs: lays out the file systems, then hands over to the agent. Parameters come in /params.
 # The root is the outer machine's over 9p, read-only, under an overlay in memory: all is writable, nothing reaches the outer machine.
 set -e
-for applet in mount mkdir cat cp echo hostname ip switch_root ls; do /bin/busybox ln -s busybox /bin/$applet; done
+for applet in mount mkdir cat ln cp echo hostname ip switch_root ls; do /bin/busybox ln -s busybox /bin/$applet; done
 . /params
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
+ln -s /proc/self/fd /dev/fd
+ln -s fd/0 /dev/stdin
+ln -s fd/1 /dev/stdout
+ln -s fd/2 /dev/stderr
 mkdir -p /outer /memory /newroot /dev/pts /dev/shm
 nine=trans=virtio,version=9p2000.L,msize=512000
 mount -t 9p -o $nine,cache=loose,ro outer /outer
