@@ -14,6 +14,7 @@ import { ConsoleDevice } from "./console/device.ts";
 import { FramedPort } from "./console/framed-port.ts";
 import { LogSink } from "./console/log-sink.ts";
 import { SinkPort } from "./console/port.ts";
+import { NetDevice } from "./net/device.ts";
 import { RngDevice } from "./rng.ts";
 
 /** Where the devices go. */
@@ -33,6 +34,7 @@ const CONTROL_PORT = "dormouse";
 
 export class Devices {
   private readonly disks: BlockDevice[];
+  private readonly net: NetDevice | null;
   private readonly port: FramedPort;
   private readonly vmmLog: LogSink;
 
@@ -46,8 +48,10 @@ export class Devices {
       const fd = fds.take(`disk${i}`);
       return new BlockDevice({ name: `disk${i}`, readonly: disk.readonly, serial: disk.serial, backing: { fd, bytes: fileSize(fd) } }, io);
     });
+    this.net = params.mac === undefined ? null : new NetDevice({ fd: fds.take("tap"), mac: macBytes(params.mac) }, epoll, events.log);
     add(new ConsoleDevice([new SinkPort("console", appLog), this.port]));
     for (const disk of this.disks) add(disk);
+    if (this.net !== null) add(this.net);
     add(new RngDevice());
   }
 
@@ -62,7 +66,13 @@ export class Devices {
   stats(): Pick<VmmStats, "disks" | "net"> {
     return {
       disks: this.disks.map(({ stats: { readBytes, writtenBytes, reads, writes } }) => ({ readBytes, writtenBytes, reads, writes })),
-      net: null,
+      net: this.net === null ? null : { ...this.net.stats },
     };
   }
+}
+
+/** `aa:bb:cc:dd:ee:ff` as six bytes. */
+function macBytes(mac: string): Uint8Array {
+  if (!/^([0-9a-f]{2}:){5}[0-9a-f]{2}$/.test(mac)) throw new Error(`mac must be six bytes in hexadecimal, not ${mac}`);
+  return Uint8Array.from(mac.split(":"), (byte) => parseInt(byte, 16));
 }
