@@ -66,6 +66,22 @@ export class TarReader {
     for (let at = 0; at < chunk.length && this.state !== "end"; ) at += this.consume(at === 0 ? chunk : chunk.subarray(at));
   }
 
+  /**
+   * For a reader that can seek, and needs no data: passes over what is left of the entry at hand.
+   * Returns the number of bytes of input to leave out.
+   */
+  skipEntry(): number {
+    const skipped = this.state === "data" ? this.left + this.padding : this.state === "skip" ? this.left : 0;
+    if (this.state === "data") this.handler.endEntry();
+    if (skipped > 0) this.state = "header";
+    return skipped;
+  }
+
+  /** True once the end marker was read. */
+  get ended(): boolean {
+    return this.state === "end";
+  }
+
   /** Call at the end of input; an archive may lack its end marker, but nothing of an entry. */
   finish(): void {
     if (this.state === "end") return;

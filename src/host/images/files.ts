@@ -1,0 +1,52 @@
+// The files of this domain and the rules by which they appear: a name is only ever given to a whole, synced file.
+import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
+import { dirname, join } from "node:path";
+
+export interface ImageFiles {
+  readonly root: string;
+  readonly blobs: string;
+  readonly rootfs: string;
+  /** Emptied at every start. */
+  readonly tmp: string;
+}
+
+/** Makes the folders where they are missing. */
+export function imageFiles(root: string): ImageFiles {
+  const files = { root, blobs: join(root, "blobs"), rootfs: join(root, "rootfs"), tmp: join(root, "tmp") };
+  for (const path of [files.blobs, join(files.blobs, "sha256"), join(files.blobs, "sha512"), files.rootfs, files.tmp]) mkdirSync(path, { recursive: true, mode: 0o700 });
+  return files;
+}
+
+export const blobPath = (files: ImageFiles, digest: string): string => join(files.blobs, ...digest.split(":"));
+/** What is there of a blob while it comes; a crash leaves it, the next attempt goes on from it. */
+export const partialPath = (files: ImageFiles, digest: string): string => `${blobPath(files, digest)}.part`;
+export const rootfsPath = (files: ImageFiles, digest: string): string => join(files.rootfs, `${digest.slice(digest.indexOf(":") + 1)}.erofs`);
+
+/** Gives a synced file its name for good. */
+export function publish(from: string, to: string): void {
+  renameSync(from, to);
+  const fd = openSync(dirname(to), "r");
+  try {
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+export const remove = (path: string): void => rmSync(path, { force: true, recursive: true });
+
+/** Bytes of a file, null where there is none. */
+export const sizeOf = (path: string): number | null => (existsSync(path) ? statSync(path).size : null);
+
+export interface BlobFile { readonly digest: string; readonly path: string; readonly size: number; readonly usedMs: number; readonly partial: boolean }
+
+/** All that lies under blobs/. */
+export function blobFiles(files: ImageFiles): BlobFile[] {
+  return ["sha256", "sha512"].flatMap((algorithm) =>
+    readdirSync(join(files.blobs, algorithm)).map((name) => {
+      const path = join(files.blobs, algorithm, name);
+      const stat = statSync(path);
+      return { digest: `${algorithm}:${name.replace(/\.part$/, "")}`, path, size: stat.size, usedMs: stat.mtimeMs, partial: name.endsWith(".part") };
+    }),
+  );
+}
