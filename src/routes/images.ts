@@ -12,9 +12,12 @@ import { forgiveRepeat } from "./repeat.ts";
 const listQuery = { tags: tagsParam };
 const tag = "Images";
 
-export const imageRoutes = ({ images }: ApiDeps) =>
+export const imageRoutes = ({ images, live }: ApiDeps) =>
   new Elysia({ normalize: false, prefix: "/images" })
-    .post("/", async ({ body }) => Response.json(imageView(orThrow(await images.pull(pullRequest(body)))), { status: 202 }), {
+    .post("/", async ({ body, request }) => {
+      live.keep(request); // a registry may be asked first
+      return Response.json(imageView(orThrow(await images.pull(pullRequest(body)))), { status: 202 });
+    }, {
       body: CreateImage,
       parse: requiredBody,
       beforeHandle: noQuery,
@@ -50,7 +53,10 @@ export const imageRoutes = ({ images }: ApiDeps) =>
         errors: ["image.not_found"],
       }),
     })
-    .delete("/:name", async ({ params, request }) => deleteImage(images, params.name, request), {
+    .delete("/:name", async ({ params, request }) => {
+      live.keep(request);
+      return deleteImage(images, params.name, request);
+    }, {
       beforeHandle: noQuery,
       detail: describe({
         tag,
@@ -77,7 +83,10 @@ export const imageRoutes = ({ images }: ApiDeps) =>
         errors: ["image.not_found", "image.not_ready"],
       }),
     })
-    .post("/load", async ({ body }) => Response.json(imageView(orThrow(await images.load(body.path, body.name))), { status: 202 }), {
+    .post("/load", async ({ body, request }) => {
+      live.keep(request);
+      return Response.json(imageView(orThrow(await images.load(body.path, body.name))), { status: 202 });
+    }, {
       body: LoadImage,
       parse: requiredBody,
       beforeHandle: noQuery,

@@ -1,0 +1,159 @@
+// `dormouse serve`: puts store, artifacts, network, images, instances and API together, and takes them apart again. Guests
+// outlive it: a stop leaves them running, and the next daemon finds them by their records and sockets.
+import { join } from "node:path";
+import { err, ok } from "neverthrow";
+import { unpackArtifacts } from "./artifacts.ts";
+import type { Res } from "./errors.ts";
+import { probeKvm } from "./host/doctor/probe.ts";
+import { imageMigrations, openImages } from "./host/images/images.ts";
+import type { ImageService } from "./host/images/service.ts";
+import { imageInUse, instanceMigrations, openInstances } from "./host/instances/instances.ts";
+import type { InstanceService } from "./host/instances/service.ts";
+import { networkMigrations, openNetwork } from "./host/network/network.ts";
+import type { NetworkService } from "./host/network/service.ts";
+import { openPoller } from "./host/poller.ts";
+import { openStore, type Store } from "./host/store/store.ts";
+import { diskUsage } from "./host/usage.ts";
+import { openCgroups } from "./host/vmm/cgroup.ts";
+import { vmmCommand } from "./host/vmm/spawn.ts";
+import { createLogger, describeError, type Logger } from "./log.ts";
+import { createApp } from "./routes/app.ts";
+import { parseListen } from "./routes/guard.ts";
+import { Live } from "./routes/live.ts";
+import { listen } from "./routes/server.ts";
+import type { ServeOptions } from "./serve-options.ts";
+import { REVISION, VERSION } from "./version.ts";
+
+export interface Daemon {
+  readonly url: string;
+  /** Answers what is under way, ends streams, closes all; guests stay. */
+  stop(): Promise<void>;
+}
+
+/** Exit status of `dormouse serve`; a start that fails says why in one line, and leaves nothing half-made. */
+export async function serve(options: ServeOptions): Promise<number> {
+  const log = createLogger(options.logLevel);
+  const outcome = options.teardown ? await teardown(options, log) : await run(options, log);
+  if (outcome.isOk()) return 0;
+  process.stderr.write(`dormouse: ${outcome.error.message}\n`);
+  log.debug("serve.failed", { error: describeError(outcome.error, true) });
+  return 1;
+}
+
+async function run(options: ServeOptions, log: Logger): Promise<Res<void>> {
+  const asked = stopSignal();
+  const daemon = await startDaemon(options, log);
+  if (daemon.isErr()) return err(daemon.error);
+  log.info("serve.ready", { url: daemon.value.url, version: VERSION, revision: REVISION, pid: process.pid, data: options.dataDir });
+  log.info("serve.stopping", { signal: await asked });
+  await daemon.value.stop();
+  log.info("serve.stopped");
+  return ok();
+}
+
+/** The first SIGTERM or SIGINT; a second one ends the process at once. */
+function stopSignal(): Promise<string> {
+  const { promise, resolve } = Promise.withResolvers<string>();
+  let asked = false;
+  for (const signal of ["SIGTERM", "SIGINT"] as const) {
+    process.on(signal, () => {
+      if (asked) process.exit(130);
+      asked = true;
+      resolve(signal);
+    });
+  }
+  return promise;
+}
+
+/** What was acquired, to be let go in the opposite order. */
+class Cleanup {
+  readonly #steps: (() => unknown)[] = [];
+  push(step: () => unknown): void {
+    this.#steps.push(step);
+  }
+  async unwind(log: Logger): Promise<void> {
+    for (const step of this.#steps.reverse()) {
+      try {
+        await step();
+      } catch (error) {
+        log.error("serve.cleanup_failed", { error: describeError(error, true) });
+      }
+    }
+  }
+}
+
+/** The whole daemon in this process, listening. */
+export async function startDaemon(options: ServeOptions, log: Logger): Promise<Res<Daemon>> {
+  const cleanup = new Cleanup();
+  const started = await assemble(options, log, cleanup);
+  if (started.isErr()) {
+    await cleanup.unwind(log);
+    return err(started.error);
+  }
+  return ok({ url: started.value, stop: () => cleanup.unwind(log) });
+}
+
+async function assemble(options: ServeOptions, log: Logger, cleanup: Cleanup): Promise<Res<string>> {
+  const address = parseListen(options.listen);
+  if (address.isErr()) return err(address.error);
+  const store = openDatabase(options, cleanup);
+  if (store.isErr()) return err(store.error);
+  const network = await openNetworkOf(options, store.value, log, cleanup);
+  if (network.isErr()) return err(network.error);
+  const images = openImages({ db: store.value.db, dir: join(options.dataDir, "images"), inUse: (digest) => imageInUse(store.value.db, digest) });
+  if (images.isErr()) return err(images.error);
+  cleanup.push(() => images.value.close());
+  const kvm = probeKvm();
+  if (!kvm.able) log.warn("kvm.unable", { found: kvm.found });
+  const instances = await openInstancesOf(options, log, cleanup, { store: store.value, network: network.value, images: images.value, xsave: kvm.able && kvm.xsave });
+  if (instances.isErr()) return err(instances.error);
+  const live = new Live();
+  const host = { version: REVISION === "unknown" ? VERSION : `${VERSION}+${REVISION}`, runtimeAvailable: kvm.able, diskUsage: () => diskUsage(options.dataDir) };
+  const app = createApp({ images: images.value, instances: instances.value, network: network.value, host, live, log });
+  return listen(app, address.value, live, log).map(({ url, stop }) => {
+    cleanup.push(stop);
+    return url;
+  });
+}
+
+async function openNetworkOf(options: ServeOptions, store: Store, log: Logger, cleanup: Cleanup): Promise<Res<NetworkService>> {
+  const network = networkOf(options, store, log);
+  if (network.isErr()) return network;
+  cleanup.push(() => network.value.close());
+  return network.value.start().map(() => network.value);
+}
+
+interface Under { readonly store: Store; readonly network: NetworkService; readonly images: ImageService; readonly xsave: boolean }
+
+async function openInstancesOf({ dataDir }: ServeOptions, log: Logger, cleanup: Cleanup, { store, network, images, xsave }: Under): Promise<Res<InstanceService>> {
+  const artifacts = await unpackArtifacts(join(dataDir, "artifacts"));
+  if (artifacts.isErr()) return err(artifacts.error);
+  const poller = openPoller();
+  cleanup.push(() => poller.close());
+  const instances = await openInstances({
+    db: store.db, dir: join(dataDir, "instances"), images, network, artifacts: artifacts.value, poller, cgroups: openCgroups(), logger: log, vmmCommand: vmmCommand(), xsave,
+  });
+  if (instances.isOk()) cleanup.push(() => instances.value.close());
+  return instances;
+}
+
+function openDatabase({ dataDir }: ServeOptions, cleanup: Cleanup): Res<Store> {
+  const store = openStore(join(dataDir, "dormouse.db"), [...networkMigrations, ...imageMigrations, ...instanceMigrations]);
+  if (store.isOk()) cleanup.push(() => store.value.close());
+  return store;
+}
+
+const networkOf = ({ range, dns }: ServeOptions, { db }: Store, log: Logger) =>
+  openNetwork({ db, dns, ...(range === null ? {} : { range }), log: (message) => log.info("network", { message }) });
+
+/** Removes what is ours of the host's network. Refused while a daemon runs: it holds the database's lock. */
+async function teardown(options: ServeOptions, log: Logger): Promise<Res<void>> {
+  const cleanup = new Cleanup();
+  const store = openDatabase(options, cleanup);
+  if (store.isErr()) return err(store.error);
+  const network = networkOf(options, store.value, log);
+  const done = network.isErr() ? err(network.error) : await network.value.teardown();
+  if (network.isOk()) network.value.close();
+  await cleanup.unwind(log);
+  return done;
+}
