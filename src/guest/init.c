@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -60,6 +61,18 @@ static void set_parameters(void) {
     if (write_file(parameters[i][0], parameters[i][1]) < 0) say("%s", failure);
 }
 
+// Inherited by the workload and every exec.
+static void set_limits(void) {
+  // Enough for servers; not so many that programs which close every possible descriptor crawl.
+  const struct { int what; rlim_t soft, hard; } limits[] = {
+    {RLIMIT_NOFILE, 65536, 1048576}, {RLIMIT_NPROC, RLIM_INFINITY, RLIM_INFINITY}, {RLIMIT_CORE, 0, RLIM_INFINITY},
+  };
+  for (size_t i = 0; i < COUNT(limits); i++) {
+    struct rlimit limit = {limits[i].soft, limits[i].hard};
+    if (setrlimit(limits[i].what, &limit) < 0) say("Cannot set resource limit %d: %s", limits[i].what, strerror(errno));
+  }
+}
+
 static int set_network(void) {
   if (sethostname(config.hostname, strlen(config.hostname)) < 0) return fail("Cannot set the host name");
   if (net_loopback() < 0) return -1;
@@ -75,6 +88,7 @@ static int start(void) {
   int console = port_console();
   if (console < 0 || output_open(console) < 0) return -1;
   set_parameters();
+  set_limits();
   if (requests_start() < 0 || cgroup_start() < 0 || mounts_root(&config) < 0 || set_network() < 0) return -1;
   if ((agent = agent_listen()) < 0) return -1;
   return workload_start(&config, &machine, running);
@@ -97,7 +111,7 @@ static void end(void) {
   kill(-1, SIGKILL);
   while (waitpid(-1, NULL, 0) > 0 || errno == EINTR) continue;
   mounts_end();
-  say("%s (%d)", outcome.message, outcome.code);
+  say("ended: %s", outcome.message);
   port_exited(outcome.code, outcome.message, outcome.reboot);
   port_flush(LAST_WORDS_MS);
   reboot(RB_AUTOBOOT);

@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -121,24 +120,12 @@ static int enter_directory(const char *cwd) {
   return make_dirs(cwd) < 0 || chdir(cwd) < 0 ? fail("Cannot create the working directory %s", cwd) : 0;
 }
 
-static void set_limits(void) {
-  // Enough for servers; not so many that programs which close every possible descriptor crawl.
-  const struct { int what; rlim_t soft, hard; } limits[] = {
-    {RLIMIT_NOFILE, 65536, 1048576}, {RLIMIT_NPROC, RLIM_INFINITY, RLIM_INFINITY}, {RLIMIT_CORE, 0, RLIM_INFINITY},
-  };
-  for (size_t i = 0; i < COUNT(limits); i++) {
-    struct rlimit limit = {limits[i].soft, limits[i].hard};
-    if (setrlimit(limits[i].what, &limit) < 0) say("Cannot set resource limit %d: %s", limits[i].what, strerror(errno));
-  }
-}
-
 _Noreturn void spawn_exec(const struct command *command, int report) {
   static struct identity identity;
   struct list env = {0}, args = command->args;
   for (size_t i = 0; i < command->env.n; i++) env_set(&env, command->env.items[i]);
   if (identity_find(command->user, &identity) < 0) spawn_fail(report, 126);
   complete_environment(&env, &identity, command->tty);
-  set_limits();
   umask(022);
   if (give_stdio(identity.uid) < 0 || enter_directory(command->cwd) < 0 || become(&identity) < 0) spawn_fail(report, 126);
   signals_reset();

@@ -1,8 +1,7 @@
 import { expect, test } from "bun:test";
 import { Frame, MAX_FRAME_PAYLOAD } from "../../src/vmm/protocol.ts";
-import {
-  decodePairs, encodeChunks, encodeFrame, encodePairs, encodeResize, encodeSignal, FrameDecoder, pairsToMap,
-} from "../../src/host/agent/frames.ts";
+import { encodeChunks, encodeFrame, encodeResize, encodeSignal, FrameDecoder } from "../../src/host/agent/frames.ts";
+import { encodePairs } from "../../src/pairs.ts";
 
 test("encodeFrame() writes length, type and payload", () => {
   expect(encodeFrame(Frame.STDIN, Uint8Array.of(7, 8))).toEqual(Uint8Array.of(2, 0, 0, 0, 18, 7, 8));
@@ -20,19 +19,6 @@ test("encodeChunks() cuts a long stream and sends nothing for nothing", () => {
   const frames = encodeChunks(Frame.STDIN, new Uint8Array(MAX_FRAME_PAYLOAD * 2 + 1));
   expect(frames.map((f) => f.length - 5)).toEqual([MAX_FRAME_PAYLOAD, MAX_FRAME_PAYLOAD, 1]);
   expect(encodeChunks(Frame.STDIN, new Uint8Array())).toEqual([]);
-});
-
-test("pairs survive a round trip with repeated keys, empty values and UTF-8", () => {
-  const pairs = [["arg", "ls"], ["arg", ""], ["env", "A=ü=\n"]] as const;
-  expect(decodePairs(encodePairs(pairs))).toEqual(pairs.map(([k, v]) => [k, v]));
-  expect(decodePairs(new Uint8Array())).toEqual([]);
-  expect(pairsToMap(decodePairs(encodePairs([["code", "1"], ["code", "2"]]))).get("code")).toBe("2");
-});
-
-test("pairs refuse NUL bytes and halves", () => {
-  expect(() => encodePairs([["env", "A\0B"]])).toThrow("NUL byte");
-  expect(() => decodePairs(Buffer.from("key\0"))).toThrow("does not end after a value");
-  expect(() => decodePairs(Buffer.from("key\0value"))).toThrow("does not end after a value");
 });
 
 test("FrameDecoder gives the same frames however the stream is cut", () => {

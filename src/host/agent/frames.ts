@@ -1,4 +1,4 @@
-// Frames and pairs of the guest's agent, as docs/architecture.md defines them; src/guest/wire.c is the other side.
+// Frames of the guest's agent, as docs/architecture.md defines them; src/guest/wire.c is the other side. Their pairs: src/pairs.ts.
 import { Frame, MAX_FRAME_PAYLOAD } from "../../vmm/protocol.ts";
 
 /** Length (u32le) and type (u8) before each payload. */
@@ -33,32 +33,6 @@ const clampU16 = (n: number): number => Math.min(Math.max(Math.trunc(n) || 0, 0)
 
 /** SIGNAL: one byte. */
 export const encodeSignal = (number: number): Uint8Array => encodeFrame(Frame.SIGNAL, Uint8Array.of(number));
-
-/** A list of pairs in order; keys repeat for lists. */
-export type Pair = readonly [key: string, value: string];
-
-/** `key NUL value NUL …`, UTF-8. Throws a RangeError where a key or value holds a NUL byte: nothing in the guest could. */
-export function encodePairs(pairs: Iterable<Pair>): Uint8Array {
-  let text = "";
-  for (const [key, value] of pairs) {
-    if (key.includes("\0") || value.includes("\0")) throw new RangeError(`Cannot encode "${key.replaceAll("\0", "")}": it holds a NUL byte`);
-    text += `${key}\0${value}\0`;
-  }
-  return new TextEncoder().encode(text);
-}
-
-/** The inverse. Throws a RangeError where the payload does not end with a whole pair. */
-export function decodePairs(payload: Uint8Array): Pair[] {
-  if (payload.length === 0) return [];
-  const parts = new TextDecoder().decode(payload).split("\0");
-  if (parts.pop() !== "" || parts.length % 2 !== 0) throw new RangeError("Cannot decode pairs: the payload does not end after a value");
-  const pairs: Pair[] = [];
-  for (let i = 0; i < parts.length; i += 2) pairs.push([parts[i]!, parts[i + 1]!]);
-  return pairs;
-}
-
-/** The last value of each key: for payloads whose keys don't repeat (STATE, ACK, EXIT, ERROR, STARTED). */
-export const pairsToMap = (pairs: Iterable<Pair>): Map<string, string> => new Map(pairs);
 
 export interface DecodedFrame {
   readonly type: number;
