@@ -1,6 +1,6 @@
 // stop: Created (once started), Initializing, Running, Paused, Shutdown, Unknown → Stopped.
 import { ResultAsync, ok } from "neverthrow";
-import { fail, type AsyncRes, type Res } from "../../errors.ts";
+import { fail, type AsyncRes, type DormouseError, type Res } from "../../errors.ts";
 import type { Machine } from "../vmm/machine.ts";
 import type { Context } from "./context.ts";
 import type { Instance } from "./service.ts";
@@ -17,7 +17,19 @@ export function stop(ctx: Context, ref: string, options: { graceMs?: number } = 
   return ctx.records.get(ref)
     .andThen((instance) => VERB_FROM.stop.includes(instance.state as never) || ctx.lanes.verbs(instance.id).includes("start") ? ok(instance)
       : fail("instance.invalid_state", `Cannot stop instance ${instance.name}: it is ${instance.state}`, { details: { state: instance.state } }))
-    .asyncAndThen(({ id }) => new ResultAsync(ctx.lanes.run(id, "stop", () => stopNow(ctx, id, options.graceMs ?? DEFAULT_GRACE_MS))));
+    .asyncAndThen(({ id }) => {
+      if (options.graceMs !== undefined) hurry(ctx, id, options.graceMs);
+      return new ResultAsync(ctx.lanes.run(id, "stop", () => stopNow(ctx, id, options.graceMs ?? DEFAULT_GRACE_MS)));
+    });
+}
+
+/** A stop under way is joined, and takes over the newcomer's grace: who asks a second time may be less patient. */
+function hurry(ctx: Context, id: string, graceMs: number): void {
+  const machine = ctx.machines.get(id);
+  if (machine === undefined || ctx.lanes.verbs(id)[0] !== "stop") return;
+  ctx.note(id, `asked to stop again, with ${graceMs} ms of grace`);
+  const refused = (error: DormouseError) => ctx.note(id, `it can't be asked again (${error.message})`, "warn");
+  machine.request("shutdown", { graceMs, signal: IMAGE_SIGNAL }).match(() => {}, refused);
 }
 
 /** Inside of the instance's lane; one that has stopped meanwhile is as wanted. */
