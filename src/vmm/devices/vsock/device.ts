@@ -1,0 +1,335 @@
+// virtio-vsock, streams only (virtio 1.2, 5.10): packets between the guest's queues and the connections of the host (CID 2).
+import { VIRTIO_ID } from "../../../ffi/abi/virtio_ids.ts";
+import { VIRTIO_VSOCK, virtio_vsock_config, virtio_vsock_event, virtio_vsock_hdr } from "../../../ffi/abi/virtio_vsock.ts";
+import { EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, type Epoll } from "../../../ffi/epoll.ts";
+import { closeFd, setNonblocking } from "../../../ffi/fd.ts";
+import type { Device, DeviceContext } from "../../virtio/device.ts";
+import type { Queue } from "../../virtio/queue.ts";
+import { BUFFER_BYTES, Connection, Op } from "./connection.ts";
+
+const { VIRTIO_VSOCK_OP_REQUEST, VIRTIO_VSOCK_OP_RESPONSE, VIRTIO_VSOCK_OP_RST, VIRTIO_VSOCK_OP_SHUTDOWN, VIRTIO_VSOCK_OP_RW, VIRTIO_VSOCK_OP_CREDIT_UPDATE, VIRTIO_VSOCK_OP_CREDIT_REQUEST } = VIRTIO_VSOCK;
+const { VIRTIO_VSOCK_TYPE_STREAM, VIRTIO_VSOCK_EVENT_TRANSPORT_RESET } = VIRTIO_VSOCK;
+const RX = 0, TX = 1, EVENT = 2;
+const QUEUE_SIZE = 256, EVENT_QUEUE_SIZE = 16;
+const HOST_CID = 2;
+const HEADER = virtio_vsock_hdr.size, H = virtio_vsock_hdr.at;
+const MAX_CONNECTIONS = 1024;
+/** Answers to packets of no connection that wait for a buffer; more are dropped. */
+const MAX_RESETS = 256;
+/** Packets one way in one go. */
+const BUDGET = 256;
+/** Ports from which host-initiated connections come; below are those that a guest could mean as services. */
+const FIRST_PORT = 0x4000_0000, LAST_PORT = 0xffff_fff0;
+/** What is sent first when several wait: order of `Op` bits, with their packet's op. */
+const OP_PACKETS = [
+  [Op.RST, VIRTIO_VSOCK_OP_RST], [Op.REQUEST, VIRTIO_VSOCK_OP_REQUEST], [Op.RESPONSE, VIRTIO_VSOCK_OP_RESPONSE],
+  [Op.CREDIT_UPDATE, VIRTIO_VSOCK_OP_CREDIT_UPDATE], [Op.CREDIT_REQUEST, VIRTIO_VSOCK_OP_CREDIT_REQUEST], [Op.SHUTDOWN, VIRTIO_VSOCK_OP_SHUTDOWN],
+] as const;
+
+/** A connection that the guest wants to port `port` of the host: a stream socket to join it to, or -1 to refuse. */
+export type Listener = (port: number) => number;
+
+export class VsockDevice implements Device {
+  readonly type = VIRTIO_ID.VIRTIO_ID_VSOCK;
+  readonly name = "vsock";
+  readonly features = 0n;
+  readonly queueSizes = [QUEUE_SIZE, QUEUE_SIZE, EVENT_QUEUE_SIZE];
+  readonly config = new DataView(new ArrayBuffer(virtio_vsock_config.size));
+  listener: Listener = () => -1;
+
+  private context: DeviceContext | null = null;
+  /** By port pair; see key(). */
+  private readonly connections = new Map<number, Connection>();
+  /** Those with something to send, in turn. */
+  private readonly ready: Connection[] = [];
+  private readonly resets: { readonly guestPort: number; readonly hostPort: number }[] = [];
+  private nextPort = FIRST_PORT;
+  private resetEvent = false;
+  private readonly header = new Uint8Array(HEADER);
+  private readonly view = new DataView(this.header.buffer);
+
+  constructor(private readonly cid: number, private readonly epoll: Epoll) {
+    this.config.setUint32(virtio_vsock_config.at.guest_cid, cid, true);
+  }
+
+  get size(): number { return this.connections.size; }
+
+  /**
+   * Joins the stream socket `fd` to a new connection to `port` of the guest. `done` hears null once the guest has accepted, or why
+   * not; nothing else limits how long that takes. The descriptor belongs to the device from here on, whatever happens.
+   * Returns a function that gives up.
+   */
+  connect(port: number, fd: number, done: (error: string | null) => void): () => void {
+    if (this.context === null || this.connections.size >= MAX_CONNECTIONS) {
+      closeFd(fd);
+      done(this.context === null ? "the guest's vsock driver is not running" : `the guest has ${MAX_CONNECTIONS} connections already`);
+      return () => {};
+    }
+    const connection = new Connection(port, this.freePort(port), fd, done);
+    this.connections.set(key(connection.guestPort, connection.hostPort), connection);
+    this.send(connection, Op.REQUEST);
+    this.pump();
+    return () => {
+      if (connection.state === "connecting") this.abort(connection, "given up");
+    };
+  }
+
+  /** After a restore: tells the guest that all of its connections are gone. */
+  resetTransport(): void {
+    this.resetEvent = true;
+    this.sendEvent();
+  }
+
+  activate(context: DeviceContext): void { this.context = context; }
+
+  onNotify(index: number): void {
+    if (index === RX) this.pump();
+    else if (index === TX) this.receive();
+    else this.sendEvent();
+  }
+
+  reset(): boolean {
+    this.context = null;
+    for (const connection of [...this.connections.values()]) this.destroy(connection, "the guest has reset its vsock driver");
+    this.ready.length = this.resets.length = 0;
+    return true;
+  }
+
+  /** Connections end with the machine that is saved: their host's side can't come along. */
+  save(): unknown { return {}; }
+  restore(): void {}
+
+  // --- guest to host
+
+  private receive(): void {
+    const queue = this.context?.queues[TX];
+    if (queue === undefined) return;
+    let budget = BUDGET;
+    do {
+      for (; budget > 0 && queue.pop(); budget--) {
+        this.packet(queue);
+        queue.push(queue.head, 0);
+      }
+      queue.flush();
+      if (budget === 0) this.context?.again(TX);
+    } while (budget > 0 && queue.enableNotify());
+    this.pump();
+  }
+
+  private packet(queue: Queue): void {
+    const v = this.view;
+    if (queue.gather(queue.firstRead, queue.readCount, this.header) < HEADER) return; // nobody to answer
+    const guestPort = v.getUint32(H.src_port, true), hostPort = v.getUint32(H.dst_port, true);
+    const length = v.getUint32(H.len, true), op = v.getUint16(H.op, true);
+    if (!this.addressed(v)) return;
+    const connection = this.find(guestPort, hostPort);
+    if (length > queue.readBytes - HEADER) return connection === undefined ? this.refuse(guestPort, hostPort, op) : this.abort(connection, "the guest sent a bad packet");
+    if (v.getUint16(H.type, true) !== VIRTIO_VSOCK_TYPE_STREAM) return this.refuse(guestPort, hostPort, op);
+    if (op === VIRTIO_VSOCK_OP_REQUEST) return this.accept(guestPort, hostPort, connection);
+    if (connection === undefined) return this.refuse(guestPort, hostPort, op);
+    if (connection.credit(v.getUint32(H.buf_alloc, true), v.getUint32(H.fwd_cnt, true))) this.enqueue(connection);
+    this.dispatch(queue, connection, op, length, v.getUint32(H.flags, true));
+  }
+
+  /** From our guest to us: other packets are dropped, as a host that doesn't route does. */
+  private addressed(v: DataView): boolean {
+    return v.getUint32(H.src_cid, true) === this.cid && v.getUint32(H.src_cid + 4, true) === 0
+      && v.getUint32(H.dst_cid, true) === HOST_CID && v.getUint32(H.dst_cid + 4, true) === 0;
+  }
+
+  private dispatch(queue: Queue, connection: Connection, op: number, length: number, flags: number): void {
+    if (op === VIRTIO_VSOCK_OP_RST) return this.destroy(connection, "the guest refused the connection");
+    if (connection.state === "connecting") {
+      if (op !== VIRTIO_VSOCK_OP_RESPONSE) return this.abort(connection, "the guest answered out of turn");
+      connection.open();
+      return this.watch(connection);
+    }
+    switch (op) {
+      case VIRTIO_VSOCK_OP_RW: {
+        if (length === 0) return;
+        const gone = queue.arena.skip(queue.firstRead, HEADER), first = queue.firstRead + gone;
+        const count = queue.arena.limit(first, queue.readCount - gone, length);
+        if (!connection.write(queue, first, count, length)) return this.abort(connection, "the connection broke");
+        return this.enqueue(connection); // maybe with news of credit
+      }
+      case VIRTIO_VSOCK_OP_SHUTDOWN:
+        connection.shutdown(flags);
+        if (connection.finished) this.abort(connection, "the guest has closed the connection");
+        return;
+      case VIRTIO_VSOCK_OP_CREDIT_UPDATE: return;
+      case VIRTIO_VSOCK_OP_CREDIT_REQUEST: return this.send(connection, Op.CREDIT_UPDATE);
+      default: return this.abort(connection, "the guest sent an unknown packet");
+    }
+  }
+
+  private accept(guestPort: number, hostPort: number, existing: Connection | undefined): void {
+    if (existing !== undefined) return this.abort(existing, "the guest connected twice");
+    const room = this.connections.size < MAX_CONNECTIONS && !this.connections.has(key(guestPort, hostPort));
+    const fd = room ? this.listener(hostPort) : -1;
+    if (fd < 0) return this.refuse(guestPort, hostPort, VIRTIO_VSOCK_OP_REQUEST);
+    const connection = new Connection(guestPort, hostPort, fd, null);
+    connection.credit(this.view.getUint32(H.buf_alloc, true), this.view.getUint32(H.fwd_cnt, true));
+    this.connections.set(key(guestPort, hostPort), connection);
+    connection.open();
+    this.send(connection, Op.RESPONSE);
+    this.watch(connection);
+  }
+
+  private find(guestPort: number, hostPort: number): Connection | undefined {
+    const connection = this.connections.get(key(guestPort, hostPort));
+    return connection?.hostPort === hostPort ? connection : undefined;
+  }
+
+  /** A reset for a packet of no connection; never for a reset. */
+  private refuse(guestPort: number, hostPort: number, op: number): void {
+    if (op !== VIRTIO_VSOCK_OP_RST && this.resets.length < MAX_RESETS) this.resets.push({ guestPort, hostPort });
+  }
+
+  // --- the host's sockets
+
+  private watch(connection: Connection): void {
+    setNonblocking(connection.fd);
+    this.epoll.add(connection.fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, (events) => this.onSocket(connection, events));
+  }
+
+  private onSocket(connection: Connection, events: number): void {
+    if ((events & EPOLLHUP) !== 0) connection.hungUp = true;
+    if ((events & EPOLLOUT) !== 0 && !connection.drain()) this.abort(connection, "the connection broke");
+    else if (connection.finished) this.abort(connection, "the guest has closed the connection");
+    else {
+      if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) !== 0) connection.readable = true;
+      this.enqueue(connection);
+    }
+    this.pump();
+  }
+
+  private send(connection: Connection, op: number): void {
+    connection.ops |= op;
+    this.enqueue(connection);
+  }
+
+  private enqueue(connection: Connection): void {
+    if (connection.queued || connection.state === "closed" || !connection.wantsToSend) return;
+    connection.queued = true;
+    this.ready.push(connection);
+  }
+
+  /** Ends a connection from our side: the guest gets a reset. */
+  private abort(connection: Connection, error: string): void {
+    this.destroy(connection, error);
+    this.refuse(connection.guestPort, connection.hostPort, 0);
+    this.pump();
+  }
+
+  private destroy(connection: Connection, error: string): void {
+    if (connection.state === "closed") return;
+    this.connections.delete(key(connection.guestPort, connection.hostPort));
+    this.epoll.remove(connection.fd);
+    connection.close(error);
+  }
+
+  // --- host to guest
+
+  /** Sends what waits, a packet a connection in turn, as far as the guest has given buffers. */
+  private pump(): void {
+    const queue = this.context?.queues[RX];
+    if (queue === undefined || this.pumping) return;
+    this.pumping = true;
+    let budget = BUDGET;
+    while (budget > 0 && (this.resets.length > 0 || this.ready.length > 0)) {
+      if (!queue.pop()) {
+        if (queue.enableNotify()) continue;
+        break;
+      }
+      const written = queue.writeBytes < HEADER ? 0 : this.produce(queue);
+      if (written > 0 || queue.writeBytes < HEADER) queue.push(queue.head, written);
+      else queue.unpop();
+      budget--;
+    }
+    this.pumping = false;
+    queue.flush();
+    if (budget === 0) this.context?.again(RX);
+  }
+  private pumping = false;
+
+  /** One packet into the chain just popped; 0 if the next in turn had nothing to send after all. */
+  private produce(queue: Queue): number {
+    const reset = this.resets.shift();
+    if (reset !== undefined) return this.packetTo(queue, reset.guestPort, reset.hostPort, VIRTIO_VSOCK_OP_RST, 0, 0, 0);
+    const connection = this.ready.shift()!;
+    connection.queued = false;
+    if (connection.state === "closed") return 0;
+    const written = connection.ops !== 0 ? this.sendOp(queue, connection) : this.sendData(queue, connection);
+    if (!connection.starved) this.enqueue(connection);
+    return written;
+  }
+
+  private sendOp(queue: Queue, connection: Connection): number {
+    for (const [bit, op] of OP_PACKETS) {
+      if ((connection.ops & bit) === 0) continue;
+      connection.ops &= ~bit;
+      return this.packetFor(queue, connection, op, 0, op === VIRTIO_VSOCK_OP_SHUTDOWN ? connection.shutByHost : 0);
+    }
+    return 0;
+  }
+
+  private sendData(queue: Queue, connection: Connection): number {
+    if (!connection.wantsToSend || queue.writeBytes === HEADER) return 0;
+    const { arena } = queue;
+    const gone = arena.skip(queue.firstWrite, HEADER);
+    const n = connection.read(queue, queue.firstWrite + gone, queue.writeCount - gone, queue.writeBytes - HEADER);
+    arena.unskip();
+    return n === 0 ? 0 : this.packetFor(queue, connection, VIRTIO_VSOCK_OP_RW, n, 0);
+  }
+
+  private packetFor(queue: Queue, connection: Connection, op: number, length: number, flags: number): number {
+    connection.tell();
+    return this.packetTo(queue, connection.guestPort, connection.hostPort, op, length, flags, connection.forwarded);
+  }
+
+  private packetTo(queue: Queue, guestPort: number, hostPort: number, op: number, length: number, flags: number, forwarded: number): number {
+    const v = this.view;
+    v.setUint32(H.src_cid, HOST_CID, true);
+    v.setUint32(H.src_cid + 4, 0, true);
+    v.setUint32(H.dst_cid, this.cid, true);
+    v.setUint32(H.dst_cid + 4, 0, true);
+    v.setUint32(H.src_port, hostPort, true);
+    v.setUint32(H.dst_port, guestPort, true);
+    v.setUint32(H.len, length, true);
+    v.setUint16(H.type, VIRTIO_VSOCK_TYPE_STREAM, true);
+    v.setUint16(H.op, op, true);
+    v.setUint32(H.flags, flags, true);
+    v.setUint32(H.buf_alloc, BUFFER_BYTES, true);
+    v.setUint32(H.fwd_cnt, forwarded, true);
+    queue.scatter(queue.firstWrite, queue.writeCount, this.header);
+    return HEADER + length;
+  }
+
+  private sendEvent(): void {
+    const queue = this.context?.queues[EVENT];
+    if (queue === undefined || !this.resetEvent) return;
+    const event = new DataView(new ArrayBuffer(virtio_vsock_event.size));
+    event.setUint32(virtio_vsock_event.at.id, VIRTIO_VSOCK_EVENT_TRANSPORT_RESET, true);
+    do {
+      if (!queue.pop()) continue;
+      queue.push(queue.head, queue.scatter(queue.firstWrite, queue.writeCount, new Uint8Array(event.buffer)));
+      this.resetEvent = false;
+      break;
+    } while (queue.enableNotify());
+    queue.flush();
+  }
+
+  private freePort(guestPort: number): number {
+    while (this.connections.has(key(guestPort, this.nextPort))) this.advancePort();
+    const port = this.nextPort;
+    this.advancePort();
+    return port;
+  }
+
+  private advancePort(): void {
+    this.nextPort = this.nextPort >= LAST_PORT ? FIRST_PORT : this.nextPort + 1;
+  }
+}
+
+/** Both ports in the 53 bits of a number: the host's folded into 21, so a hit must be compared. */
+const key = (guestPort: number, hostPort: number): number => guestPort * 0x20_0000 + (hostPort % 0x20_0000);
