@@ -10,7 +10,7 @@ import { socketPath } from "../vmm/files.ts";
 import type { Context } from "./context.ts";
 import { removeNow } from "./remove.ts";
 import type { Instance } from "./service.ts";
-import { clearLeftovers, hold, observe, settleEnded, unreachable } from "./settle.ts";
+import { clearLeftovers, hold, settleEnded, unreachable } from "./settle.ts";
 import { restartIfAsked } from "./start.ts";
 import { LIVE_STATES } from "./states.ts";
 
@@ -49,7 +49,6 @@ async function adopt(ctx: Context, instance: Instance): Promise<void> {
     return settleDead(ctx, instance, DAEMON_DIED);
   }
   ctx.note(id, `taken over by a new daemon, process ${process.pid}`);
-  observe(ctx, id, status.value);
 }
 
 /** No VMM: leftovers go, and a state that needs one becomes Stopped. */

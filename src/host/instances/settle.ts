@@ -46,7 +46,7 @@ export function hold(ctx: Context, id: string, spawned: Spawned, onSettled: OnSe
 }
 
 /** A status of a living VMM. `created` and `ended` change nothing: before and after them comes more. */
-export function observe(ctx: Context, id: string, status: VmmStatus): void {
+function observe(ctx: Context, id: string, status: VmmStatus): void {
   const state = STATE_OF[status.state];
   const before = ctx.records.find(id);
   if (state === undefined || before === null || ctx.closing || before.state === state) return;

@@ -10,7 +10,7 @@ import { argvOf } from "./argv.ts";
 import { BootFds, bootParams, isKvmMissing, openBootFds } from "./boot.ts";
 import type { Context } from "./context.ts";
 import { guestConfig, type GuestNetwork } from "./guest-config.ts";
-import { clearLeftovers, hold, observe, type OnSettled } from "./settle.ts";
+import { clearLeftovers, hold, type OnSettled } from "./settle.ts";
 import type { Instance } from "./service.ts";
 import { VERB_FROM } from "./states.ts";
 
@@ -81,8 +81,7 @@ async function launch(ctx: Context, id: string, fds: BootFds): Promise<Res<void>
   if (machine.isErr()) return err(machine.error);
   const instance = ctx.records.find(id)!;
   const booted = await machine.value.request("boot", bootParams(instance, ctx.deps.xsave), { fds: fds.fds, timeoutMs: BOOT_TIMEOUT_MS });
-  if (booted.isErr()) return fail("instance.start_failed", `Cannot start instance ${instance.name}: ${booted.error.message}`, { cause: booted.error });
-  observe(ctx, id, booted.value);
+  if (booted.isErr()) return fail("instance.start_failed", `Cannot start instance ${instance.name}: ${booted.error.message}; its vmm log may say more`, { cause: booted.error });
   return ok();
 }
 

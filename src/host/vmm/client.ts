@@ -19,7 +19,7 @@ export interface RequestOptions {
 }
 
 export interface ClientListener {
-  /** Each `state` event, in order. */
+  /** Each status that the VMM tells, by an event or in an answer, in its order. */
   onState(status: VmmStatus): void;
   /** Once: the connection is gone, by the VMM's end or a packet that makes no sense. Not after close(). */
   onClosed(reason: string): void;
@@ -125,6 +125,8 @@ export class VmmClient {
       return null;
     }
     const value = RESULTS[pending.method](result);
+    // Here and not by whoever asked: that one goes on later, when newer events may have been handled already.
+    if (value !== null && value !== undefined && "state" in value) this.listener.onState(value);
     if (value === undefined) this.settle(id, fail("host.process", `Cannot read the monitor's answer to ${pending.method}`));
     else this.settle(id, ok(value));
     return null;

@@ -97,10 +97,7 @@ export class Machine {
   /** What happened while there was no connection. */
   private refresh(): void {
     this.request("status", null).match(
-      (status) => {
-        this.failures = 0;
-        if (!this.over) this.listener.onState(status);
-      },
+      () => { this.failures = 0; },
       (error) => { if (!this.over && this.client !== null) this.listener.onUnreachable(error.message); },
     );
   }

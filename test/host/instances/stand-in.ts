@@ -1,0 +1,152 @@
+// A monitor without a virtual machine: a process of its own that speaks the control protocol by the product's own code
+// (Control, Record, LogSink), takes all that `boot` brings, and plays a guest after the arguments in its configuration.
+// It stands in where no Linux guest can run; how a real guest behaves is tested under test/guest.
+import { fstatSync, readFileSync } from "node:fs";
+import { FrameDecoder, encodeChunks, encodeFrame } from "../../../src/host/agent/frames.ts";
+import { decodePairs, encodePairs } from "../../../src/pairs.ts";
+import { Epoll, EPOLLIN, EPOLLOUT, TimerFd } from "../../../src/ffi/epoll.ts";
+import { closeFd, tryRead, tryWrite } from "../../../src/ffi/fd.ts";
+import { Control } from "../../../src/vmm/control.ts";
+import { LogSink } from "../../../src/vmm/devices/console/log-sink.ts";
+import { CONTROL_FD, Frame } from "../../../src/vmm/protocol.ts";
+import { Record } from "../../../src/vmm/record.ts";
+
+const epoll = new Epoll();
+const timer = new TimerFd();
+let done = false;
+let argv: string[] = [];
+let booted = false;
+let app: LogSink | null = null;
+let onTimer: (() => void) | null = null;
+
+const record = new Record((status) => control.send({ event: "state", status }));
+const control: Control = new Control(epoll, CONTROL_FD, {
+  boot(params, fds, reply) {
+    const config = readFileSync(`/proc/self/fd/${fds.take("config")}`);
+    argv = argumentsIn(config);
+    if (argv[0] === "refuse-boot") throw new Error("no room for this guest");
+    if (argv[0] === "die-at-boot") process.kill(process.pid, "SIGKILL");
+    for (const name of ["kvm", "kernel", "initrd", ...params.disks.map((_, i) => `disk${i}`)]) fstatSync(fds.take(name));
+    record.open(fds.take("status"));
+    app = new LogSink([fds.take("app0"), fds.take("app1")]);
+    booted = true;
+    record.booted();
+    reply({ result: record.status });
+    play();
+  },
+  status: (_params, _fds, reply) => { if (argv[0] !== "silent") reply({ result: record.status }); },
+  stats: (_params, _fds, reply) => reply({ result: argv[0] === "bad-stats" ? ({ cpuSeconds: "many" } as never) : { cpuSeconds: 1.5, exits: 7, disks: [], net: null } }),
+  pause: (_params, _fds, reply) => (record.paused(), reply({ result: record.status })),
+  resume: (_params, _fds, reply) => (record.resumed(), reply({ result: record.status })),
+  shutdown(params, _fds, reply) {
+    reply({ result: record.status });
+    if (argv[0] === "deaf") after(params.graceMs, () => end("killed", "the guest did not shut down in time and was killed"));
+    else if (argv[0] !== "hung") after(1, () => exit(143, "killed by signal 15 (SIGTERM)"));
+  },
+  kill: () => end("killed", "killed"),
+  vsock(_params, fds, reply) {
+    const stream = fds.take("stream");
+    if (argv[0] === "no-agent") return closeFd(stream), reply({ error: "the guest refused the connection" });
+    reply({ result: null });
+    serveAgent(stream);
+  },
+}, () => { if (!booted) done = true; });
+
+epoll.add(timer.fd, EPOLLIN, () => (timer.drain(), onTimer?.()));
+while (!done) epoll.poll();
+process.exit(0);
+
+function after(ms: number, action: () => void): void {
+  onTimer = action;
+  timer.arm(Math.max(1, ms));
+}
+
+function end(reason: Parameters<Record["ended"]>[0], message: string): void {
+  record.ended(reason, message);
+  done = true;
+}
+
+function exit(code: number, message: string, restart = false): void {
+  record.exited(code, message, restart);
+  end("reset", "reset");
+}
+
+function play(): void {
+  const [what, first = "", second = ""] = argv;
+  if (what === "boot-slowly") return after(Number(first), () => record.running());
+  if (what === "panic") return end("panic", "Kernel panic - not syncing: Attempted to kill init!");
+  record.running();
+  if (what === "exit") return exit(Number(first), second);
+  if (what === "say") argv.slice(1).forEach((line) => app!.write(Buffer.from(`${line}\n`)));
+  if (what === "say-exit") return app!.write(Buffer.from(argv.slice(1).join("\n"))), exit(0, "");
+  // A restart the first time, which its log remembers.
+  if (what === "reboot-once") {
+    const before = fstatSync(1).size > 0;
+    if (!before) return console.log("booted once"), exit(0, "", true);
+  }
+  if (what === "talk") return talk(Number(first), 1);
+}
+
+/** `count` lines, one each millisecond. */
+function talk(count: number, n: number): void {
+  app!.write(Buffer.from(`line ${n}\n`));
+  if (n === count) return after(1, () => exit(0, ""));
+  after(1, () => talk(count, n + 1));
+}
+
+function argumentsIn(archive: Uint8Array): string[] {
+  const name = Buffer.from("dormouse/config\0");
+  const header = Buffer.from(archive).indexOf(name) - 110;
+  const field = (i: number) => parseInt(Buffer.from(archive).toString("latin1", header + 6 + i * 8, header + 14 + i * 8), 16);
+  const start = Math.ceil((header + 110 + field(11)) / 4) * 4;
+  return decodePairs(archive.subarray(start, start + field(6)))!.filter(([key]) => key === "arg").map(([, value]) => value);
+}
+
+/** Plays `echo WORD…`, `cat`, `flood BYTES`, `missing`, `hang`, `vanish`, `argv`; attach is `cat` too. */
+function serveAgent(fd: number): void {
+  const decoder = new FrameDecoder();
+  const buffer = new Uint8Array(65536);
+  let outgoing: Uint8Array[] = [];
+  let closing = false;
+  let cat = false;
+  const close = () => (epoll.remove(fd), closeFd(fd));
+  const flush = (): void => {
+    while (outgoing.length > 0) {
+      const n = tryWrite(fd, outgoing[0]!, outgoing[0]!.length);
+      if (n < 0) return void epoll.modify(fd, EPOLLIN | EPOLLOUT);
+      outgoing[0] = outgoing[0]!.subarray(n);
+      if (outgoing[0]!.length === 0) outgoing.shift();
+    }
+    if (closing) return close();
+    epoll.modify(fd, EPOLLIN);
+  };
+  const send = (...frames: Uint8Array[]) => void outgoing.push(...frames);
+  const finish = (code: number, message = "") => (send(encodeFrame(Frame.EXIT, encodePairs([["code", String(code)], ["message", message]]))), (closing = true));
+  const command = (payload: Uint8Array) => {
+    const pairs = decodePairs(payload)!;
+    const args = pairs.filter(([key]) => key === "arg").map(([, value]) => value);
+    if (args[0] === "missing") return send(encodeFrame(Frame.ERROR, encodePairs([["code", "127"], ["message", "missing: command not found"]]))), void (closing = true);
+    if (args[0] === "vanish") return void (closing = true);
+    send(encodeFrame(Frame.STARTED, encodePairs([["pid", "42"]])));
+    if (args[0] === "echo") send(...encodeChunks(Frame.STDOUT, Buffer.from(`${args.slice(1).join(" ")}\n`)), ...encodeChunks(Frame.STDERR, Buffer.from("warned\n"))), finish(3, "three");
+    if (args[0] === "argv") send(...encodeChunks(Frame.STDOUT, Buffer.from(JSON.stringify(pairs)))), finish(0);
+    if (args[0] === "flood") send(...encodeChunks(Frame.STDOUT, new Uint8Array(Number(args[1])))), finish(0);
+    if (args[0] === "cat") cat = true;
+  };
+  epoll.add(fd, EPOLLIN, (events) => {
+    if (events & EPOLLOUT) flush();
+    const n = closing ? 0 : tryRead(fd, buffer, buffer.length);
+    if (n === 0 && !closing) {
+      app!.write(Buffer.from("hung up\n"));
+      return close();
+    }
+    for (const { type, payload } of n > 0 ? decoder.push(buffer.subarray(0, n)) : []) {
+      if (type === Frame.EXEC) command(payload);
+      if (type === Frame.ATTACH) cat = true;
+      if (type === Frame.RESIZE || type === Frame.SIGNAL) send(...encodeChunks(Frame.STDERR, Buffer.from(`${type === Frame.RESIZE ? "resize" : "signal"} ${[...payload].join(" ")}\n`)));
+      if (type === Frame.STDIN && cat && payload.length > 0) send(...encodeChunks(Frame.STDOUT, payload));
+      if (type === Frame.STDIN && cat && payload.length === 0) finish(0);
+    }
+    if (n > 0) flush();
+  });
+}
