@@ -75,24 +75,7 @@ async function revision(): Promise<string> {
   return changes === "" ? commit : `${commit}-dirty`;
 }
 
-/** Parts that a partial build may lack; each fails when it is used. */
-const missingParts: BunPlugin = {
-  name: "missing-parts",
-  setup: (build) => {
-    build.onResolve({ filter: /^\.\.?\/.*\.ts$/ }, async ({ path, importer }) => {
-      const file = resolve(dirname(importer), path);
-      return (await Bun.file(file).exists()) ? undefined : { path: file, namespace: "missing" };
-    });
-    build.onLoad({ filter: /./, namespace: "missing" }, ({ path }) => {
-      say(`left out: ${path}`);
-      return { contents: `module.exports = {}; throw new Error(${JSON.stringify(`${basename(path)} is not in this executable`)});`, loader: "js" };
-    });
-  },
-};
-
 const { values } = parseArgs({ options: { out: { type: "string", default: join(root, "dist/dormouse") }, "no-guest": { type: "boolean", default: false } } });
-const workers = [];
-for (const path of Object.values(WORKERS)) if (await Bun.file(join(root, path)).exists()) workers.push(path);
 const out = resolve(values.out);
 const artifacts = values["no-guest"] ? NO_GUEST : artifactsModule(await pack(await built("kernel", "guest")), await pack(await built("guest")));
 
@@ -101,7 +84,7 @@ const staging = join(dirname(out), `.build-${process.pid}`);
 await mkdir(staging, { recursive: true });
 say("bundling and compiling");
 const result = await Bun.build({
-  entrypoints: ["src/main.ts", ...workers].map((path) => join(root, path)),
+  entrypoints: ["src/main.ts", ...Object.values(WORKERS)].map((path) => join(root, path)),
   root,
   target: "bun",
   format: "esm",
@@ -114,7 +97,7 @@ const result = await Bun.build({
     DORMOUSE_REVISION: JSON.stringify(await revision()),
     "process.env.NODE_ENV": '"production"',
   },
-  plugins: [embedArtifacts(artifacts), missingParts],
+  plugins: [embedArtifacts(artifacts)],
   // Nothing of the current directory may change what root runs.
   compile: { outfile: join(staging, "dormouse"), autoloadDotenv: false, autoloadBunfig: false, autoloadTsconfig: false, autoloadPackageJson: false },
   throw: false,

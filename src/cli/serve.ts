@@ -42,7 +42,6 @@ async function start(options: ServeOptions): Promise<number> {
   const root = checkRoot();
   const obstacle = options.teardown ? (root.status === "fail" ? root : undefined) : firstObstacle();
   if (obstacle !== undefined) throw new CliError(`Cannot serve: ${obstacle.check}: ${obstacle.found}; ${obstacle.advice} (\`dormouse doctor\` shows more)`, obstacle.check);
-  // @ts-ignore: not there yet
-  const { serve } = (await import("../serve.ts")) as { serve(options: ServeOptions): Promise<number> };
+  const { serve } = await import("../serve.ts");
   return serve(options);
 }
