@@ -1,11 +1,11 @@
 // All devices of one machine: made from what `boot` brought, put on the bus in a fixed order, asked as one.
 // The order is the guest's: vda, vdb, … are the disks in theirs; eth0 is the one network device.
 import type { Epoll } from "../../ffi/epoll.ts";
-import { closeFd, fileSize } from "../../ffi/fd.ts";
+import { fileSize } from "../../ffi/fd.ts";
 import type { RequestFds } from "../control.ts";
 import type { GuestMemory } from "../memory.ts";
 import type { PciFunction, PciPlatform } from "../pci.ts";
-import { type BootParams, type VmmStats } from "../protocol.ts";
+import { GUEST_CID, type BootParams, type VmmStats } from "../protocol.ts";
 import type { Device } from "../virtio/device.ts";
 import { VirtioPci } from "../virtio/transport.ts";
 import { BlockDevice } from "./block/device.ts";
@@ -16,6 +16,7 @@ import { LogSink } from "./console/log-sink.ts";
 import { SinkPort } from "./console/port.ts";
 import { NetDevice } from "./net/device.ts";
 import { RngDevice } from "./rng.ts";
+import { VsockDevice } from "./vsock/device.ts";
 
 /** Where the devices go. */
 export interface Board {
@@ -35,6 +36,7 @@ const CONTROL_PORT = "dormouse";
 export class Devices {
   private readonly disks: BlockDevice[];
   private readonly net: NetDevice | null;
+  private readonly vsock: VsockDevice;
   private readonly port: FramedPort;
   private readonly vmmLog: LogSink;
 
@@ -49,14 +51,16 @@ export class Devices {
       return new BlockDevice({ name: `disk${i}`, readonly: disk.readonly, serial: disk.serial, backing: { fd, bytes: fileSize(fd) } }, io);
     });
     this.net = params.mac === undefined ? null : new NetDevice({ fd: fds.take("tap"), mac: macBytes(params.mac) }, epoll, events.log);
+    this.vsock = new VsockDevice(GUEST_CID, epoll);
     add(new ConsoleDevice([new SinkPort("console", appLog), this.port]));
     for (const disk of this.disks) add(disk);
     if (this.net !== null) add(this.net);
+    add(this.vsock);
     add(new RngDevice());
   }
 
   /** Joins a stream socket, owned from now on, to a connection to `port` of the guest; calls back once, with null or why not. */
-  connect(port: number, fd: number, done: (error: string | null) => void): void { closeFd(fd); done(`no vsock yet: ${port}`); }
+  connect(port: number, fd: number, done: (error: string | null) => void): void { this.vsock.connect(port, fd, done); }
 
   /** False where init has not read what was sent before. */
   sendFrame(type: number, payload: Uint8Array): boolean { return this.port.send(type, payload); }
