@@ -9,14 +9,14 @@ export const SIGHUP = 1, SIGINT = 2, SIGKILL = 9, SIGTERM = 15;
 
 /**
  * What tells a process from a later one with the same number: its start in clock ticks since boot
- * (field 22 of /proc/PID/stat, proc(5)). Null where there is no such process.
+ * (field 22 of /proc/PID/stat, proc(5)). Null where there is no such process, or only its exit status is left of it.
  */
 export function processStart(pid: number): number | null {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
     // The second field, the name, may hold spaces and parentheses: count from the last parenthesis.
     const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-    return Number(fields[22 - 3]);
+    return fields[0] === "Z" || fields[0] === "X" ? null : Number(fields[22 - 3]);
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;
     if (code === "ENOENT" || code === "ESRCH") return null;
@@ -37,7 +37,8 @@ export class ProcessHandle {
     if (fd === -E.ESRCH) return null;
     if (fd < 0) throw new SysError(`Cannot open process ${pid}`, -fd);
     // Compared after the open: from here on the descriptor means this one process.
-    if (start !== null && processStart(pid) !== start) {
+    const found = processStart(pid);
+    if (found === null || (start !== null && found !== start)) {
       closeFd(fd);
       return null;
     }

@@ -7,6 +7,8 @@ import type { Res } from "../../errors.ts";
 import { bootId } from "../../ffi/process.ts";
 import { VmmClient } from "../vmm/client.ts";
 import { socketPath } from "../vmm/files.ts";
+import type { Machine } from "../vmm/machine.ts";
+import type { Spawned } from "../vmm/spawn.ts";
 import type { Context } from "./context.ts";
 import { removeNow } from "./remove.ts";
 import type { Instance } from "./service.ts";
@@ -15,6 +17,7 @@ import { restartIfAsked } from "./start.ts";
 import { LIVE_STATES } from "./states.ts";
 
 const STATUS_TIMEOUT_MS = 5_000;
+const HOLD_ATTEMPTS = 10, HOLD_DELAY_MS = 100;
 const DAEMON_DIED = "Cannot start the instance: the daemon ended meanwhile; start it again";
 
 /** Resolves when every record agrees with what runs. Deletions go on in the background. */
@@ -37,7 +40,7 @@ async function adopt(ctx: Context, instance: Instance): Promise<void> {
     return settleDead(ctx, instance, "its monitor could not be found when the daemon started");
   }
   if (process.bootId !== bootId()) return settleDead(ctx, instance, "the host was restarted");
-  const held = hold(ctx, id, process, restartIfAsked);
+  const held = await holdPatiently(ctx, id, process);
   if (held.isErr()) return unreachable(ctx, id, held.error.message);
   if (held.value === null) return settleDead(ctx, instance, "its monitor was killed while the daemon was not running");
   const machine = held.value;
@@ -49,6 +52,15 @@ async function adopt(ctx: Context, instance: Instance): Promise<void> {
     return settleDead(ctx, instance, DAEMON_DIED);
   }
   ctx.note(id, `taken over by a new daemon, process ${process.pid}`);
+}
+
+/** A process that is ending refuses connections a moment before it is seen to have ended. */
+async function holdPatiently(ctx: Context, id: string, process: Spawned): Promise<Res<Machine | null>> {
+  for (let attempt = 1; ; attempt++) {
+    const held = hold(ctx, id, process, restartIfAsked);
+    if (held.isOk() || attempt === HOLD_ATTEMPTS) return held;
+    await Bun.sleep(HOLD_DELAY_MS);
+  }
 }
 
 /** No VMM: leftovers go, and a state that needs one becomes Stopped. */

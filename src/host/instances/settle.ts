@@ -61,7 +61,7 @@ function startChanges(before: Instance, status: VmmStatus) {
 }
 
 export function unreachable(ctx: Context, id: string, reason: string): void {
-  const text = `its monitor (process ${ctx.machines.get(id)?.pid ?? "unknown"}) runs but can't be talked to: ${reason}; stop or delete the instance to end it`;
+  const text = `its monitor (process ${ctx.records.process(id)?.pid ?? "unknown"}) runs but can't be talked to: ${reason}; stop or delete the instance to end it`;
   ctx.records.transition(id, "Unknown", text, { stateError: text });
   ctx.note(id, text, "warn");
 }

@@ -1,6 +1,8 @@
 // stop: Created (once started), Initializing, Running, Paused, Shutdown, Unknown → Stopped.
 import { ResultAsync, ok } from "neverthrow";
 import { fail, type AsyncRes, type DormouseError, type Res } from "../../errors.ts";
+import { EPOLLIN } from "../../ffi/epoll.ts";
+import { bootId, ProcessHandle, SIGKILL } from "../../ffi/process.ts";
 import type { Machine } from "../vmm/machine.ts";
 import type { Context } from "./context.ts";
 import type { Instance } from "./service.ts";
@@ -70,10 +72,25 @@ async function shutDown(ctx: Context, id: string, machine: Machine, graceMs: num
 }
 
 /** What has no VMM is Stopped, whatever was on record: Unknown is settled here too. */
-function stopped(ctx: Context, id: string): Res<Instance> {
+async function stopped(ctx: Context, id: string): Promise<Res<Instance>> {
+  await killUnheld(ctx, id);
   const instance = ctx.records.find(id);
   if (instance === null) return fail("instance.not_found", `Cannot stop instance ${id}: it was deleted meanwhile`);
   if (instance.state === "Stopped") return ok(instance);
   if (instance.state !== "Standby") settleEnded(ctx, id, "it was stopped while its monitor could not be found");
   return ok(ctx.records.find(id)!);
+}
+
+/** A VMM that runs and could not be taken over (its socket was deleted, say): all that can be done is to end it. */
+async function killUnheld(ctx: Context, id: string): Promise<void> {
+  const process = ctx.records.process(id);
+  if (process === null || ctx.machines.has(id) || process.bootId !== bootId()) return;
+  const handle = ProcessHandle.open(process.pid, process.start);
+  if (handle === null) return;
+  ctx.note(id, `killing its monitor, process ${process.pid}, which could not be taken over`, "warn");
+  handle.signal(SIGKILL);
+  await new Promise<void>((resolve) => {
+    const watch = ctx.poller.watch(handle.fd, EPOLLIN, () => (watch.close(), resolve()));
+  });
+  handle.close();
 }
