@@ -48,9 +48,8 @@ export class Guest {
     if (spawned.isErr()) throw spawned.error;
     const socket = connectSeqpacket(socketPath(dir));
     const fds = bootDescriptors(spec, dir);
-    const probe = probeKvm();
     const params: BootParams = {
-      memoryBytes: spec.memoryMib * MIB, vcpus: spec.vcpus, cmdline: cmdline(spec), xsave: probe.able && probe.xsave,
+      memoryBytes: spec.memoryMib * MIB, vcpus: spec.vcpus, cmdline: cmdline(spec), xsave: hostHasXsave(),
       disks: (spec.disks ?? []).map((disk, i) => ({ readonly: disk.readonly, serial: `disk${i}` })), ...(spec.tap ? { mac: spec.tap.mac } : {}),
     };
     const request = Buffer.from(JSON.stringify({ id: 1, method: "boot", params, fds: Object.keys(fds) }));
@@ -112,6 +111,12 @@ export class Guest {
   }
 }
 
+/** Whether guests can have XSAVE here: both monitors then show the same CPU. */
+function hostHasXsave(): boolean {
+  const probe = probeKvm();
+  return probe.able && probe.xsave;
+}
+
 function statusOf(pid: number): string {
   try {
     return readFileSync(`/proc/${pid}/status`, "utf8");
@@ -152,7 +157,7 @@ function qemuArguments(spec: GuestSpec, serial: string): string[] {
   ]);
   if (spec.tap) devices.push("-netdev", `tap,id=net,ifname=${spec.tap.name},script=no,downscript=no,vhost=off`, "-device", `virtio-net-pci,netdev=net,mac=${spec.tap.mac}`);
   return [
-    "qemu-system-x86_64", "-M", devices.length === 0 ? "microvm" : "pc,acpi=off", "-enable-kvm", "-cpu", "host", "-m", `${spec.memoryMib}M`, "-smp", String(spec.vcpus),
+    "qemu-system-x86_64", "-M", devices.length === 0 ? "microvm" : "pc,acpi=off", "-enable-kvm", "-cpu", hostHasXsave() ? "host" : "host,-xsave", "-m", `${spec.memoryMib}M`, "-smp", String(spec.vcpus),
     "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", `file:${serial}`,
     "-kernel", spec.kernel, "-initrd", spec.initrd, "-append", cmdline(spec), ...devices,
   ];
