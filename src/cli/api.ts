@@ -78,6 +78,8 @@ export class Api {
   image = (name: string) => this.json<Image>("GET", `/images/${enc(name)}`);
   pull = (name: string, credentials?: Credentials, platform?: string) =>
     this.json<Image>("POST", "/images", { body: { name, credentials, platform } });
+  /** `path` is one of the daemon's host. */
+  load = (path: string, name?: string) => this.json<Image>("POST", "/images/load", { body: { path, name } });
   removeImage = (name: string) => this.nothing("DELETE", `/images/${enc(name)}`);
 
   instances = (query: Query = {}) => this.json<Instance[]>("GET", "/instances", { query });

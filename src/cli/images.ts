@@ -1,9 +1,10 @@
-// pull, images, rmi.
+// pull, load, images, rmi.
+import { resolve } from "node:path";
 import type { Command } from "commander";
 import type { Image } from "./api.ts";
 import { apiCommand, apiOf, show, wantsJson } from "./command.ts";
 import { ago, bytes, print, printJson, table } from "./output.ts";
-import { pullImage } from "./pull.ts";
+import { pullImage, settle } from "./pull.ts";
 
 export function addImageCommands(program: Command): void {
   apiCommand(program, "pull <image>", "Pull an image and make it ready to run")
@@ -11,6 +12,15 @@ export function addImageCommands(program: Command): void {
     .action(async (name: string, options: { quiet?: boolean }, command: Command) => {
       const image = await pullImage(apiOf(command), name, options.quiet === true);
       show(command, image, ({ digest }) => digest);
+    });
+
+  apiCommand(program, "load <path>", "Make an image of an OCI layout folder or a `docker save` tar on the daemon's host")
+    .option("--name <reference>", "record it under this name (default: its own)")
+    .option("-q, --quiet", "print nothing but the name")
+    .action(async (path: string, options: { name?: string; quiet?: boolean }, command: Command) => {
+      const api = apiOf(command);
+      const image = await settle(api, await api.load(resolve(path), options.name), options.quiet === true);
+      show(command, image, ({ name }) => name);
     });
 
   apiCommand(program, "images", "List images")

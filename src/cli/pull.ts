@@ -9,14 +9,17 @@ const POLL_MS = 150;
 const BAR = 30;
 
 /** Pulls `name` and waits until it is ready. Throws with the daemon's reason where it fails. */
-export async function pullImage(api: Api, name: string, quiet: boolean): Promise<Image> {
+export const pullImage = async (api: Api, name: string, quiet: boolean): Promise<Image> => settle(api, await api.pull(name, await credentialsFor(name)), quiet);
+
+/** Follows an image that is on its way. */
+export async function settle(api: Api, begun: Image, quiet: boolean): Promise<Image> {
   const progress = quiet ? null : process.stderr.isTTY ? new Bar() : new Steps();
+  let image = begun;
   try {
-    let image = await api.pull(name, await credentialsFor(name));
     for (;;) {
       progress?.show(image);
       if (image.status === "ready") return image;
-      if (image.status === "failed") throw new CliError(plain(image.error ?? `Cannot pull ${name}: the daemon gives no reason`), "pull_failed");
+      if (image.status === "failed") throw new CliError(plain(image.error ?? `Cannot get ${image.name}: the daemon gives no reason`), "pull_failed");
       await Bun.sleep(POLL_MS);
       image = await api.image(image.name);
     }

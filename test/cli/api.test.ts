@@ -53,6 +53,21 @@ describe("lists", () => {
     expect(err).toBe("dormouse: Cannot find instance nobody.\n");
   });
 
+  test("images shows status and size; load passes an absolute path on and waits", async () => {
+    api.images.add(NGINX, { sizeBytes: 142_000_000 });
+    api.images.add("127.0.0.1:5000/x:1", { status: "failed", error: "no such tag" });
+    const { out } = await cli(["images"]);
+    expect(out).toMatch(/nginx:latest .* ready .* 142MB\n/);
+    expect(out).toContain("failed: no such tag");
+    const loading = start(["load", "some/layout.tar", "--name", "mine:1"]);
+    await until(() => api.images.list().length === 3);
+    const loaded = api.images.list().find(({ status }) => status !== "ready" && status !== "failed");
+    if (loaded !== undefined) api.images.add(loaded.name, { status: "ready" });
+    expect(await loading.ended).toMatchObject({ status: 0, out: expect.stringContaining("mine:1") });
+    expect((await cli(["rmi", NGINX])).out).toBe(`${NGINX}\n`);
+    expect(await cli(["rmi", NGINX])).toMatchObject({ status: 1, err: expect.stringContaining("Cannot") });
+  });
+
   test("df and version show the daemon's figures", async () => {
     expect((await cli(["df"])).out).toMatch(/images \/ rootfs +\d/);
     expect(JSON.parse((await cli(["version", "--json"])).out)).toMatchObject({ client: { version: "development" }, server: { version: "0.1.0-test" } });
