@@ -61,11 +61,18 @@ int agent_serve(int fd) {
 
 static void nothing(struct timer *timer) { (void)timer; }
 
-void agent_flush(uint64_t limit_ms) {
-  struct timer limit = {0};
+void agent_flush(uint64_t stall_ms, uint64_t limit_ms) {
+  struct timer stall = {0}, limit = {0};
+  uint64_t sent = conn_sent;
   loop_close(&listener);
   timer_stop(&retry);
+  timer_arm(&stall, stall_ms, nothing);
   timer_arm(&limit, limit_ms, nothing);
-  while (conn_count && limit.armed) loop_once();
+  while (conn_count && stall.armed && limit.armed) {
+    loop_once();
+    if (sent != conn_sent) timer_arm(&stall, stall_ms, nothing);
+    sent = conn_sent;
+  }
+  timer_stop(&stall);
   timer_stop(&limit);
 }

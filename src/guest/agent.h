@@ -7,5 +7,6 @@
 int agent_listen(void);
 // Serves connections of any listening stream socket.
 int agent_serve(int listener);
-// At the end: lets what was sent leave, but waits for no one longer than this.
-void agent_flush(uint64_t limit_ms);
+// At the end: lets what was sent leave. Waits for peers as long as one of them takes something within `stall_ms`,
+// and at most `limit_ms`.
+void agent_flush(uint64_t stall_ms, uint64_t limit_ms);

@@ -9,6 +9,7 @@
 #define LINGER_MS 5000
 
 size_t conn_count;
+uint64_t conn_sent;
 
 static void conn_free(struct conn *conn) {
   timer_stop(&conn->linger);
@@ -37,6 +38,7 @@ static void flush(struct conn *conn) {
       break;
     }
     buffer_consume(&conn->out, (size_t)n);
+    conn_sent += (uint64_t)n;
   }
   if (conn->finishing && !buffer_length(&conn->out)) shutdown(conn->source.fd, SHUT_WR);
   update(conn);

@@ -20,6 +20,7 @@ struct conn {
   struct timer linger;
 };
 extern size_t conn_count;
+extern uint64_t conn_sent;  // bytes, of all connections: grows while somebody reads
 struct conn *conn_open(int fd, int (*frame)(struct conn *, enum frame_type, char *, size_t));
 void conn_send(struct conn *conn, enum frame_type type, const void *payload, size_t n);
 void conn_send_pairs(struct conn *conn, enum frame_type type, struct buffer *pairs);

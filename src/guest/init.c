@@ -24,6 +24,8 @@
 #define CONFIG_PATH "/dormouse/config"
 #define SETUP_FAILED 125
 #define LAST_WORDS_MS 1000
+#define STALL_MS 5000
+#define SHUTDOWN_FLUSH_MS 2000  // less than the monitor's patience with a shutdown
 
 static struct config config;
 static int agent = -1;
@@ -104,7 +106,8 @@ static void open_standard(void) {
 
 static void end(void) {
   output_exit(outcome.code, outcome.message);
-  agent_flush(LAST_WORDS_MS);
+  // A slow reader of an attached terminal gets the rest of the output, unless somebody waits for the end.
+  agent_flush(STALL_MS, outcome.asked ? SHUTDOWN_FLUSH_MS : UINT32_MAX);
   close_fd(&workload.mnt_ns);
   close_fd(&workload.cgroup_ns);
   close_fd(&workload.pid_ns);

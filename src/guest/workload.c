@@ -173,6 +173,7 @@ static void grace_over(struct timer *timer) {
 void workload_stop(int signal, uint64_t grace_ms) {
   if (!workload.pid || dead) return;
   // A workload that is still being set up runs none of its own code: there is nothing to ask.
+  outcome.asked = true;
   stopped_early = report.fd >= 0;
   int number = stopped_early ? SIGKILL : signal ? signal : workload.config->stop_signal;
   grace_given_ms = grace_ms;

@@ -19,7 +19,7 @@ extern struct workload workload;
 
 // How it went, for the host. `over` is set once all output has left the machine.
 struct outcome {
-  bool over, reboot;
+  bool over, reboot, asked;  // asked: by SHUTDOWN, which waits
   int code;
   char message[FAILURE_MAX];
 };

@@ -69,7 +69,7 @@ int main(int argc, char **argv) {
   if (workload_start(&config, &place, running) < 0) give_up();
   while (!outcome.over) loop_once();
   output_exit(outcome.code, outcome.message);
-  agent_flush(1000);
+  agent_flush(5000, outcome.asked ? 2000 : UINT32_MAX);
   port_exited(outcome.code, outcome.message, outcome.reboot);
   port_flush(1000);
   return 0;
