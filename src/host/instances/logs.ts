@@ -86,8 +86,9 @@ class Follower {
     const otherFile = file === 0 ? 1 : 0;
     // Looked at before reading: if the other file is being written by then, this one has all that it will ever have.
     const other = stampOf(this.paths[otherFile]);
-    const size = stampOf(this.paths[file]).size;
-    if (size < offset) throw new DormouseError("log.not_found", "the reader fell behind by more than both of the log's files");
+    const own = stampOf(this.paths[file]);
+    if (own.mtimeNs === GONE) return null; // the instance is being deleted, and has ended
+    if (own.size < offset) throw new DormouseError("log.not_found", "the reader fell behind by more than both of the log's files");
     const block = readBlock(this.paths[file], offset);
     if (block.length > 0) {
       this.at = { file, offset: offset + block.length };
@@ -104,6 +105,8 @@ class Follower {
   }
 }
 
+/** stampOf() of a file that is not there. */
+const GONE = 0n;
 const NEVER: LogStamp = { size: -1, mtimeNs: -1n };
 
 /** Wakes a follower when a file of its log or the instance has changed. */
