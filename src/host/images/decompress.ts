@@ -36,15 +36,21 @@ export async function readLayer(path: string, onChunk: (chunk: Buffer) => void, 
   const source = createReadStream(path, { highWaterMark: READ });
   source.on("data", (chunk) => onRead(chunk.length));
   const decoder = compression === "gzip" ? createGunzip({ chunkSize: WRITE }) : createZstdDecompress({ chunkSize: WRITE });
+  let produced = 0;
   try {
     await pipeline(source, decoder, async (chunks: AsyncIterable<Buffer>) => {
-      for await (const chunk of chunks) onChunk(chunk);
+      for await (const chunk of chunks) {
+        produced += chunk.length;
+        onChunk(chunk);
+      }
     });
   } catch (error) {
     const code = error instanceof Error && "code" in error ? String(error.code) : "";
     if (code.startsWith("Z_") || code.startsWith("ZSTD_")) throw new CompressionError(`its ${compression} data is damaged (${code})`, { cause: error });
     throw error;
   }
+  // The zstd decoder takes the end of input for the end of data, even inside of a frame.
+  if (produced === 0) throw new CompressionError(`its ${compression} data is truncated`);
 }
 
 function readHead(path: string): Buffer {
