@@ -2,6 +2,7 @@
 import { PCI } from "../../src/ffi/abi/pci_regs.ts";
 import { virtio_pci_common_cfg as common } from "../../src/ffi/abi/virtio_pci.ts";
 import { drainEventFd, EventFd, signalEventFd, type Epoll } from "../../src/ffi/epoll.ts";
+import { closeFd } from "../../src/ffi/fd.ts";
 import { Mapping } from "../../src/ffi/memory.ts";
 import { GuestMemory } from "../../src/vmm/memory.ts";
 import type { PciPlatform } from "../../src/vmm/pci.ts";
@@ -122,6 +123,12 @@ export class Driver {
 
   constructor(readonly device: Device, readonly epoll: Epoll) {
     this.pci = new VirtioPci(device, this.memory, this.platform, epoll, (m) => void this.log.push(m));
+  }
+
+  /** Gives back the descriptors of transport and platform. */
+  close(): void {
+    this.pci.close();
+    for (const { fd } of this.platform.irqs) closeFd(fd);
   }
 
   readCommon = (field: keyof typeof common.at) => this.pci.barRead(0, BAR.COMMON + common.at[field], common.sizes[field]);

@@ -63,14 +63,22 @@ export class VirtioPci implements PciFunction, QueueOwner {
   private resetting = false;
 
   /** Puts its notifications into `epoll`; lives as long as the machine. */
-  constructor(private readonly device: Device, private readonly memory: GuestMemory, private readonly platform: PciPlatform, epoll: Epoll, log: Log) {
+  constructor(private readonly device: Device, private readonly memory: GuestMemory, private readonly platform: PciPlatform, private readonly epoll: Epoll, log: Log) {
     const queues = device.queueSizes.length;
     this.troubles = new RareLog((message) => log(`${device.name}: ${message}`));
     this.msix = new Msix(queues + 1, platform);
     this.config = new ConfigSpace(device.type, queues, device.config.byteLength, queues + 1);
     this.offered = device.features | TRANSPORT_FEATURES;
-    this.slots = device.queueSizes.map((size, i) => this.createSlot(i, size, epoll));
+    this.slots = device.queueSizes.map((size, i) => this.createSlot(i, size));
     this.context = this.createContext();
+  }
+
+  /** Gives its eventfds back, and is used no more. The machine ends with its process and doesn't need this. */
+  close(): void {
+    for (const { event } of this.slots) {
+      this.epoll.remove(event.fd);
+      event.close();
+    }
   }
 
   // --- PCI
@@ -294,11 +302,11 @@ export class VirtioPci implements PciFunction, QueueOwner {
     return isr;
   }
 
-  private createSlot(index: number, size: number, epoll: Epoll): Slot {
+  private createSlot(index: number, size: number): Slot {
     const arena = this.device.arena?.(index) ?? new Iovecs(IOV_MAX);
     const queue = new Queue(index, size, this.memory, arena, this);
     const event = new EventFd();
-    epoll.add(event.fd, EPOLLIN, () => {
+    this.epoll.add(event.fd, EPOLLIN, () => {
       event.drain();
       if (queue.live && this.running) this.device.onNotify(index);
     });

@@ -31,6 +31,8 @@ export class Connection {
   hungUp = false;
   /** Directions that each side has shut. */
   private shutByGuest = 0;
+  /** Of the guest's, those that the socket has been told. */
+  private passed = 0;
   shutByHost = 0;
 
   // Credit (virtio 1.2, 5.10.6.3); all modulo 2^32.
@@ -165,8 +167,11 @@ export class Connection {
 
   private passShutdown(): void {
     if (this.pending.length > 0) return;
-    if ((this.shutByGuest & SEND) !== 0) syscall(SYS.shutdown, this.fd, SHUT_WR);
-    if ((this.shutByGuest & RCV) !== 0) syscall(SYS.shutdown, this.fd, SHUT_RD);
+    // Once each: a shutdown is an event on the socket, which would bring us here again.
+    const fresh = this.shutByGuest & ~this.passed;
+    this.passed = this.shutByGuest;
+    if ((fresh & SEND) !== 0) syscall(SYS.shutdown, this.fd, SHUT_WR);
+    if ((fresh & RCV) !== 0) syscall(SYS.shutdown, this.fd, SHUT_RD);
   }
 
   private forward(bytes: number): void {

@@ -241,8 +241,10 @@ export class VsockDevice implements Device {
         if (queue.enableNotify()) continue;
         break;
       }
-      const written = queue.writeBytes < HEADER ? 0 : this.produce(queue);
-      if (written > 0 || queue.writeBytes < HEADER) queue.push(queue.head, written);
+      // A buffer without room for payload would hold back everything behind it: it goes back empty.
+      const useless = queue.writeBytes <= HEADER;
+      const written = useless ? 0 : this.produce(queue);
+      if (written > 0 || useless) queue.push(queue.head, written);
       else queue.unpop();
       budget--;
     }
@@ -274,7 +276,7 @@ export class VsockDevice implements Device {
   }
 
   private sendData(queue: Queue, connection: Connection): number {
-    if (!connection.wantsToSend || queue.writeBytes === HEADER) return 0;
+    if (!connection.wantsToSend) return 0;
     const { arena } = queue;
     const gone = arena.skip(queue.firstWrite, HEADER);
     const n = connection.read(queue, queue.firstWrite + gone, queue.writeCount - gone, queue.writeBytes - HEADER);
