@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { Frame } from "../../src/vmm/protocol.ts";
-import { buildHarness, Guest, makeRoot, type Session } from "./harness.ts";
+import { CASE_CONFIG, CASE_FILES, execCases } from "./exec-cases.ts";
+import { buildHarness, Guest, makeRoot } from "./harness.ts";
 import { removeFolder, tempFolder } from "./machine.ts";
 
 const folder = tempFolder();
@@ -11,169 +11,15 @@ let guest: Guest;
 beforeAll(async () => {
   const harness = await buildHarness(folder);
   mkdirSync(join(folder, "g"));
-  await makeRoot(join(folder, "g"), { "bin/noexec.txt": "x", "bin/broken": "#!/no/such/interpreter\n", "bin/rubbish": "\x00\x01\x02" });
-  guest = await Guest.start(harness, join(folder, "g"), [["arg", "sleep"], ["arg", "1000000"], ["env", "BASE=1"], ["env", "PATH=/bin"], ["cwd", "/tmp"]]);
+  await makeRoot(join(folder, "g"), CASE_FILES);
+  guest = await Guest.start(harness, join(folder, "g"), CASE_CONFIG);
 }, 120_000);
 afterAll(() => {
   guest?.kill();
   removeFolder(folder);
 });
 
-/** Waits for the end and returns what a caller sees. */
-async function result(session: Session): Promise<{ code: number; stdout: string; stderr: string }> {
-  return { code: await session.code(), stdout: session.stdout, stderr: session.stderr };
-}
-
-test("EXEC runs a program with separate streams, its code last", async () => {
-  const session = await guest.sh("echo out; echo err >&2; exit 7");
-  expect(await result(session)).toEqual({ code: 7, stdout: "out\n", stderr: "err\n" });
-  expect(session.order[0]).toBe(Frame.STARTED);
-  expect(session.order.at(-1)).toBe(Frame.EXIT);
-  expect(session.end?.get("message")).toBe("exited with code 7");
-  expect(Number(session.started?.get("pid"))).toBeGreaterThan(1);
-});
-
-test("EXEC starts from the workload's environment, directory and namespaces", async () => {
-  const session = await guest.sh("echo $BASE $EXTRA $HOME $HOSTNAME $PATH; pwd; cat /proc/1/comm", ["env", "EXTRA=2"]);
-  expect((await result(session)).stdout).toBe("1 2 /root box /bin\n/tmp\nsleep\n");
-});
-
-test("EXEC takes user, groups and a directory that does not exist yet", async () => {
-  const named = await guest.sh("id -u; id -g; id -G; pwd; echo $HOME; echo x > /dev/stdout", ["user", "ann"], ["cwd", "/tmp/made/here"]);
-  expect((await result(named)).stdout).toBe("1000\n1000\n1000 29 50\n/tmp/made/here\n/home/ann\nx\n");
-  const numbers = await guest.sh("id -u; id -G; echo $HOME", ["user", "4242:29"]);
-  expect((await result(numbers)).stdout).toBe("4242\n29\n/\n");
-  const group = await guest.sh("id -u; id -g; id -G", ["user", "ann:staff"]);
-  expect((await result(group)).stdout).toBe("1000\n50\n50\n");
-});
-
-test("EXEC says why a program can't start", async () => {
-  const cases: [string[], number, string][] = [
-    [["nosuch"], 127, "command not found in PATH (/bin)"],
-    [["/no/such"], 127, "command not found"],
-    [["noexec.txt"], 126, "exec format error"],
-    [["broken"], 127, "interpreter"],
-    [["rubbish"], 126, "exec format error"],
-    [["/etc"], 126, "it is a directory"],
-  ];
-  for (const [args, code, text] of cases) {
-    const session = await guest.exec(args);
-    expect(await session.code()).toBe(code);
-    expect(session.error?.get("message")).toContain(text);
-    expect(session.started).toBeNull();
-  }
-  const user = await guest.exec(["true"], ["user", "nobody-here"]);
-  expect(await user.code()).toBe(126);
-  expect(user.error?.get("message")).toContain('no such user');
-});
-
-test("STDIN reaches the program, and an empty frame ends it", async () => {
-  const session = await guest.exec(["cat"]);
-  session.stdin("one\ntwo\n");
-  session.endStdin();
-  expect(await result(session)).toEqual({ code: 0, stdout: "one\ntwo\n", stderr: "" });
-});
-
-test("a large stream arrives whole both ways through a slow program and a slow reader", async () => {
-  const size = 3_000_000;
-  const session = await guest.sh("sleep 0.2; cat");
-  session.pause();
-  session.stdin(Buffer.alloc(size, "0123456789abcdef\n"));
-  session.endStdin();
-  await Bun.sleep(300); // the reader's slowness is what is tested
-  session.resume();
-  expect(await session.code()).toBe(0);
-  expect(session.bytes).toBe(size);
-  expect(session.stdout).toBe(Buffer.alloc(size, "0123456789abcdef\n").toString("latin1"));
-});
-
-test("a program's last output is not lost, nor waited for from those it leaves behind", async () => {
-  const session = await guest.sh("(sleep 1000; echo late) & head -c 300000 /dev/zero | tr '\\0' x; exit 5");
-  expect(await session.code()).toBe(5);
-  expect(session.bytes).toBe(300000);
-  const left = await guest.sh("pkill sleep -f 'sleep 1000$'; true");
-  expect(await left.code()).toBe(0);
-});
-
-test("a terminal has a size, a name, colours of its own and a controlling session", async () => {
-  const session = await guest.sh("stty size; tty; echo $TERM; read line; echo got $line; stty size", ["tty", "1"], ["rows", "33"], ["cols", "101"]);
-  await session.until(() => session.stdout.includes("xterm"));
-  session.resize(44, 120);
-  session.stdin("hello\n");
-  expect(await session.code()).toBe(0);
-  expect(session.stdout.replaceAll("\r", "")).toMatch(/^33 101\n\/dev\/pts\/\d+\nxterm\nhello\ngot hello\n44 120\n$/);
-  expect(session.stderr).toBe("");
-});
-
-test("Ctrl-C and end of input work on a terminal", async () => {
-  const sleeping = await guest.sh("echo ready; exec sleep 1000000", ["tty", "1"]);
-  await sleeping.until(() => sleeping.stdout.includes("ready"));
-  sleeping.stdin("\x03");
-  expect(await sleeping.code()).toBe(130);
-  const reading = await guest.exec(["cat"], ["tty", "1"]);
-  reading.stdin("x\n");
-  await reading.until(() => reading.stdout.includes("x\r\nx\r\n"));
-  reading.endStdin();
-  expect(await reading.code()).toBe(0);
-});
-
-test("SIGNAL goes to the process group", async () => {
-  const session = await guest.sh("trap 'echo caught; exit 9' USR1; echo ready; while :; do sleep 0.05; done");
-  await session.until(() => session.stdout.includes("ready"));
-  session.signal(10);
-  expect(await session.code()).toBe(9);
-  expect(session.stdout).toBe("ready\ncaught\n");
-  const killed = await guest.sh("echo ready; exec sleep 1000000");
-  await killed.until(() => killed.stdout.includes("ready"));
-  killed.signal(15);
-  expect(await killed.code()).toBe(143);
-  expect(killed.end?.get("message")).toBe("killed by signal 15 (SIGTERM)");
-});
-
-test("past its time limit a program is killed with its children, code 124", async () => {
-  const session = await guest.sh("sleep 1000001 & sleep 1000001", ["timeout_ms", "200"]);
-  expect(await session.code()).toBe(124);
-  expect(session.end?.get("message")).toContain("200 ms");
-  await gone("1000001");
-});
-
-test("a hang-up kills the program, its children, and who ignores SIGHUP", async () => {
-  const session = await guest.sh("trap '' HUP; sh -c 'trap \"\" HUP; sleep 1000002' & echo ready; sleep 1000002");
-  await session.until(() => session.stdout.includes("ready"));
-  session.hangUp();
-  await gone("1000002");
-});
-
-test("a hang-up is noticed while input is stuck", async () => {
-  const session = await guest.sh("echo ready; sleep 1000003");
-  await session.until(() => session.stdout.includes("ready"));
-  session.stdin(Buffer.alloc(1_000_000));
-  session.hangUp();
-  await gone("1000003");
-});
-
-test("nonsense on a connection drops that connection only", async () => {
-  const other = await guest.exec(["cat"]);
-  const session = await guest.session();
-  session.send(Frame.STDOUT, Buffer.from("?"));
-  await session.until(() => session.closed);
-  const unknown = await guest.exec(["true"], ["colour", "red"]);
-  expect(await unknown.code()).toBe(126);
-  expect(unknown.error?.get("message")).toContain('no key "colour"');
-  other.stdin("still here");
-  other.endStdin();
-  expect((await result(other)).stdout).toBe("still here");
-});
-
-test("forty programs at once", async () => {
-  const sessions = await Promise.all(Array.from({ length: 40 }, (_, i) => guest.sh(`cat; echo ${i}; exit ${i}`)));
-  sessions.forEach((session, i) => {
-    session.stdin(`in ${i}\n`);
-    session.endStdin();
-  });
-  const results = await Promise.all(sessions.map(result));
-  expect(results).toEqual(sessions.map((_, i) => ({ code: i, stdout: `in ${i}\n${i}\n`, stderr: "" })));
-});
+execCases(() => guest, 60_000);
 
 test("no process and no descriptor of an exec is left", async () => {
   const descriptors = () => readdirSync(`/proc/${guest.process.pid}/fd`).length;
@@ -185,12 +31,3 @@ test("no process and no descriptor of an exec is left", async () => {
   await guest.until(() => descriptors() <= before);
   expect(await zombies()).toBe(0);
 });
-
-/** Waits until no process of the guest has `text` among its arguments. */
-async function gone(text: string): Promise<void> {
-  for (;;) {
-    const session = await guest.sh(`ps | grep -v grep | grep -c "sleep ${text}" || true`);
-    await session.code();
-    if (session.stdout.trim() === "0") return;
-  }
-}

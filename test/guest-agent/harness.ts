@@ -19,17 +19,18 @@ export async function buildHarness(folder: string): Promise<string> {
   return out;
 }
 
+/** What every test's image has in /etc. */
+export const USERS = {
+  "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n",
+  "etc/group": "root:x:0:\nann:x:1000:\naudio:x:29:bob,ann\nstaff:x:50:ann\nother:x:60:bob\n",
+};
+
 /** A root with busybox, /etc/passwd and /etc/group, and the given files (0755). */
 export async function makeRoot(folder: string, files: Record<string, string> = {}): Promise<void> {
   const root = join(folder, "rootfs");
   for (const dir of ["bin", "etc", "dev", "proc", "tmp", "home/ann"]) mkdirSync(join(root, dir), { recursive: true });
   await $`cp /bin/busybox ${root}/bin/busybox && chroot ${root} /bin/busybox --install -s /bin && chmod 1777 ${root}/tmp`.quiet();
-  const all: Record<string, string> = {
-    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n",
-    "etc/group": "root:x:0:\nann:x:1000:\naudio:x:29:bob,ann\nstaff:x:50:ann\nother:x:60:bob\n",
-    ...files,
-  };
-  for (const [path, text] of Object.entries(all)) {
+  for (const [path, text] of Object.entries({ ...USERS, ...files })) {
     mkdirSync(dirname(join(root, path)), { recursive: true });
     writeFileSync(join(root, path), text, { mode: 0o755 });
   }
@@ -44,6 +45,14 @@ const dial = (path: string): Promise<Socket> =>
 type Pairs = Map<string, string>;
 const pairsOf = (payload: Uint8Array): Pairs => new Map(decodePairs(payload) ?? []);
 
+/** The stream under a session. */
+export interface Wire {
+  send(frame: Uint8Array): void;
+  pause(): void;
+  resume(): void;
+  hangUp(): void;
+}
+
 /** One connection to the agent, and what came over it. */
 export class Session {
   stdout = "";
@@ -55,15 +64,21 @@ export class Session {
   closed = false;
   /** Frame types in their order, repeats left out. */
   readonly order: number[] = [];
-  private readonly decoder = new FrameDecoder();
 
-  constructor(private readonly socket: Socket) {
-    socket.on("data", (data) => this.decoder.push(Buffer.from(data)).forEach(({ type, payload }) => this.take(type, payload)));
-    socket.on("close", () => (this.closed = true));
-    socket.on("error", () => (this.closed = true));
+  constructor(private readonly wire: Wire) {}
+
+  static over(socket: Socket): Session {
+    const session = new Session({
+      send: (frame) => void socket.write(frame), pause: () => void socket.pause(), resume: () => void socket.resume(), hangUp: () => void socket.destroy(),
+    });
+    const decoder = new FrameDecoder();
+    socket.on("data", (data) => decoder.push(Buffer.from(data)).forEach(({ type, payload }) => session.take(type, payload)));
+    socket.on("close", () => (session.closed = true));
+    socket.on("error", () => (session.closed = true));
+    return session;
   }
 
-  private take(type: number, payload: Uint8Array): void {
+  take(type: number, payload: Uint8Array): void {
     if (this.order.at(-1) !== type) this.order.push(type);
     if (type === Frame.STDOUT || type === Frame.STDERR) this.bytes += payload.length;
     if (type === Frame.STDOUT) this.stdout += Buffer.from(payload).toString("latin1");
@@ -73,14 +88,14 @@ export class Session {
     if (type === Frame.ERROR) this.error = pairsOf(payload);
   }
 
-  send(type: FrameType, payload?: Uint8Array): void { this.socket.write(encodeFrame(type, payload)); }
-  stdin(text: string | Uint8Array): void { encodeChunks(Frame.STDIN, Buffer.from(text)).forEach((frame) => this.socket.write(frame)); }
+  send(type: FrameType, payload?: Uint8Array): void { this.wire.send(encodeFrame(type, payload)); }
+  stdin(text: string | Uint8Array): void { encodeChunks(Frame.STDIN, Buffer.from(text)).forEach((frame) => this.wire.send(frame)); }
   endStdin(): void { this.send(Frame.STDIN); }
-  resize(rows: number, cols: number): void { this.socket.write(encodeResize(rows, cols)); }
-  signal(number: number): void { this.socket.write(encodeSignal(number)); }
-  pause(): void { this.socket.pause(); }
-  resume(): void { this.socket.resume(); }
-  hangUp(): void { this.socket.destroy(); }
+  resize(rows: number, cols: number): void { this.wire.send(encodeResize(rows, cols)); }
+  signal(number: number): void { this.wire.send(encodeSignal(number)); }
+  pause(): void { this.wire.pause(); }
+  resume(): void { this.wire.resume(); }
+  hangUp(): void { this.wire.hangUp(); }
 
   until<T>(condition: () => T | undefined | null | false): Promise<T> {
     return until(condition, () => `stdout ${JSON.stringify(this.stdout.slice(-500))}, stderr ${JSON.stringify(this.stderr.slice(-500))}, started ${this.started !== null}, closed ${this.closed}`);
@@ -127,7 +142,7 @@ export class Guest {
     return until(condition, () => `states ${JSON.stringify(this.states.map((s) => [...s]))}, output ${JSON.stringify(this.output.slice(-500))}`);
   }
 
-  async session(): Promise<Session> { return new Session(await dial(join(this.folder, "agent.sock"))); }
+  async session(): Promise<Session> { return Session.over(await dial(join(this.folder, "agent.sock"))); }
 
   async exec(args: readonly string[], ...pairs: Pair[]): Promise<Session> {
     const session = await this.session();
