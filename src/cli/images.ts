@@ -3,7 +3,7 @@ import { resolve } from "node:path";
 import type { Command } from "commander";
 import type { Image } from "./api.ts";
 import { apiCommand, apiOf, show, wantsJson } from "./command.ts";
-import { ago, bytes, print, printJson, table } from "./output.ts";
+import { ago, bytes, print, printJson, shorten, table } from "./output.ts";
 import { pullImage, settle } from "./pull.ts";
 
 export function addImageCommands(program: Command): void {
@@ -46,7 +46,7 @@ const imageTable = (images: readonly Image[]): string =>
     images.map((image) => [
       image.name,
       shortDigest(image.digest),
-      image.status === "failed" ? `failed: ${image.error ?? "unknown"}` : image.status,
+      image.status === "failed" ? shorten(`failed: ${image.error ?? "unknown"}`) : image.status,
       ago(image.created_at),
       image.size_bytes == null ? "" : bytes(image.size_bytes),
     ]),

@@ -4,7 +4,7 @@ import { REVISION, VERSION } from "../version.ts";
 import type { Instance } from "./api.ts";
 import { apiCommand, apiOf, show, wantsJson } from "./command.ts";
 import { CliError } from "./fail.ts";
-import { ago, bytes, note, print, printJson, table } from "./output.ts";
+import { ago, bytes, note, print, printJson, shorten, table } from "./output.ts";
 import { describePorts, describeState, hasEnded } from "./states.ts";
 
 const SHORT_ID = 12;
@@ -53,7 +53,7 @@ const instanceTable = (instances: readonly Instance[]): string =>
       instance.name,
       instance.image,
       ago(instance.created_at),
-      describeState(instance),
+      shorten(describeState(instance)),
       instance.network?.ip ?? "",
       describePorts(instance.port_mappings),
     ]),

@@ -43,6 +43,9 @@ export function table(head: readonly string[], rows: readonly (readonly string[]
   return lines.map(line).join("\n");
 }
 
+/** The start of a long reason, for a table; `inspect` has all of it. */
+export const shorten = (text: string, length = 60): string => (text.length <= length ? text : `${text.slice(0, length - 1)}…`);
+
 /** Text from elsewhere (names, messages of guests and registries) on one line, unable to move a terminal's cursor. */
 export const plain = (text: string): string =>
   text.replace(/[\x00-\x1f\x7f-\x9f]/g, (c) => (c === "\n" || c === "\t" ? " " : `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}`));
