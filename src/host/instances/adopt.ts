@@ -6,7 +6,7 @@ import { describeError } from "../../log.ts";
 import type { Res } from "../../errors.ts";
 import { bootId } from "../../ffi/process.ts";
 import { VmmClient } from "../vmm/client.ts";
-import { socketPath } from "../vmm/files.ts";
+import { readStatusFile, socketPath } from "../vmm/files.ts";
 import type { Machine } from "../vmm/machine.ts";
 import type { Spawned } from "../vmm/spawn.ts";
 import type { Context } from "./context.ts";
@@ -42,7 +42,10 @@ async function adopt(ctx: Context, instance: Instance): Promise<void> {
   if (process.bootId !== bootId()) return settleDead(ctx, instance, "the host was restarted");
   const held = await holdPatiently(ctx, id, process);
   if (held.isErr()) return unreachable(ctx, id, held.error.message);
-  if (held.value === null) return settleDead(ctx, instance, "its monitor was killed while the daemon was not running");
+  if (held.value === null) {
+    settleDead(ctx, instance, "its monitor was killed while the daemon was not running");
+    return restartIfAsked(ctx, id, readStatusFile(ctx.dir(id)));
+  }
   const machine = held.value;
   const status = await machine.request("status", null, { timeoutMs: STATUS_TIMEOUT_MS });
   if (status.isErr()) return ctx.machines.has(id) ? unreachable(ctx, id, status.error.message) : undefined;

@@ -7,7 +7,7 @@ import { fail, wrap, type AsyncRes, type Res } from "../../errors.ts";
 import { logPaths } from "../vmm/files.ts";
 import type { Context } from "./context.ts";
 import type { CreateInstance, Instance } from "./service.ts";
-import { startNow } from "./start.ts";
+import { inBackground, startNow } from "./start.ts";
 import { MAX_UPPER, MIN_UPPER } from "./upper.ts";
 
 const NAME = /^[a-z0-9]([a-z0-9-]*[a-z0-9])?$/;
@@ -24,8 +24,7 @@ export function create(ctx: Context, request: CreateInstance): AsyncRes<Instance
     .andThen((image) => ctx.records.insert(createId(), request, image.record.digest))
     .asyncAndThen((instance) => new ResultAsync(prepare(ctx, instance)))
     .map((instance) => {
-      // Its own failure is on record; nobody waits for it here.
-      void ctx.lanes.run(instance.id, "start", () => startNow(ctx, instance.id));
+      inBackground(ctx, instance.id, ctx.lanes.run(instance.id, "start", () => startNow(ctx, instance.id)));
       return instance;
     });
 }

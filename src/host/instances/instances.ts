@@ -1,4 +1,5 @@
 // The instance domain: opens it, and puts the verbs together.
+import { SQLiteError } from "bun:sqlite";
 import { mkdirSync } from "node:fs";
 import { err, errAsync, ok, ResultAsync } from "neverthrow";
 import { fail, wrap, type AsyncRes, type Res } from "../../errors.ts";
@@ -36,20 +37,24 @@ export function openInstances(deps: InstanceDeps): AsyncRes<InstanceService> {
 }
 
 const serviceOf = (ctx: Context): InstanceService => ({
-  create: (request) => create(ctx, request),
+  create: (request) => guarded(`create the instance ${request.name}`, () => create(ctx, request)),
   list: (filter) => ctx.records.list(filter),
   get: (ref) => ctx.records.get(ref),
-  start: (ref, override) => start(ctx, ref, override),
-  stop: (ref, options) => stop(ctx, ref, options),
-  remove: (ref, options) => remove(ctx, ref, options),
+  start: (ref, override) => guarded(`start the instance ${ref}`, () => start(ctx, ref, override)),
+  stop: (ref, options) => guarded(`stop the instance ${ref}`, () => stop(ctx, ref, options)),
+  remove: (ref, options) => guarded(`delete the instance ${ref}`, () => remove(ctx, ref, options)),
   wait: (ref, target, timeoutMs, signal) => wait(ctx, ref, target, timeoutMs, signal),
   logs: (ref, options) => logs(ctx, ref, options),
-  exec: (ref, request, listener) => exec(ctx, ref, request, listener),
-  attach: (ref, listener) => attach(ctx, ref, listener),
+  exec: (ref, request, listener) => guarded(`run a command in the instance ${ref}`, () => exec(ctx, ref, request, listener)),
+  attach: (ref, listener) => guarded(`attach to the instance ${ref}`, () => attach(ctx, ref, listener)),
   stats: (ref) => stats(ctx, ref),
   subscribe: (listener) => ctx.records.subscribe(listener),
   close: () => close(ctx),
 });
+
+/** What a verb throws (the database, mostly: a full disk) as the error that it is. */
+const guarded = <T>(what: string, verb: () => AsyncRes<T>): AsyncRes<T> =>
+  ResultAsync.fromPromise((async () => verb())(), (cause) => wrap(cause instanceof SQLiteError ? "host.storage" : "internal", `Cannot ${what}`, cause)).andThen((result) => result);
 
 function stats(ctx: Context, ref: string): AsyncRes<VmmStats> {
   return ctx.records.get(ref).asyncAndThen((instance) => {

@@ -27,17 +27,17 @@ const WHAT_HAPPENED: Readonly<Record<EndReason, string>> = {
 
 /** Holds the VMM `spawned` and records its news from here on. Null where its process is gone already. */
 export function hold(ctx: Context, id: string, spawned: Spawned, onSettled: OnSettled): Res<Machine | null> {
+  let latest: VmmStatus | null = null;
   const listener: MachineListener = {
-    onState: (status) => observe(ctx, id, status),
-    onEnded: () => {
+    onState(status) {
+      latest = status;
+      persist(ctx, id, () => { if (status === latest && ctx.machines.has(id)) observe(ctx, id, status); });
+    },
+    onEnded() {
       ctx.machines.delete(id);
-      if (ctx.closing) return;
-      const status = settleEnded(ctx, id, "the monitor's process was killed");
-      onSettled(ctx, id, status);
+      persist(ctx, id, () => onSettled(ctx, id, settleEnded(ctx, id, "the monitor's process was killed")));
     },
-    onUnreachable: (reason) => {
-      if (!ctx.closing) unreachable(ctx, id, reason);
-    },
+    onUnreachable: (reason) => persist(ctx, id, () => unreachable(ctx, id, reason)),
   };
   return Machine.attach(spawned, ctx.dir(id), ctx.poller, listener).map((machine) => {
     if (machine !== null) ctx.machines.set(id, machine);
@@ -45,11 +45,27 @@ export function hold(ctx: Context, id: string, spawned: Spawned, onSettled: OnSe
   });
 }
 
+const PERSIST_RETRY_MS = 2_000;
+
+/**
+ * Writes news down, and tries again where that fails (a full disk, say): nobody waits for an answer here, and what was
+ * observed must not be lost, nor take the daemon down.
+ */
+function persist(ctx: Context, id: string, write: () => void): void {
+  if (ctx.closing) return;
+  try {
+    write();
+  } catch (error) {
+    ctx.deps.logger.error("instance.unrecorded", { instance: id, error: describeError(error) });
+    setTimeout(() => persist(ctx, id, write), PERSIST_RETRY_MS);
+  }
+}
+
 /** A status of a living VMM. `created` and `ended` change nothing: before and after them comes more. */
 function observe(ctx: Context, id: string, status: VmmStatus): void {
   const state = STATE_OF[status.state];
   const before = ctx.records.find(id);
-  if (state === undefined || before === null || ctx.closing || before.state === state) return;
+  if (state === undefined || before === null || before.state === state) return;
   ctx.records.transition(id, state, null, startChanges(before, status));
   ctx.note(id, state === "Running" ? "running" : state.toLowerCase());
 }

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { err, ok, ResultAsync } from "neverthrow";
 import { DormouseError, fail, messageOf, wrap, type AsyncRes, type Res } from "../../errors.ts";
 import { bootId } from "../../ffi/process.ts";
+import { describeError } from "../../log.ts";
 import type { Machine } from "../vmm/machine.ts";
 import { spawnVmm } from "../vmm/spawn.ts";
 import { argvOf } from "./argv.ts";
@@ -13,6 +14,7 @@ import { guestConfig, type GuestNetwork } from "./guest-config.ts";
 import { clearLeftovers, hold, type OnSettled } from "./settle.ts";
 import type { Instance } from "./service.ts";
 import { VERB_FROM } from "./states.ts";
+import { killUnheld } from "./stop.ts";
 
 type Override = { readonly entrypoint?: readonly string[]; readonly cmd?: readonly string[] };
 
@@ -102,10 +104,15 @@ export const restartIfAsked: OnSettled = (ctx, id, status) => {
   if (ctx.lanes.verbs(id).some((verb) => verb === "stop" || verb.startsWith("remove"))) return;
   ctx.note(id, "the guest asked for a restart");
   // Not "start": a guest may be that quick that its first start is still under way, and would be joined.
-  void ctx.lanes.run(id, "restart", async () => {
+  inBackground(ctx, id, ctx.lanes.run(id, "restart", async () => {
     if (ctx.records.find(id)?.state === "Stopped") await startNow(ctx, id);
-  });
+  }));
 };
+
+/** A start that nobody waits for: its failures are on record, but for one that could not be written down. */
+export function inBackground(ctx: Context, id: string, work: Promise<unknown>): void {
+  work.catch((error: unknown) => ctx.deps.logger.error("instance.start_unrecorded", { instance: id, error: describeError(error) }));
+}
 
 /** Ends what a failed start has begun. */
 async function undo(ctx: Context, id: string): Promise<void> {
@@ -114,6 +121,7 @@ async function undo(ctx: Context, id: string): Promise<void> {
     machine.kill();
     await machine.ended;
   }
+  await killUnheld(ctx, id);
   ctx.deps.cgroups.kill(id);
   clearLeftovers(ctx, id);
   rmSync(`${join(ctx.dir(id), "upper.ext4")}.part`, { force: true });

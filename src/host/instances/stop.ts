@@ -82,7 +82,7 @@ async function stopped(ctx: Context, id: string): Promise<Res<Instance>> {
 }
 
 /** A VMM that runs and could not be taken over (its socket was deleted, say): all that can be done is to end it. */
-async function killUnheld(ctx: Context, id: string): Promise<void> {
+export async function killUnheld(ctx: Context, id: string): Promise<void> {
   const process = ctx.records.process(id);
   if (process === null || ctx.machines.has(id) || process.bootId !== bootId()) return;
   const handle = ProcessHandle.open(process.pid, process.start);

@@ -4,6 +4,7 @@ import { existsSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { Records } from "../../../src/host/instances/records.ts";
 import type { InstanceState } from "../../../src/host/instances/service.ts";
+import { until } from "../../support/until.ts";
 import { DIGEST, freshRoot, monitorsIn, never, open, removeRoots, request, type Fixture } from "./fixture.ts";
 
 const MIB = 2 ** 20;
@@ -227,4 +228,37 @@ test("stats() passes the monitor's figures on, and refuses what is none", async 
   await f.instances.create(request("liar", ["bad-stats"]));
   await reached("liar", "Running");
   expect((await f.instances.stats("liar"))._unsafeUnwrapErr()).toMatchObject({ code: "host.process", message: expect.stringContaining("stats") });
+});
+
+test("a full disk costs the request and nothing else: news are recorded once there is room", async () => {
+  f = await open();
+  await f.instances.create(request("web", ["serve"]));
+  await reached("web", "Running");
+  const { page_count: pages } = f.store.db.query<{ page_count: number }, []>("PRAGMA page_count").get()!;
+  f.store.db.run(`PRAGMA max_page_count = ${pages}`);
+  const refused = await f.instances.create(request("fat", null, { env: { BIG: "x".repeat(100_000) } }));
+  expect(refused._unsafeUnwrapErr()).toMatchObject({ code: "host.storage", message: expect.stringContaining("full") });
+  // Fills what is left of the pages, so that the end of the guest can't be written down either.
+  expect(() => { for (;;) f.store.db.run("INSERT INTO instance_transitions (instance_id, to_state, at, reason) SELECT id, state, 0, printf('%.200c', 'x') FROM instances"); }).toThrow(/full/);
+  process.kill(monitorsIn(f.root)[0]!, "SIGKILL");
+  await until("the failure in the log", () => f.logged.some((line) => line.includes("instance.unrecorded")));
+  expect(f.instances.get("web")._unsafeUnwrap().state).toBe("Running");
+  f.store.db.run("PRAGMA max_page_count = 1000000");
+  await reached("web", "Stopped");
+});
+
+test("monitors killed at any moment of a start leave Stopped with a reason, and no process", async () => {
+  f = await open();
+  for (let round = 0; round < 12; round++) {
+    const name = `i${round}`;
+    const { id } = (await f.instances.create(request(name, ["serve"])))._unsafeUnwrap();
+    const victim = await until("a monitor", () => new Records(f.store.db).process(id));
+    await Bun.sleep(round); // the moment of the kill is what varies; nothing is concluded from the time
+    process.kill(victim.pid, "SIGKILL");
+    const { exitMessage, exitCode } = await reached(name, "Stopped");
+    expect({ exitCode, exitMessage }).toEqual({ exitCode: null, exitMessage: expect.stringMatching(/monitor/) });
+    expect(existsSync(join(f.root, "instances", id, "vmm.sock"))).toBe(false);
+    (await f.instances.remove(name, { graceful: true }))._unsafeUnwrap();
+  }
+  expect(monitorsIn(f.root)).toEqual([]);
 });

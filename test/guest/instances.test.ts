@@ -1,0 +1,125 @@
+// What becomes of instances when daemons and monitors die, and what each leaves on the host: real guests, real signals.
+import { afterAll, beforeAll, beforeEach, expect, test } from "bun:test";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { Daemon } from "../support/daemon.ts";
+import { image } from "../support/images.ts";
+import { Registry } from "../support/registry.ts";
+import { until } from "../support/until.ts";
+
+interface Seen { readonly id: string; readonly state: string; readonly exit_code: number | null; readonly exit_message: string | null; readonly network?: { readonly ip?: string } }
+
+const CGROUPS = "/sys/fs/cgroup/dormouse";
+let registry: Registry;
+let daemon: Daemon;
+let name: string;
+beforeAll(async () => {
+  registry = await Registry.start();
+  name = `${registry.host}/busybox:1`;
+  await (await image("busybox")).push(registry.host, "busybox", "1");
+  daemon = await Daemon.start();
+  await daemon.run(["pull", name]);
+}, 300_000);
+afterAll(async () => {
+  await daemon?.[Symbol.asyncDispose]();
+  await registry?.stop();
+}, 120_000);
+beforeEach(async () => {
+  for (const { id } of await daemon.api<Seen[]>("GET", "/instances")) await daemon.run(["rm", "-f", id]);
+});
+
+const instance = (ref: string) => daemon.api<Seen>("GET", `/instances/${ref}`);
+const reached = (ref: string, state: string) => until(`${ref} to be ${state}`, async () => {
+  const one = await instance(ref);
+  return one.state === state ? one : null;
+});
+const create = async (ref: string, shell?: string) => {
+  const command = shell === undefined ? {} : { cmd: ["sh", "-c", shell] };
+  const { id } = await daemon.api<Seen>("POST", "/instances", { name: ref, image: name, size: "128MB", vcpus: 1, overlay_size: "1GB", ...command });
+  return id;
+};
+const started = async (ref: string, shell?: string) => {
+  await create(ref, shell);
+  return reached(ref, "Running");
+};
+const page = async (one: Seen) => (await fetch(`http://${one.network!.ip}/`)).text();
+const shell = (ref: string, script: string) => daemon.run(["exec", ref, "/bin/busybox", "sh", "-c", script]);
+/** Process ids in an instance's control group; it holds its monitor and nothing else. */
+const processes = (id: string) => readFileSync(join(CGROUPS, id, "cgroup.procs"), "utf8").split("\n").filter(Boolean).map(Number);
+const taps = () => readdirSync("/sys/class/net").filter((device) => device.startsWith("dormouse-"));
+/** What an instance without a monitor may not have on the host. */
+const leftovers = (id: string) => ({ group: existsSync(join(CGROUPS, id)), socket: existsSync(join(daemon.dataDir, "instances", id, "vmm.sock")), taps: taps() });
+const NOTHING = { group: false, socket: false, taps: [] };
+
+test("a running instance has a control group, a socket and a TAP; a stopped one has none of them", async () => {
+  const { id } = await started("web");
+  const [pid] = processes(id);
+  expect(processes(id)).toEqual([pid!]);
+  expect(readFileSync(`/proc/${pid}/cmdline`, "latin1").split("\0").slice(-2, -1)).toEqual(["vmm"]);
+  expect(Number(readFileSync(join(CGROUPS, id, "memory.current"), "utf8"))).toBeGreaterThan(2 ** 20);
+  expect(leftovers(id)).toEqual({ group: true, socket: true, taps: [expect.any(String)] });
+  await daemon.run(["stop", "web"]);
+  await until("the group's end", () => !leftovers(id).group);
+  expect(leftovers(id)).toEqual(NOTHING);
+  expect(existsSync(`/proc/${pid}`)).toBe(false);
+}, 120_000);
+
+test("a guest serves on while its daemon is dead, and the next one takes it over with logs, exec and stop", async () => {
+  const before = await started("web");
+  const [pid] = processes(before.id);
+  await daemon.stop("SIGKILL");
+  expect(await page(before)).toContain("busybox");
+  await daemon.start();
+  expect(await instance("web")).toMatchObject({ id: before.id, state: "Running", network: { ip: before.network!.ip! } });
+  expect(processes(before.id)).toEqual([pid!]);
+  expect(taps()).toHaveLength(1);
+  expect(await page(before)).toContain("busybox");
+  expect(await shell("web", "echo from the guest")).toBe("from the guest\n");
+  expect(await daemon.run(["logs", "web"])).toContain("GET");
+  await daemon.run(["stop", "web"]);
+  expect(await instance("web")).toMatchObject({ state: "Stopped" });
+  await until("the group's end", () => !leftovers(before.id).group);
+  expect(leftovers(before.id)).toEqual(NOTHING);
+}, 120_000);
+
+test("a program that ends while no daemon runs is on record with its code", async () => {
+  const { id } = await started("job", "while [ ! -e /go ]; do sleep 0.1; done; echo last words; exit 7");
+  await shell("job", "(sleep 2; touch /go) >/dev/null 2>&1 &");
+  await daemon.stop("SIGKILL");
+  await until("the guest's end", () => JSON.parse(readFileSync(join(daemon.dataDir, "instances", id, "status.json"), "utf8").split("\n")[0]!).state === "ended");
+  await daemon.start();
+  expect(await reached("job", "Stopped")).toMatchObject({ exit_code: 7 });
+  expect(await daemon.run(["logs", "job"])).toBe("last words\n");
+  await until("the group's end", () => !leftovers(id).group);
+  expect(leftovers(id)).toEqual(NOTHING);
+}, 120_000);
+
+test("a monitor that is killed leaves Stopped with the reason, and what the guest had synced", async () => {
+  const { id } = await started("web");
+  await shell("web", "echo kept > /kept; sync");
+  process.kill(processes(id)[0]!, "SIGKILL");
+  expect(await reached("web", "Stopped")).toMatchObject({ exit_code: null, exit_message: expect.stringContaining("killed") });
+  await until("the group's end", () => !leftovers(id).group);
+  expect(leftovers(id)).toEqual(NOTHING);
+  await daemon.run(["start", "web"]);
+  await reached("web", "Running");
+  expect(await shell("web", "cat /kept")).toBe("kept\n");
+}, 120_000);
+
+test("a reboot inside starts the guest again, on the same disk and address", async () => {
+  const id = await create("cycle", "if [ -e /again ]; then echo second; exec sleep 1000; fi; echo first; touch /again; /bin/busybox reboot -f");
+  await until("the second start", async () => (await daemon.run(["logs", "cycle"])) === "first\nsecond\n");
+  expect(await reached("cycle", "Running")).toMatchObject({ id });
+  expect(taps()).toHaveLength(1);
+}, 120_000);
+
+test("an exec ends when its instance is deleted under it, and the deletion leaves nothing", async () => {
+  const { id } = await started("web");
+  const exec = daemon.try(["exec", "web", "/bin/busybox", "sleep", "1000"]);
+  await until("the command in the guest", async () => (await shell("web", "ps")).includes("sleep 1000"));
+  await daemon.run(["rm", "-f", "web"]);
+  expect((await exec).status).not.toBe(0);
+  await until("the group's end", () => !leftovers(id).group);
+  expect(leftovers(id)).toEqual(NOTHING);
+  expect(existsSync(join(daemon.dataDir, "instances", id))).toBe(false);
+}, 120_000);
