@@ -1,6 +1,6 @@
 // The command line as a process against the real HTTP layer, over services in memory.
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { ok } from "neverthrow";
+import { ok, okAsync } from "neverthrow";
 import { DormouseError } from "../../src/errors.ts";
 import { type Api, startApi, until } from "../routes/harness.ts";
 import { runCli, SOURCES, startCli } from "./support.ts";
@@ -276,11 +276,13 @@ describe("run", () => {
   });
 
   test("ctrl-c asks it to stop, and its end is ours", async () => {
+    api.instances.stop = (ref) => {
+      const { id } = api.instances.get(ref)._unsafeUnwrap();
+      return okAsync(api.instances.change(id, { state: "Stopped", exitCode: 143, exitMessage: "killed by signal 15 (SIGTERM)" }));
+    };
     const attached = start(["run", "--name", "web", NGINX]);
     await until(() => api.instances.calls.includes("logs"));
     attached.child.kill("SIGINT");
-    await until(() => api.instances.calls.includes("stop"));
-    api.instances.change(only().id, { state: "Stopped", exitCode: 143, exitMessage: "killed by signal 15 (SIGTERM)" });
     expect(await attached.ended).toEqual({ status: 143, out: "", err: "stopping web (once more to kill it)\ndormouse: web: killed by signal 15 (SIGTERM)\n" });
   });
 
