@@ -54,9 +54,8 @@ export class IoUring {
   /** Null where the host has no io_uring or forbids it. Sizes are powers of two; completions are never lost for want of room. */
   static create(submissions: number, completions: number): IoUring | null {
     const params = new DataView(new ArrayBuffer(io_uring_params.size));
-    params.setUint32(io_uring_params.at.flags, IORING.IORING_SETUP_CQSIZE, true);
-    params.setUint32(io_uring_params.at.cq_entries, completions, true);
-    const fd = syscall(SYS.io_uring_setup, submissions, params);
+    let fd = setup(submissions, completions, IORING.IORING_SETUP_CQSIZE | IORING.IORING_SETUP_COOP_TASKRUN, params);
+    if (fd === -E.EINVAL) fd = setup(submissions, completions, IORING.IORING_SETUP_CQSIZE, params); // before Linux 5.19
     if (fd < 0) return null;
     if ((params.getUint32(io_uring_params.at.features, true) & NEEDED) !== NEEDED) {
       closeFd(fd);
@@ -121,6 +120,12 @@ export class IoUring {
     this.rings.close();
     this.entries.close();
   }
+}
+
+function setup(submissions: number, completions: number, flags: number, params: DataView): number {
+  params.setUint32(io_uring_params.at.flags, flags, true);
+  params.setUint32(io_uring_params.at.cq_entries, completions, true);
+  return syscall(SYS.io_uring_setup, submissions, params);
 }
 
 export interface Completions {

@@ -2,7 +2,7 @@
 // interrupts by irqfd. It owns the queues and knows nothing of what its device does.
 import { VIRTIO_PCI, virtio_pci_common_cfg } from "../../ffi/abi/virtio_pci.ts";
 import { STATUS, VIRTIO_F } from "../../ffi/abi/virtio_ring.ts";
-import { EPOLLIN, EventFd, type Epoll } from "../../ffi/epoll.ts";
+import { EPOLLET, EPOLLIN, EventFd, type Epoll } from "../../ffi/epoll.ts";
 import type { GuestMemory } from "../memory.ts";
 import type { PciBar, PciFunction, PciPlatform } from "../pci.ts";
 import { BAR, ConfigSpace, NOTIFY_MULTIPLIER } from "./config-space.ts";
@@ -306,8 +306,8 @@ export class VirtioPci implements PciFunction, QueueOwner {
     const arena = this.device.arena?.(index) ?? new Iovecs(IOV_MAX);
     const queue = new Queue(index, size, this.memory, arena, this);
     const event = new EventFd();
-    this.epoll.add(event.fd, EPOLLIN, () => {
-      event.drain();
+    // Edge-triggered: every signal is an event, and nothing has to read the counter back.
+    this.epoll.add(event.fd, EPOLLIN | EPOLLET, () => {
       if (queue.live && this.running) this.device.onNotify(index);
     });
     return { queue, event, enabled: false, vector: VIRTIO_MSI_NO_VECTOR, ioAddress: 0 };
