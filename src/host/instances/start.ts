@@ -104,9 +104,7 @@ export const restartIfAsked: OnSettled = (ctx, id, status) => {
   if (ctx.lanes.verbs(id).some((verb) => verb === "stop" || verb.startsWith("remove"))) return;
   ctx.note(id, "the guest asked for a restart");
   // Not "start": a guest may be that quick that its first start is still under way, and would be joined.
-  inBackground(ctx, id, ctx.lanes.run(id, "restart", async () => {
-    if (ctx.records.find(id)?.state === "Stopped") await startNow(ctx, id);
-  }));
+  inBackground(ctx, id, ctx.lanes.run(id, "restart", async () => (ctx.records.find(id)?.state === "Stopped" ? startNow(ctx, id) : null)));
 };
 
 /** A start that nobody waits for: its failures are on record, but for one that could not be written down. */

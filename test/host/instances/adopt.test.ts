@@ -210,7 +210,7 @@ test("a deletion that was begun is finished", async () => {
 test("leases of instances that are gone are dropped; folders that nobody knows are kept", async () => {
   const root = freshRoot();
   const network = new MemoryNetwork();
-  network.allocate("gone");
+  network.allocate("gone")._unsafeUnwrap();
   mkdirSync(join(root, "instances", "unknown"), { recursive: true });
   writeFileSync(join(root, "instances", "unknown", "upper.ext4"), "precious");
   const f = await open(root, {}, network);
