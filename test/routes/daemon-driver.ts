@@ -1,0 +1,65 @@
+// Drives a whole daemon in a network namespace of its own (daemon.test.ts starts this under unshare -n) with the contract's
+// client, and prints what it saw as JSON. Guests need a KVM that runs kernels; all else here is real.
+import Hypeman from "@onkernel/hypeman";
+import { RouteSocket } from "../../src/ffi/netlink/route.ts";
+import { createLogger } from "../../src/log.ts";
+import { type Daemon, startDaemon } from "../../src/serve.ts";
+import { SERVE_DEFAULTS } from "../../src/serve-options.ts";
+import { image } from "../support/images.ts";
+import { TempDir } from "../support/paths.ts";
+import { Registry } from "../support/registry.ts";
+import { until } from "../support/until.ts";
+
+const route = new RouteSocket();
+const lo = route.link("lo");
+if (lo === null) throw new Error("there is no loopback interface");
+route.bringUp(lo);
+route.close();
+
+using data = new TempDir("daemon");
+await using registry = await Registry.start();
+const name = `${registry.host}/busybox:1`;
+await (await image("busybox")).push(registry.host, "busybox", "1");
+
+const log: string[] = [];
+const options = { ...SERVE_DEFAULTS, listen: "127.0.0.1:0", dataDir: data.path };
+const start = async (): Promise<{ daemon: Daemon; client: Hypeman }> => {
+  const daemon = (await startDaemon(options, createLogger("debug", (line) => void log.push(line))))._unsafeUnwrap();
+  return { daemon, client: new Hypeman({ apiKey: "any", baseURL: daemon.url, maxRetries: 0 }) };
+};
+const codeOf = (call: Promise<unknown>) => call.then(() => "no error", (error: { error?: { code?: string } }) => error.error?.code ?? String(error));
+const seen: Record<string, unknown> = {};
+
+const first = await start();
+seen["second daemon"] = (await startDaemon(options, createLogger("error", () => {}))).match(() => "started", (error) => error.code);
+seen["unknown image"] = await codeOf(first.client.instances.create({ name: "web", image: name }));
+await first.client.images.create({ name, tags: { kind: "web" } });
+const ready = await until("the image", async () => {
+  const one = await first.client.images.get(name);
+  if (one.status === "failed") throw new Error(one.error ?? "failed");
+  return one.status === "ready" ? one : null;
+});
+seen["image"] = { name: ready.name === name, entrypoint: ready.entrypoint, digest: /^sha256:[0-9a-f]{64}$/.test(ready.digest) };
+seen["more than the host has"] = await codeOf(first.client.instances.create({ name: "web", image: name, size: "900TB" }));
+// Stopped before it has run: whether KVM can run it is no matter of this test.
+const created = await first.client.instances.create({ name: "web", image: name, size: "128MB", tags: { team: "a" } });
+seen["created"] = { state: created.state, image: created.image === name };
+seen["taken"] = await codeOf(first.client.instances.create({ name: "web", image: name }));
+seen["image in use"] = await codeOf(first.client.images.delete(name));
+await first.client.instances.stop(created.id, { query: { grace: "0s" } }).catch((error: { error?: { code?: string } }) => {
+  if (error.error?.code !== "invalid_state") throw error; // it has ended by itself
+});
+seen["stopped"] = (await first.client.instances.wait(created.id, { state: "Stopped", timeout: "2m" })).state;
+await first.daemon.stop();
+seen["after stop"] = await fetch(`${first.daemon.url}/health`).then(() => "answers", () => "nobody listens");
+
+const second = await start();
+const found = await second.client.instances.get("web");
+seen["found again"] = { id: found.id === created.id, state: found.state, tags: found.tags, images: (await second.client.images.list({ tags: { kind: "web" } })).length };
+await second.client.instances.delete("web");
+await second.client.images.delete(name);
+seen["left"] = { instances: await second.client.instances.list(), images: await second.client.images.list() };
+await second.daemon.stop();
+seen["log"] = log.every((line) => line.endsWith("\n") && typeof (JSON.parse(line) as { event: unknown }).event === "string");
+console.log(JSON.stringify(seen));
+process.exit(0);

@@ -1,0 +1,22 @@
+import { expect, test } from "bun:test";
+import { join } from "node:path";
+
+test("the whole daemon: one a data folder, pulls, records, stops, and finds all again", async () => {
+  const child = Bun.spawn(["unshare", "--net", process.execPath, join(import.meta.dir, "daemon-driver.ts")], { stdout: "pipe", stderr: "pipe" });
+  const [output, errors, status] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
+  expect({ status, errors: status === 0 ? "" : errors }).toEqual({ status: 0, errors: "" });
+  expect(JSON.parse(output)).toEqual({
+    "second daemon": "conflict",
+    "unknown image": "image_not_found",
+    image: { name: true, entrypoint: ["/bin/busybox"], digest: true },
+    "more than the host has": "insufficient_resources",
+    created: { state: "Created", image: true },
+    taken: "already_exists",
+    "image in use": "in_use",
+    stopped: "Stopped",
+    "after stop": "nobody listens",
+    "found again": { id: true, state: "Stopped", tags: { team: "a" }, images: 1 },
+    left: { instances: [], images: [] },
+    log: true,
+  });
+}, 120_000);
