@@ -179,5 +179,7 @@ const codeOf = (cause: unknown): string => String((cause as { code?: unknown }).
 function reason(cause: unknown): string {
   if (/refused/i.test(codeOf(cause))) return "connection refused";
   if (/closed|reset/i.test(codeOf(cause))) return "it was closed";
+  // The runtime's own texts guess at typing errors; the system's name for it says more.
+  if (/^E[A-Z]+$/.test(codeOf(cause))) return codeOf(cause);
   return cause instanceof Error ? cause.message : String(cause);
 }
