@@ -3,7 +3,12 @@
 import { type Static, Type } from "@sinclair/typebox";
 import { DormouseError, type ErrorCode, type Res } from "../errors.ts";
 
-interface WireError { readonly status: number; readonly code: string }
+interface WireError {
+  readonly status: number;
+  readonly code: string;
+  /** Where the same request may well succeed a little later, unless the error itself says when. */
+  readonly retryAfterMs?: number;
+}
 
 export const WIRE_ERRORS: Readonly<Record<ErrorCode, WireError>> = {
   "request.bad": { status: 400, code: "bad_request" },
@@ -32,7 +37,7 @@ export const WIRE_ERRORS: Readonly<Record<ErrorCode, WireError>> = {
   "instance.already_exists": { status: 409, code: "already_exists" },
   "instance.invalid_state": { status: 409, code: "invalid_state" },
   "instance.in_standby": { status: 409, code: "instance_in_standby" },
-  "instance.agent_unreachable": { status: 503, code: "agent_unreachable" },
+  "instance.agent_unreachable": { status: 503, code: "agent_unreachable", retryAfterMs: 500 },
   "instance.start_failed": { status: 500, code: "start_failed" },
   "log.not_found": { status: 404, code: "log_not_found" },
   "snapshot.not_found": { status: 404, code: "not_found" },
@@ -80,8 +85,9 @@ export function errorResponse(error: DormouseError): Response {
   const wire = WIRE_ERRORS[error.code];
   const body: ErrorBody = { code: wire.code, message: error.message };
   if (error.details !== undefined) body.details = error.details;
-  const headers: Record<string, string> = { "x-should-retry": String(error.retryAfterMs !== undefined) };
-  if (error.retryAfterMs !== undefined) headers["retry-after-ms"] = String(error.retryAfterMs);
+  const retryAfterMs = error.retryAfterMs ?? wire.retryAfterMs;
+  const headers: Record<string, string> = { "x-should-retry": String(retryAfterMs !== undefined) };
+  if (retryAfterMs !== undefined) headers["retry-after-ms"] = String(retryAfterMs);
   return Response.json(body, { status: wire.status, headers });
 }
 

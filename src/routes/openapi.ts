@@ -59,15 +59,15 @@ function intro(): string {
     "Runs OCI images in microVMs on one host. The contract is that of the npm package `@onkernel/hypeman`; deviations are in docs/api-compatibility.md.",
     "Until access control is there, the API binds loopback only and takes any bearer token. Wherever an id goes, an exact name or a unique prefix of the id will do. Unknown fields and parameters are refused.",
     "## Errors\nEvery error is `{\"code\",\"message\",\"details\"}`. `x-should-retry` says whether repeating the same request can help, `retry-after-ms` when.",
-    `| code | status | cause |\n|---|---|---|\n${rows.join("\n")}`,
+    `| code | status | repeating helps | cause |\n|---|---|---|---|\n${rows.join("\n")}`,
   ].join("\n\n");
 }
 
 /** `code` and status → our own codes that become it. */
 function causesByWire(): Map<string, string[]> {
   const causes = new Map<string, string[]>();
-  for (const [cause, { code, status }] of Object.entries(WIRE_ERRORS)) {
-    const wire = `\`${code}\` | ${status}`;
+  for (const [cause, { code, status, retryAfterMs }] of Object.entries(WIRE_ERRORS)) {
+    const wire = `\`${code}\` | ${status} | ${retryAfterMs === undefined ? "no" : `after ${retryAfterMs} ms`}`;
     causes.set(wire, [...(causes.get(wire) ?? []), cause]);
   }
   return causes;

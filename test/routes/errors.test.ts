@@ -22,6 +22,8 @@ describe("errorResponse()", () => {
     expect([never.status, never.headers.get("x-should-retry"), never.headers.get("retry-after-ms")]).toEqual([409, "false", null]);
     const soon = errorResponse(new DormouseError("instance.agent_unreachable", "Cannot.", { retryAfterMs: 250 }));
     expect([soon.status, soon.headers.get("x-should-retry"), soon.headers.get("retry-after-ms")]).toEqual([503, "true", "250"]);
+    const usual = errorResponse(new DormouseError("instance.agent_unreachable", "Cannot."));
+    expect([usual.headers.get("x-should-retry"), usual.headers.get("retry-after-ms")]).toEqual(["true", "500"]);
   });
   test("has a snake_case code and an error status for every error there is", () => {
     for (const { status, code } of Object.values(WIRE_ERRORS)) {
