@@ -44,9 +44,10 @@ export class Live {
   }
 
   /** Turns the request into a WebSocket that speaks `protocol` (null: none named) and is served by `socket`. */
-  upgrade(request: Request, socket: Socket, protocol: string | null): void {
+  upgrade(request: Request, socket: Socket, protocol: string | null): Response {
     const headers = protocol === null ? undefined : { "sec-websocket-protocol": protocol };
-    if (this.server?.upgrade(request, { data: socket, headers }) === true) return;
+    // Bun has answered then; this response is only for the log.
+    if (this.server?.upgrade(request, { data: socket, headers }) === true) return new Response(null, { status: 101 });
     throw new DormouseError("request.bad", "Cannot open the WebSocket: its handshake is not valid.");
   }
 

@@ -52,8 +52,7 @@ async function answer(app: { fetch(request: Request): Response | Promise<Respons
   const started = performance.now();
   const response = await app.fetch(request);
   const note = request.method === "GET" ? log.debug : log.info;
-  // An upgraded request has no response.
-  note("request", { method: request.method, path: pathOf(request.url), status: response?.status ?? 101, ms: Math.round((performance.now() - started) * 10) / 10 });
+  note("request", { method: request.method, path: pathOf(request.url), status: response.status, ms: Math.round((performance.now() - started) * 10) / 10 });
   return response;
 }
 

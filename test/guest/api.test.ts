@@ -31,6 +31,14 @@ const failure = async (call: Promise<unknown>) => {
   return { status: thrown.status, ...(thrown.error as { code: string }) };
 };
 
+test("the executable carries its documentation", async () => {
+  for (const path of ["/swagger", "/swagger/json", "/swagger/ui.js", "/swagger/ui.css", "/swagger/start.js"]) {
+    const part = await fetch(daemon.url + path);
+    expect({ path, status: part.status, empty: (await part.text()).length < 100 }).toEqual({ path, status: 200, empty: false });
+  }
+  expect((await client.capabilities.get()).default_runtime).toEqual({ name: "dormouse", available: true });
+});
+
 describe("images", () => {
   test("an unknown one is 404, and creating an instance of it too", async () => {
     expect(await failure(client.images.get("nobody/nothing"))).toMatchObject({ status: 404, code: "image_not_found" });

@@ -79,20 +79,20 @@ function lifecycle({ instances }: ApiDeps, request: Request, ref: string, reache
   return Response.json(instanceView(orThrow(outcome)));
 }
 
-function openExec({ instances, live }: ApiDeps, request: Request, ref: string): void {
+function openExec({ instances, live }: ApiDeps, request: Request, ref: string): Response {
   const { id, name, state } = orThrow(instances.get(ref));
   if (state !== "Running") throw new DormouseError("instance.invalid_state", `Cannot run a command in instance ${name}: it is ${state}, not Running.`, { details: { state } });
   live.requireUpgrade(request);
   const protocol = chooseProtocol(request, [EXEC_V1]);
   const open = (listener: Parameters<typeof instances.exec>[2], start: Parameters<typeof instances.exec>[1]) => instances.exec(id, start, listener);
-  live.upgrade(request, new ExecSocket({ open, v1: protocol === EXEC_V1, firstFrame: true, closing: live.closing }), protocol);
+  return live.upgrade(request, new ExecSocket({ open, v1: protocol === EXEC_V1, firstFrame: true, closing: live.closing }), protocol);
 }
 
-function openAttach({ instances, live }: ApiDeps, request: Request, ref: string): void {
+function openAttach({ instances, live }: ApiDeps, request: Request, ref: string): Response {
   const { id, name, state } = orThrow(instances.get(ref));
   if (!ATTACHABLE.has(state)) throw new DormouseError("instance.invalid_state", `Cannot attach to instance ${name}: it is ${state}.`, { details: { state } });
   live.requireUpgrade(request);
   const protocol = chooseProtocol(request, [EXEC_V1]);
   const open = (listener: Parameters<typeof instances.attach>[1]) => instances.attach(id, listener);
-  live.upgrade(request, new ExecSocket({ open, v1: protocol === EXEC_V1, firstFrame: false, closing: live.closing }), protocol);
+  return live.upgrade(request, new ExecSocket({ open, v1: protocol === EXEC_V1, firstFrame: false, closing: live.closing }), protocol);
 }
