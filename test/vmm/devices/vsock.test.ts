@@ -4,7 +4,7 @@ import { E } from "../../../src/ffi/abi/errno.ts";
 import { SYS } from "../../../src/ffi/abi/syscalls.ts";
 import { VIRTIO_VSOCK, virtio_vsock_hdr } from "../../../src/ffi/abi/virtio_vsock.ts";
 import { Epoll } from "../../../src/ffi/epoll.ts";
-import { closeFd, tryRead, tryWrite } from "../../../src/ffi/fd.ts";
+import { closeFd, O_RDONLY, O_RDWR, openFd, tryRead, tryWrite } from "../../../src/ffi/fd.ts";
 import { must } from "../../../src/ffi/syscall.ts";
 import { BUFFER_BYTES } from "../../../src/vmm/devices/vsock/connection.ts";
 import { VsockDevice } from "../../../src/vmm/devices/vsock/device.ts";
@@ -308,6 +308,18 @@ test("resetTransport() reaches the guest as soon as it gives a buffer", () => {
   guest.driver.settle();
   expect(queue.takeUsed()).toEqual([{ id: 0, length: 4 }]);
   expect([...guest.driver.bytes.slice(gpa, gpa + 4)]).toEqual([0, 0, 0, 0]);
+});
+
+test("a descriptor that is no stream is refused, not the end of the machine", () => {
+  const guest = new Guest();
+  const outcomes: (string | null)[] = [];
+  guest.device.connect(PORT, 9999, (error) => void outcomes.push(error));
+  guest.device.connect(PORT, openFd("/dev/zero", O_RDWR), (error) => void outcomes.push(error));
+  guest.device.connect(PORT, openFd("/proc/self/stat", O_RDONLY), (error) => void outcomes.push(error));
+  for (const request of guest.rest()) guest.send(RESPONSE, request.from);
+  expect(outcomes[0]).toContain("EBADF");
+  expect(outcomes).toHaveLength(3);
+  expect(outcomes.at(-1)).toContain("not a stream socket");
 });
 
 test("giving up a connection that nobody answers frees it", () => {

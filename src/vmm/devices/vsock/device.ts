@@ -60,9 +60,10 @@ export class VsockDevice implements Device {
    * Returns a function that gives up.
    */
   connect(port: number, fd: number, done: (error: string | null) => void): () => void {
-    if (this.context === null || this.connections.size >= MAX_CONNECTIONS) {
+    const refusal = this.refusal(fd);
+    if (refusal !== null) {
       closeFd(fd);
-      done(this.context === null ? "the guest's vsock driver is not running" : `the guest has ${MAX_CONNECTIONS} connections already`);
+      done(refusal);
       return () => {};
     }
     const connection = new Connection(port, this.freePort(port), fd, done);
@@ -72,6 +73,17 @@ export class VsockDevice implements Device {
     return () => {
       if (connection.state === "connecting") this.abort(connection, "given up");
     };
+  }
+
+  private refusal(fd: number): string | null {
+    if (this.context === null) return "the guest's vsock driver is not running";
+    if (this.connections.size >= MAX_CONNECTIONS) return `the guest has ${MAX_CONNECTIONS} connections already`;
+    try {
+      setNonblocking(fd);
+    } catch (error) {
+      return `the descriptor is not a stream socket: ${messageOf(error)}`;
+    }
+    return null;
   }
 
   /** After a restore: tells the guest that all of its connections are gone. */
@@ -141,8 +153,9 @@ export class VsockDevice implements Device {
     if (op === VIRTIO_VSOCK_OP_RST) return this.destroy(connection, "the guest refused the connection");
     if (connection.state === "connecting") {
       if (op !== VIRTIO_VSOCK_OP_RESPONSE) return this.abort(connection, "the guest answered out of turn");
-      connection.open();
-      return this.watch(connection);
+      this.watch(connection);
+      if (this.connections.has(key(connection.guestPort, connection.hostPort))) connection.open();
+      return;
     }
     switch (op) {
       case VIRTIO_VSOCK_OP_RW: {
@@ -171,6 +184,7 @@ export class VsockDevice implements Device {
     connection.credit(this.view.getUint32(H.buf_alloc, true), this.view.getUint32(H.fwd_cnt, true));
     this.connections.set(key(guestPort, hostPort), connection);
     connection.open();
+    setNonblocking(fd);
     this.send(connection, Op.RESPONSE);
     this.watch(connection);
   }
@@ -188,8 +202,11 @@ export class VsockDevice implements Device {
   // --- the host's sockets
 
   private watch(connection: Connection): void {
-    setNonblocking(connection.fd);
-    this.epoll.add(connection.fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, (events) => this.onSocket(connection, events));
+    try {
+      this.epoll.add(connection.fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, (events) => this.onSocket(connection, events));
+    } catch (error) {
+      this.abort(connection, `the descriptor is not a stream socket: ${messageOf(error)}`);
+    }
   }
 
   private onSocket(connection: Connection, events: number): void {
@@ -332,6 +349,8 @@ export class VsockDevice implements Device {
     this.nextPort = this.nextPort >= LAST_PORT ? FIRST_PORT : this.nextPort + 1;
   }
 }
+
+const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 
 /** Both ports in the 53 bits of a number: the host's folded into 21, so a hit must be compared. */
 const key = (guestPort: number, hostPort: number): number => guestPort * 0x20_0000 + (hostPort % 0x20_0000);
