@@ -10,22 +10,18 @@ import { instanceMigrations } from "../src/host/instances/instances.ts";
 import { Records } from "../src/host/instances/records.ts";
 import { networkMigrations } from "../src/host/network/network.ts";
 import { openStore } from "../src/host/store/store.ts";
-
-interface Metric { median: number; unit: string; goal: number; met: boolean; runs: number }
+import { judged, median, type Metrics } from "./metric.ts";
 
 const INSTANCES = 100, RUNS = 5;
 const LATENCY_REQUESTS = 2000, LOAD_REQUESTS = 20_000, CONNECTIONS = 16;
 const GOAL_P50_MS = 1, GOAL_RATE = 2000;
 const INSIDE = "--inside";
 
-const median = (values: readonly number[]): number => values.toSorted((a, b) => a - b)[values.length >> 1] ?? Number.NaN;
-const round = (value: number, digits: number): number => Number(value.toFixed(digits));
-
-export async function run(): Promise<Record<string, Metric>> {
+export async function run(): Promise<Metrics> {
   const child = Bun.spawn(["unshare", "--net", process.execPath, import.meta.path, INSIDE], { stdout: "pipe", stderr: "inherit" });
   const output = await child.stdout.text();
   if ((await child.exited) !== 0) throw new Error("the bench ended early");
-  return JSON.parse(output) as Record<string, Metric>;
+  return JSON.parse(output) as Metrics;
 }
 
 /** Stopped instances, as a daemon that ran them would have left them. */
@@ -72,7 +68,7 @@ async function rate(urls: readonly string[]): Promise<number> {
   return (LOAD_REQUESTS * 1000) / (performance.now() - start);
 }
 
-async function inside(): Promise<Record<string, Metric>> {
+async function inside(): Promise<Metrics> {
   const route = new RouteSocket();
   const lo = route.link("lo");
   if (lo === null) throw new Error("there is no loopback interface");
@@ -94,10 +90,9 @@ async function inside(): Promise<Record<string, Metric>> {
         p50.push(await latency(urls));
         rates.push(await rate(urls));
       }
-      const [ms, perSecond] = [median(p50), median(rates)];
       return {
-        get_instance_p50: { median: round(ms, 3), unit: "ms", goal: GOAL_P50_MS, met: ms < GOAL_P50_MS, runs: RUNS },
-        get_instance_rate: { median: Math.round(perSecond), unit: "requests/s", goal: GOAL_RATE, met: perSecond >= GOAL_RATE, runs: RUNS },
+        get_instance_p50: judged(p50, "ms", "at most", GOAL_P50_MS, 3),
+        get_instance_rate: judged(rates, "requests/s", "at least", GOAL_RATE, 0),
       };
     } finally {
       daemon.kill("SIGTERM");
