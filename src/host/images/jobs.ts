@@ -37,6 +37,7 @@ class NameJob implements Job {
   private readonly controller = new AbortController();
   private phase: Phase | null = null;
   private told = 0;
+  private later: ReturnType<typeof setTimeout> | null = null;
 
   constructor(private readonly context: JobContext, private readonly name: string, private readonly source: ImageSource) {
     // Begins in a later turn, when the caller has recorded the job.
@@ -67,6 +68,7 @@ class NameJob implements Job {
       // Cancelled: the row is gone with its name, or stays as it is for the next daemon.
       if (!this.controller.signal.aborted) this.fail(wrap("image.pull_failed", `Cannot pull ${this.name}`, error).message);
     } finally {
+      if (this.later !== null) clearTimeout(this.later);
       this.source.close();
       jobs.delete(this.name);
     }
@@ -91,9 +93,15 @@ class NameJob implements Job {
     const stepped = phase.status !== this.phase?.status;
     this.phase = phase;
     if (stepped) this.context.records.changeName(this.name, { status: phase.status });
-    const now = performance.now();
-    if (!stepped && now - this.told < TELL_MS) return;
-    this.told = now;
+    const wait = this.told + TELL_MS - performance.now();
+    if (stepped || wait <= 0) this.tell();
+    else this.later ??= setTimeout(() => this.tell(), wait);
+  }
+
+  private tell(): void {
+    if (this.later !== null) clearTimeout(this.later);
+    this.later = null;
+    this.told = performance.now();
     this.changed();
   }
 

@@ -16,12 +16,13 @@ export class SharedFlights<T> {
     flight.members++;
     const { promise: left, reject } = Promise.withResolvers<never>();
     const leave = (): void => {
-      reject(signal.reason);
+      const gone = (): void => reject(signal.reason);
+      if (--flight.members > 0) return gone();
       // Out of the table at once: a later caller must not join a flight that is being called off.
-      if (--flight.members === 0) {
-        if (this.flights.get(key) === flight) this.flights.delete(key);
-        flight.controller.abort(signal.reason);
-      }
+      if (this.flights.get(key) === flight) this.flights.delete(key);
+      flight.controller.abort(signal.reason);
+      // The last one to leave waits until the flight has cleaned up.
+      flight.promise.then(gone, gone);
     };
     signal.addEventListener("abort", leave, { once: true });
     try {

@@ -72,7 +72,7 @@ const isStrings = (value: unknown): value is string[] => Array.isArray(value) &&
 
 function choicesOf(held: Held, path: string): Choice[] {
   if (held.kind === "docker") {
-    return held.images.map((image, position) => ({ pick: String(position), names: namesOr(image.tags.flatMap((tag) => normalized(tag, path)), path) }));
+    return held.images.map((image, position) => ({ pick: String(position), names: namesOr(image.tags.flatMap(whole), path) }));
   }
   const annotated = new Map<string, string[]>();
   for (const { annotations } of held.index.entries) {
@@ -88,10 +88,10 @@ function choicesOf(held: Held, path: string): Choice[] {
 export const nameIn = (annotations: Readonly<Record<string, string>>): string | null => annotations["io.containerd.image.name"] ?? annotations["org.opencontainers.image.ref.name"] ?? null;
 
 /** A bare tag (`latest`) gets its repository from the file's name. */
-function normalized(text: string, path: string): string[] {
-  const whole = /[:/@]/.test(text) ? text : `${repositoryFrom(path)}:${text}`;
-  return parseReference(whole).map(formatReference).match((name) => [name], () => []);
-}
+const normalized = (text: string, path: string): string[] => whole(/[:/@]/.test(text) ? text : `${repositoryFrom(path)}:${text}`);
+
+/** A reference, normalized; nothing where it is none. */
+const whole = (text: string): string[] => parseReference(text).map(formatReference).match((name) => [name], () => []);
 
 const namesOr = (names: readonly string[], path: string): readonly string[] => (names.length > 0 ? names : normalized("latest", path));
 
