@@ -9,6 +9,7 @@ import { ErrorBody, WIRE_ERRORS } from "./errors.ts";
 import { Health } from "./health.ts";
 import { Image } from "./images-schema.ts";
 import { InstanceSchema, WaitAnswer } from "./instances/schema.ts";
+import { Stats } from "./instances/stats.ts";
 import { Usage } from "./usage.ts";
 
 /** Schemas that answers refer to by name. */
@@ -19,6 +20,7 @@ export const SCHEMAS = {
   Usage,
   Image,
   Instance: InstanceSchema,
+  Stats,
   WaitAnswer,
   LogStream: Type.String({ description: "Server-sent events." }),
 };

@@ -72,6 +72,11 @@ describe("instances", () => {
     expect(await failure(client.instances.create({ name: "web", image: name }))).toMatchObject({ status: 409, code: "already_exists" });
     expect(await failure(client.images.delete(name))).toMatchObject({ status: 409, code: "in_use" });
   });
+  test("stats", async () => {
+    const stats = await client.instances.stats(id);
+    expect(stats).toMatchObject({ instance_id: id, allocated_memory_bytes: 128 * 2 ** 20, allocated_vcpus: 1 });
+    expect([stats.cpu_seconds > 0, stats.memory_rss_bytes > 2 ** 20, stats.network_tx_bytes > 0]).toEqual([true, true, true]);
+  });
   test("a create that is repeated finds its instance", async () => {
     const again = await client.instances.create({ name: "web", image: name, size: "128MB", vcpus: 1, tags: { team: "a" }, env: { GREETING: "hello" } }, { headers: { "X-Stainless-Retry-Count": "1" } });
     expect(again.id).toBe(id);

@@ -129,6 +129,16 @@ describe("start, stop and delete", () => {
   });
 });
 
+describe("stats", () => {
+  test("counts in bytes and seconds", async () => {
+    const { id } = await create("web");
+    expect(await api.client.instances.stats("web")).toEqual({
+      instance_id: id, instance_name: "web", allocated_vcpus: 2, allocated_memory_bytes: 2 ** 30, cpu_seconds: 1.5, memory_rss_bytes: 2 ** 28, memory_vms_bytes: 2 ** 31,
+      memory_utilization_ratio: 0.25, network_rx_bytes: 10, network_tx_bytes: 20,
+    });
+  });
+});
+
 describe("wait", () => {
   test("answers at once on the target state", async () => {
     const { id } = await create("web");

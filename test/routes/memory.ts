@@ -49,7 +49,7 @@ export interface FakeExec {
   accepting: boolean;
 }
 
-export class MemoryInstances implements Omit<InstanceService, "stats"> {
+export class MemoryInstances implements InstanceService {
   readonly records = new Map<string, Instance>();
   readonly listeners = new Set<(instance: Instance) => void>();
   readonly execs: FakeExec[] = [];
@@ -158,6 +158,8 @@ export class MemoryInstances implements Omit<InstanceService, "stats"> {
       close: () => void exec.calls.push("close"),
     });
   }
+  stats: InstanceService["stats"] = (ref) =>
+    this.get(ref).asyncAndThen(() => okAsync({ cpuSeconds: 1.5, exits: 7, disks: [], net: { rxBytes: 10, txBytes: 20, rxPackets: 1, txPackets: 2 }, residentBytes: 2 ** 28, virtualBytes: 2 ** 31 }));
   subscribe: InstanceService["subscribe"] = (listener) => {
     this.listeners.add(listener);
     return () => this.listeners.delete(listener);

@@ -60,7 +60,7 @@ describe("GET /swagger/json", () => {
     api.instances.change(id, { state: "Stopped", exitCode: 1, exitMessage: "exited with status 1" });
     const seen: [string, string, RequestInit?][] = [
       ["Health", "/health"], ["Capabilities", "/capabilities"], ["Usage", "/usage"], ["Image", "/images/nginx"], ["Image", "/images", json({ name: "redis" })],
-      ["Instance", "/instances/web"], ["WaitAnswer", "/instances/web/wait?state=Stopped"], ["Error", "/instances/nobody"], ["Error", "/instances", json({ x: 1 })],
+      ["Instance", "/instances/web"], ["Stats", "/instances/web/stats"], ["WaitAnswer", "/instances/web/wait?state=Stopped"], ["Error", "/instances/nobody"], ["Error", "/instances", json({ x: 1 })],
     ];
     for (const [schema, path, init] of seen) {
       const body: unknown = await (await fetch(api.url + path, init)).json();

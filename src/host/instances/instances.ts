@@ -1,6 +1,6 @@
 // The instance domain: opens it, and puts the verbs together.
 import { SQLiteError } from "bun:sqlite";
-import { mkdirSync } from "node:fs";
+import { mkdirSync, readFileSync } from "node:fs";
 import { err, errAsync, ok, ResultAsync } from "neverthrow";
 import { fail, wrap, type AsyncRes, type Res } from "../../errors.ts";
 import { adoptAll } from "./adopt.ts";
@@ -9,12 +9,11 @@ import { create } from "./create.ts";
 import { attach, exec } from "./exec.ts";
 import { logs } from "./logs.ts";
 import { remove } from "./remove.ts";
-import type { InstanceService } from "./service.ts";
+import type { InstanceService, InstanceStats } from "./service.ts";
 import { start } from "./start.ts";
 import { VERB_FROM } from "./states.ts";
 import { stop } from "./stop.ts";
 import { wait } from "./wait.ts";
-import type { VmmStats } from "../../vmm/protocol.ts";
 
 export { instanceMigrations } from "./migrations.ts";
 export { imageInUse } from "./records.ts";
@@ -22,6 +21,7 @@ export type { InstanceDeps } from "./context.ts";
 
 /** How long a daemon that ends waits for verbs under way; a guest's grace is 10 s. */
 const CLOSE_WAIT_MS = 20_000;
+const PAGE = 4096;
 
 /** Takes over what runs and settles what doesn't, then answers. */
 export function openInstances(deps: InstanceDeps): AsyncRes<InstanceService> {
@@ -56,13 +56,23 @@ const serviceOf = (ctx: Context): InstanceService => ({
 const guarded = <T>(what: string, verb: () => AsyncRes<T>): AsyncRes<T> =>
   ResultAsync.fromPromise((async () => verb())(), (cause) => wrap(cause instanceof SQLiteError ? "host.storage" : "internal", `Cannot ${what}`, cause)).andThen((result) => result);
 
-function stats(ctx: Context, ref: string): AsyncRes<VmmStats> {
+function stats(ctx: Context, ref: string): AsyncRes<InstanceStats> {
   return ctx.records.get(ref).asyncAndThen((instance) => {
     const machine = ctx.machines.get(instance.id);
     if (machine === undefined || !VERB_FROM.stats.includes(instance.state as never))
       return errAsync(fail("instance.invalid_state", `Cannot read statistics of instance ${instance.name}: it is ${instance.state}`, { details: { state: instance.state } }).error);
-    return machine.request("stats", null);
+    return machine.request("stats", null).andThen((figures) => memoryOf(ctx.records.process(instance.id)?.pid).map((memory) => ({ ...figures, ...memory })));
   });
+}
+
+/** proc(5): /proc/PID/statm begins with size and resident, in pages. */
+function memoryOf(pid: number | undefined): Res<{ virtualBytes: number; residentBytes: number }> {
+  try {
+    const [size = 0, resident = 0] = readFileSync(`/proc/${pid}/statm`, "utf8").split(" ").map(Number);
+    return ok({ virtualBytes: size * PAGE, residentBytes: resident * PAGE });
+  } catch (error) {
+    return fail("instance.invalid_state", `Cannot read the memory of process ${pid}: it has just ended`, { cause: error });
+  }
 }
 
 /** Guests run on: the next daemon takes them over. */

@@ -88,6 +88,9 @@ export interface ExecListener {
   onLost(reason: string): void;
 }
 
+/** The monitor's figures, and the memory of its process (guest memory that was touched is part of it). */
+export interface InstanceStats extends VmmStats { readonly residentBytes: number; readonly virtualBytes: number }
+
 export interface InstanceService {
   /** Records and starts it in the background; a later failure ends in Stopped with exitMessage. */
   create(request: CreateInstance): AsyncRes<Instance>;
@@ -105,7 +108,7 @@ export interface InstanceService {
   exec(ref: string, request: ExecRequest, listener: ExecListener): AsyncRes<ExecSession>;
   /** The workload's own terminal or stdin (extension of ours). */
   attach(ref: string, listener: ExecListener): AsyncRes<ExecSession>;
-  stats(ref: string): AsyncRes<VmmStats>;
+  stats(ref: string): AsyncRes<InstanceStats>;
   /** Called with every change of a record, in order. Returns the unsubscribe. */
   subscribe(listener: (instance: Instance) => void): () => void;
   close(): Promise<void>;

@@ -3,6 +3,7 @@ import { describe, instanceParam } from "../describe.ts";
 import { describeQuery } from "../query.ts";
 import { deleteQuery, listQuery, logsQuery, stopQuery, waitQuery } from "./queries.ts";
 import { createExample, instanceExample } from "./schema.ts";
+import { statsExample } from "./stats.ts";
 
 const tag = "Instances";
 const parameters = [instanceParam];
@@ -88,6 +89,16 @@ export const logs = describe({
   parameters: [...parameters, ...describeQuery(logsQuery)],
   answers: { 200: { description: "Lines.", type: "text/event-stream", schema: "LogStream", example: ':\n\ndata: "listening on port 80"\n\n' } },
   errors: ["instance.not_found", "name.ambiguous", "log.not_found"],
+});
+
+export const stats = describe({
+  tag,
+  operationId: "getInstanceStats",
+  summary: "What a running instance uses",
+  description: "CPU time, memory and network traffic, as its monitor and the kernel count them.",
+  parameters,
+  answers: { 200: { description: "The figures.", schema: "Stats", example: statsExample } },
+  errors: ["instance.not_found", "name.ambiguous", "instance.invalid_state", "host.process"],
 });
 
 const sessionErrors = ["instance.not_found", "name.ambiguous", "instance.invalid_state"] as const;

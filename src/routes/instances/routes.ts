@@ -15,6 +15,7 @@ import { ExecSocket } from "./exec.ts";
 import { logsResponse } from "./logs.ts";
 import { deleteQuery, listQuery, logsQuery, stopQuery, waitQuery } from "./queries.ts";
 import { type CreateBody, CreateInstanceBody, StartInstanceBody } from "./schema.ts";
+import { statsView } from "./stats.ts";
 import { instanceView } from "./view.ts";
 import { waitResponse } from "./wait.ts";
 
@@ -46,6 +47,10 @@ export function instanceRoutes(deps: ApiDeps) {
       const { source, tail, follow } = readQuery(request, logsQuery);
       return logsResponse(deps, request, params.id, { source: source === "hypeman" ? "dormouse" : source, tail, follow });
     }, { detail: docs.logs })
+    .get("/:id/stats", async ({ params }) => {
+      const instance = orThrow(instances.get(params.id));
+      return Response.json(statsView(instance, orThrow(await instances.stats(instance.id))));
+    }, { beforeHandle: noQuery, detail: docs.stats })
     .get("/:id/exec", ({ params, request }) => openExec(deps, request, params.id), { beforeHandle: noQuery, detail: docs.exec })
     .get("/:id/attach", ({ params, request }) => openAttach(deps, request, params.id), { beforeHandle: noQuery, detail: docs.attach });
 }

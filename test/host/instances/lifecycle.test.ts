@@ -224,7 +224,7 @@ test("stats() passes the monitor's figures on, and refuses what is none", async 
   f = await open();
   await f.instances.create(request("web", ["serve"]));
   await reached("web", "Running");
-  expect((await f.instances.stats("web"))._unsafeUnwrap()).toEqual({ cpuSeconds: 1.5, exits: 7, disks: [], net: null });
+  expect((await f.instances.stats("web"))._unsafeUnwrap()).toEqual({ cpuSeconds: 1.5, exits: 7, disks: [], net: null, residentBytes: expect.any(Number), virtualBytes: expect.any(Number) });
   await f.instances.create(request("liar", ["bad-stats"]));
   await reached("liar", "Running");
   expect((await f.instances.stats("liar"))._unsafeUnwrapErr()).toMatchObject({ code: "host.process", message: expect.stringContaining("stats") });
