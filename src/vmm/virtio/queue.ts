@@ -10,6 +10,8 @@ const DESC_SIZE = 16, USED_ELEM_SIZE = 8, RING_HEADER = 4;
 /** Most bytes of one chain: what one readv or writev moves (MAX_RW_COUNT, linux/fs.h). */
 const MAX_CHAIN_BYTES = 0x7fff_f000;
 const VIEW_SIZE = 2 ** 31; // GuestMemory's views
+/** Up to here (headers) a loop is faster than subarray() and set(), which allocate. */
+const SMALL_COPY = 64;
 
 /** What the driver set, and where the device is. For snapshots. */
 export interface QueueState {
@@ -258,7 +260,8 @@ export class Queue {
       const index = Math.floor(offset / VIEW_SIZE), start = offset - index * VIEW_SIZE;
       const n = Math.min(length - done, VIEW_SIZE - start);
       const ram = this.memory.bytes[index]!;
-      if (toGuest) ram.set(bytes.subarray(at + done, at + done + n), start);
+      if (n <= SMALL_COPY) copySmall(ram, start | 0, bytes, at + done, n, toGuest);
+      else if (toGuest) ram.set(bytes.subarray(at + done, at + done + n), start);
       else bytes.set(ram.subarray(start, start + n), at + done);
       done += n;
       offset += n;
@@ -286,6 +289,11 @@ export class Queue {
     this.lastAvail = this.seenAvail = state.lastAvail & 0xffff;
     this.usedIndex = this.published = state.usedIndex & 0xffff;
   }
+}
+
+function copySmall(ram: Uint8Array, start: number, bytes: Uint8Array, at: number, length: number, toGuest: boolean): void {
+  if (toGuest) for (let i = 0; i < length; i++) ram[start + i] = bytes[at + i]!;
+  else for (let i = 0; i < length; i++) bytes[at + i] = ram[start + i]!;
 }
 
 const EMPTY_VIEW = new DataView(new ArrayBuffer(0));

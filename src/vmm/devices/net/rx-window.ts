@@ -4,6 +4,7 @@ import { virtio_net_hdr_mrg_rxbuf } from "../../../ffi/abi/virtio_net.ts";
 import { IOV_MAX } from "../../virtio/iovecs.ts";
 import type { Queue } from "../../virtio/queue.ts";
 
+const HEADER = virtio_net_hdr_mrg_rxbuf.size;
 const NUM_BUFFERS = virtio_net_hdr_mrg_rxbuf.at.num_buffers;
 const MAX_CHAINS = 1024;
 
@@ -67,9 +68,12 @@ export class RxWindow {
       used++;
       this.drop();
     }
+    // Before flush(): the driver has not seen the chains yet.
+    const view = queue.viewOf(first, HEADER);
+    if (view !== null) return view.setUint16(queue.viewAt + NUM_BUFFERS, used, true);
     this.number[0] = used & 0xff;
     this.number[1] = used >> 8;
-    queue.scatter(first, firstCount, this.number, NUM_BUFFERS); // before flush(): the driver has not seen it yet
+    queue.scatter(first, firstCount, this.number, NUM_BUFFERS);
   }
 
   /** Gives all that is taken back to the queue, to come again. */
