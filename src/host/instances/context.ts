@@ -11,7 +11,6 @@ import type { Machine } from "../vmm/machine.ts";
 import { Lanes } from "./lanes.ts";
 import { appendOperation } from "./oplog.ts";
 import { Records } from "./records.ts";
-import { LIVE_STATES } from "./states.ts";
 import { UpperDisks } from "./upper.ts";
 
 export interface InstanceDeps {
@@ -51,12 +50,12 @@ export class Context {
 
   dir(id: string): string { return join(this.deps.dir, id); }
 
-  /** True where no VMM runs for it and none is about to (also for one that is gone from the record). */
+  /** True where it is Stopped and no start is under way, or gone from the record: nothing more is written to its logs. */
   hasEnded(id: string): boolean {
     const instance = this.records.find(id);
     if (instance === null) return true;
     const starting = this.lanes.verbs(id).some((verb) => verb === "start" || verb === "restart");
-    return !starting && instance.state !== "Created" && !LIVE_STATES.includes(instance.state);
+    return instance.state === "Stopped" && !starting;
   }
 
   /** Into the instance's own log, and the daemon's. A log that can't be written stops no verb. */
