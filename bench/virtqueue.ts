@@ -9,7 +9,7 @@ import { SYS } from "../src/ffi/abi/syscalls.ts";
 import { syscall } from "../src/ffi/syscall.ts";
 import { Mapping } from "../src/ffi/memory.ts";
 import { BlockDevice } from "../src/vmm/devices/block/device.ts";
-import type { DiskClient, DiskIo } from "../src/vmm/devices/block/io.ts";
+import type { DiskClient, DiskIo } from "../src/vmm/devices/block/disk-io.ts";
 import { Op } from "../src/vmm/devices/block/shared.ts";
 import { UringIo } from "../src/vmm/devices/block/uring.ts";
 import { GuestMemory } from "../src/vmm/memory.ts";

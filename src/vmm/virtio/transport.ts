@@ -9,6 +9,7 @@ import { BAR, ConfigSpace, NOTIFY_MULTIPLIER } from "./config-space.ts";
 import { bits, hasBit, RareLog, type Device, type DeviceContext, type Log } from "./device.ts";
 import { IOV_MAX, Iovecs } from "./iovecs.ts";
 import { Msix, type MsixState } from "./msix.ts";
+import { QueueSlot } from "./queue-slot.ts";
 import { Queue, type QueueOwner, type QueueState } from "./queue.ts";
 
 const { VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET } = STATUS;
@@ -20,16 +21,6 @@ const TRANSPORT_FEATURES = bits(VIRTIO_F.VIRTIO_RING_F_INDIRECT_DESC, VIRTIO_F.V
 const COMMON = virtio_pci_common_cfg.at, COMMON_SIZES = virtio_pci_common_cfg.sizes;
 /** Size of the register at each offset of the common configuration. */
 const REGISTER_SIZE = new Map<number, number>((Object.keys(COMMON) as (keyof typeof COMMON)[]).map((name) => [COMMON[name], COMMON_SIZES[name]]));
-
-interface Slot {
-  readonly queue: Queue;
-  /** Notifications of the driver. */
-  readonly event: EventFd;
-  enabled: boolean;
-  vector: number;
-  /** Where the ioeventfd is; 0: nowhere. */
-  ioAddress: number;
-}
 
 export interface TransportState {
   readonly type: number;
@@ -48,7 +39,7 @@ export class VirtioPci implements PciFunction, QueueOwner {
   readonly bars: readonly PciBar[] = [{ index: 0, size: BAR.SIZE, address: 0 }];
   private readonly config: ConfigSpace;
   private readonly msix: Msix;
-  private readonly slots: Slot[];
+  private readonly slots: QueueSlot[];
   private readonly offered: bigint;
   private readonly context: DeviceContext;
   private readonly troubles: RareLog;
@@ -132,14 +123,12 @@ export class VirtioPci implements PciFunction, QueueOwner {
   }
 
   barMoved(): void {
-    for (const slot of this.slots) this.placeIoEvent(slot);
+    for (const slot of this.slots) this.place(slot);
   }
 
   // --- common configuration
 
   private readCommon(register: number): number {
-    const slot = this.slots[this.queueSelect];
-    const queue = slot?.queue;
     switch (register) {
       case COMMON.device_feature_select: return this.deviceFeatureSelect;
       case COMMON.device_feature: return featureWord(this.offered, this.deviceFeatureSelect);
@@ -150,17 +139,9 @@ export class VirtioPci implements PciFunction, QueueOwner {
       case COMMON.device_status: return this.status;
       case COMMON.config_generation: return this.generation;
       case COMMON.queue_select: return this.queueSelect;
-      case COMMON.queue_size: return queue?.size ?? 0;
-      case COMMON.queue_msix_vector: return slot?.vector ?? VIRTIO_MSI_NO_VECTOR;
-      case COMMON.queue_enable: return slot?.enabled ? 1 : 0;
-      case COMMON.queue_notify_off: return slot === undefined ? 0 : this.queueSelect;
-      case COMMON.queue_desc_lo: return low(queue?.desc ?? 0);
-      case COMMON.queue_desc_hi: return high(queue?.desc ?? 0);
-      case COMMON.queue_avail_lo: return low(queue?.avail ?? 0);
-      case COMMON.queue_avail_hi: return high(queue?.avail ?? 0);
-      case COMMON.queue_used_lo: return low(queue?.used ?? 0);
-      case COMMON.queue_used_hi: return high(queue?.used ?? 0);
-      default: return 0;
+      case COMMON.queue_msix_vector: return this.slots[this.queueSelect]?.vector ?? VIRTIO_MSI_NO_VECTOR;
+      // A size of 0 says that there is no such queue.
+      default: return this.slots[this.queueSelect]?.read(register) ?? 0;
     }
   }
 
@@ -180,23 +161,10 @@ export class VirtioPci implements PciFunction, QueueOwner {
     const slot = this.slots[this.queueSelect];
     if (slot === undefined) return;
     if (register === COMMON.queue_msix_vector) slot.vector = this.vector(value);
-    // The rest is fixed from queue_enable to reset (virtio 1.2, 4.1.4.3.2).
-    if (slot.enabled) return;
-    const queue = slot.queue;
-    switch (register) {
-      case COMMON.queue_size:
-        if (value >= 1 && value <= queue.maxSize && (value & (value - 1)) === 0) queue.size = value;
-        return;
-      case COMMON.queue_desc_lo: queue.desc = withLow(queue.desc, value); return;
-      case COMMON.queue_desc_hi: queue.desc = withHigh(queue.desc, value); return;
-      case COMMON.queue_avail_lo: queue.avail = withLow(queue.avail, value); return;
-      case COMMON.queue_avail_hi: queue.avail = withHigh(queue.avail, value); return;
-      case COMMON.queue_used_lo: queue.used = withLow(queue.used, value); return;
-      case COMMON.queue_used_hi: queue.used = withHigh(queue.used, value); return;
-      case COMMON.queue_enable:
-        if (value !== 1 || (this.status & VIRTIO_CONFIG_S_FEATURES_OK) === 0 || this.running) return;
-        slot.enabled = true;
-        this.placeIoEvent(slot);
+    else if (register !== COMMON.queue_enable) slot.write(register, value);
+    else if (value === 1 && (this.status & VIRTIO_CONFIG_S_FEATURES_OK) !== 0 && !this.running) {
+      slot.enabled = true;
+      this.place(slot);
     }
   }
 
@@ -255,7 +223,7 @@ export class VirtioPci implements PciFunction, QueueOwner {
     const active = this.running;
     for (const slot of this.slots) {
       slot.enabled = false;
-      this.placeIoEvent(slot);
+      this.place(slot);
       slot.queue.reset();
     }
     this.resetting = true; // until resetDone: the driver reads the old status and waits
@@ -302,7 +270,7 @@ export class VirtioPci implements PciFunction, QueueOwner {
     return isr;
   }
 
-  private createSlot(index: number, size: number): Slot {
+  private createSlot(index: number, size: number): QueueSlot {
     const arena = this.device.arena?.(index) ?? new Iovecs(IOV_MAX);
     const queue = new Queue(index, size, this.memory, arena, this);
     const event = new EventFd();
@@ -310,24 +278,12 @@ export class VirtioPci implements PciFunction, QueueOwner {
     this.epoll.add(event.fd, EPOLLIN | EPOLLET, () => {
       if (queue.live && this.running) this.device.onNotify(index);
     });
-    return { queue, event, enabled: false, vector: VIRTIO_MSI_NO_VECTOR, ioAddress: 0 };
+    return new QueueSlot(queue, event, this.platform);
   }
 
-  /** Brings the ioeventfd of an enabled queue to where the BAR is now. */
-  private placeIoEvent(slot: Slot): void {
-    const bar = this.bars[0]!.address;
-    const address = slot.enabled && bar !== 0 ? bar + BAR.NOTIFY + slot.queue.index * NOTIFY_MULTIPLIER : 0;
-    if (address === slot.ioAddress) return;
-    if (slot.ioAddress !== 0) this.platform.removeIoEvent(slot.ioAddress, slot.event.fd);
-    slot.ioAddress = 0;
-    if (address === 0) return;
-    try {
-      this.platform.addIoEvent(address, slot.event.fd);
-      slot.ioAddress = address;
-    } catch (error) {
-      // A guest that lays BARs over each other gets here; its notifications then come through barWrite.
-      this.troubles.write(`cannot take notifications at 0x${address.toString(16)}: ${String(error)}`);
-    }
+  private place(slot: QueueSlot): void {
+    const wrong = slot.place(this.bars[0]!.address);
+    if (wrong !== null) this.troubles.write(wrong);
   }
 
   private createContext(): DeviceContext {
@@ -377,7 +333,7 @@ export class VirtioPci implements PciFunction, QueueOwner {
       slot.queue.restore(saved.ring);
       slot.enabled = saved.enabled;
       slot.vector = this.vector(saved.vector);
-      this.placeIoEvent(slot);
+      this.place(slot);
     });
     this.status = state.status;
     this.device.restore(state.device);
@@ -395,9 +351,3 @@ function readView(view: DataView, offset: number, size: number): number {
 }
 
 const featureWord = (features: bigint, select: number): number => (select > 1 ? 0 : Number((features >> BigInt(select * 32)) & 0xffff_ffffn));
-const HIGH = 2 ** 32;
-const low = (address: number): number => address % HIGH;
-const high = (address: number): number => Math.floor(address / HIGH);
-/** An address beyond 2^53 loses bits here; no RAM is there, so it is refused all the same when the ring is mapped. */
-const withLow = (address: number, value: number): number => high(address) * HIGH + value;
-const withHigh = (address: number, value: number): number => value * HIGH + (address % HIGH);

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { Epoll } from "../../../src/ffi/epoll.ts";
 import { VIRTIO_BLK, virtio_blk_config } from "../../../src/ffi/abi/virtio_blk.ts";
 import { BlockDevice } from "../../../src/vmm/devices/block/device.ts";
-import type { DiskIo } from "../../../src/vmm/devices/block/io.ts";
+import type { DiskIo } from "../../../src/vmm/devices/block/disk-io.ts";
 import { UringIo } from "../../../src/vmm/devices/block/uring.ts";
 import { WorkerIo } from "../../../src/vmm/devices/block/worker-io.ts";
 import { TokenBucket } from "../../../src/vmm/devices/token-bucket.ts";

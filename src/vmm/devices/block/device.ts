@@ -7,7 +7,7 @@ import { bits, type Device, type DeviceContext } from "../../virtio/device.ts";
 import { Iovecs } from "../../virtio/iovecs.ts";
 import type { Queue } from "../../virtio/queue.ts";
 import type { TokenBucket } from "../token-bucket.ts";
-import type { DiskClient, DiskIo } from "./io.ts";
+import type { DiskClient, DiskIo } from "./disk-io.ts";
 import { Op } from "./shared.ts";
 
 const { VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES } = VIRTIO_BLK;

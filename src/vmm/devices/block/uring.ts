@@ -2,7 +2,7 @@
 import { IORING } from "../../../ffi/abi/io_uring.ts";
 import { EPOLLIN, type Epoll } from "../../../ffi/epoll.ts";
 import { IoUring, type Completions } from "../../../ffi/iouring.ts";
-import { MAX_CLIENTS, MAX_TAGS, type DiskClient, type DiskIo } from "./io.ts";
+import { MAX_CLIENTS, MAX_TAGS, type DiskClient, type DiskIo } from "./disk-io.ts";
 import { Op } from "./shared.ts";
 
 const SUBMISSIONS = 256;

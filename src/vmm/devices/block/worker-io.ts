@@ -2,7 +2,7 @@
 import { Epoll, EPOLLIN, EventFd } from "../../../ffi/epoll.ts";
 import { Mapping } from "../../../ffi/memory.ts";
 import { workerUrl } from "../../../workers.ts";
-import { MAX_CLIENTS, MAX_TAGS, type DiskClient, type DiskIo } from "./io.ts";
+import { MAX_CLIENTS, MAX_TAGS, type DiskClient, type DiskIo } from "./disk-io.ts";
 import { DONE_WORDS, DONES, Field, Index, REQUEST_WORDS, REQUESTS, RING, SHARED_SIZE, STOPPED, type DiskWorkerStart } from "./shared.ts";
 
 const HIGH = 2 ** 32;

@@ -1,18 +1,18 @@
 // virtio-vsock, streams only (virtio 1.2, 5.10): packets between the guest's queues and the connections of the host (CID 2).
 import { VIRTIO_ID } from "../../../ffi/abi/virtio_ids.ts";
-import { VIRTIO_VSOCK, virtio_vsock_config, virtio_vsock_event, virtio_vsock_hdr } from "../../../ffi/abi/virtio_vsock.ts";
+import { VIRTIO_VSOCK, virtio_vsock_config, virtio_vsock_event } from "../../../ffi/abi/virtio_vsock.ts";
 import { EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, type Epoll } from "../../../ffi/epoll.ts";
 import { closeFd, setNonblocking } from "../../../ffi/fd.ts";
 import type { Device, DeviceContext } from "../../virtio/device.ts";
 import type { Queue } from "../../virtio/queue.ts";
 import { BUFFER_BYTES, Connection, Op } from "./connection.ts";
+import { HEADER, PacketHeader } from "./packet.ts";
 
-const { VIRTIO_VSOCK_OP_REQUEST, VIRTIO_VSOCK_OP_RESPONSE, VIRTIO_VSOCK_OP_RST, VIRTIO_VSOCK_OP_SHUTDOWN, VIRTIO_VSOCK_OP_RW, VIRTIO_VSOCK_OP_CREDIT_UPDATE, VIRTIO_VSOCK_OP_CREDIT_REQUEST } = VIRTIO_VSOCK;
+const { VIRTIO_VSOCK_OP_REQUEST, VIRTIO_VSOCK_OP_RESPONSE, VIRTIO_VSOCK_OP_RST, VIRTIO_VSOCK_OP_SHUTDOWN } = VIRTIO_VSOCK;
+const { VIRTIO_VSOCK_OP_RW, VIRTIO_VSOCK_OP_CREDIT_UPDATE, VIRTIO_VSOCK_OP_CREDIT_REQUEST } = VIRTIO_VSOCK;
 const { VIRTIO_VSOCK_TYPE_STREAM, VIRTIO_VSOCK_EVENT_TRANSPORT_RESET } = VIRTIO_VSOCK;
 const RX = 0, TX = 1, EVENT = 2;
 const QUEUE_SIZE = 256, EVENT_QUEUE_SIZE = 16;
-const HOST_CID = 2;
-const HEADER = virtio_vsock_hdr.size, H = virtio_vsock_hdr.at;
 const MAX_CONNECTIONS = 1024;
 /** Answers to packets of no connection that wait for a buffer; more are dropped. */
 const MAX_RESETS = 256;
@@ -45,8 +45,7 @@ export class VsockDevice implements Device {
   private readonly resets: { readonly guestPort: number; readonly hostPort: number }[] = [];
   private nextPort = FIRST_PORT;
   private resetEvent = false;
-  private readonly header = new Uint8Array(HEADER);
-  private readonly view = new DataView(this.header.buffer);
+  private readonly header = new PacketHeader();
 
   constructor(private readonly cid: number, private readonly epoll: Epoll) {
     this.config.setUint32(virtio_vsock_config.at.guest_cid, cid, true);
@@ -129,24 +128,17 @@ export class VsockDevice implements Device {
   }
 
   private packet(queue: Queue): void {
-    const v = this.view;
-    if (queue.gather(queue.firstRead, queue.readCount, this.header) < HEADER) return; // nobody to answer
-    const guestPort = v.getUint32(H.src_port, true), hostPort = v.getUint32(H.dst_port, true);
-    const length = v.getUint32(H.len, true), op = v.getUint16(H.op, true);
-    if (!this.addressed(v)) return;
+    const h = this.header;
+    if (queue.gather(queue.firstRead, queue.readCount, h.bytes) < HEADER) return; // nobody to answer
+    if (!h.isFrom(this.cid)) return; // nothing is routed here
+    const { guestPort, hostPort, length, op } = h;
     const connection = this.find(guestPort, hostPort);
     if (length > queue.readBytes - HEADER) return connection === undefined ? this.refuse(guestPort, hostPort, op) : this.abort(connection, "the guest sent a bad packet");
-    if (v.getUint16(H.type, true) !== VIRTIO_VSOCK_TYPE_STREAM) return this.refuse(guestPort, hostPort, op);
+    if (h.type !== VIRTIO_VSOCK_TYPE_STREAM) return this.refuse(guestPort, hostPort, op);
     if (op === VIRTIO_VSOCK_OP_REQUEST) return this.accept(guestPort, hostPort, connection);
     if (connection === undefined) return this.refuse(guestPort, hostPort, op);
-    if (connection.credit(v.getUint32(H.buf_alloc, true), v.getUint32(H.fwd_cnt, true))) this.enqueue(connection);
-    this.dispatch(queue, connection, op, length, v.getUint32(H.flags, true));
-  }
-
-  /** From our guest to us: other packets are dropped, as a host that doesn't route does. */
-  private addressed(v: DataView): boolean {
-    return v.getUint32(H.src_cid, true) === this.cid && v.getUint32(H.src_cid + 4, true) === 0
-      && v.getUint32(H.dst_cid, true) === HOST_CID && v.getUint32(H.dst_cid + 4, true) === 0;
+    if (connection.credit(h.bufAlloc, h.fwdCnt)) this.enqueue(connection);
+    this.dispatch(queue, connection, op, length, h.flags);
   }
 
   private dispatch(queue: Queue, connection: Connection, op: number, length: number, flags: number): void {
@@ -181,7 +173,7 @@ export class VsockDevice implements Device {
     const fd = room ? this.listener(hostPort) : -1;
     if (fd < 0) return this.refuse(guestPort, hostPort, VIRTIO_VSOCK_OP_REQUEST);
     const connection = new Connection(guestPort, hostPort, fd, null);
-    connection.credit(this.view.getUint32(H.buf_alloc, true), this.view.getUint32(H.fwd_cnt, true));
+    connection.credit(this.header.bufAlloc, this.header.fwdCnt);
     this.connections.set(key(guestPort, hostPort), connection);
     connection.open();
     setNonblocking(fd);
@@ -307,20 +299,8 @@ export class VsockDevice implements Device {
   }
 
   private packetTo(queue: Queue, guestPort: number, hostPort: number, op: number, length: number, flags: number, forwarded: number): number {
-    const v = this.view;
-    v.setUint32(H.src_cid, HOST_CID, true);
-    v.setUint32(H.src_cid + 4, 0, true);
-    v.setUint32(H.dst_cid, this.cid, true);
-    v.setUint32(H.dst_cid + 4, 0, true);
-    v.setUint32(H.src_port, hostPort, true);
-    v.setUint32(H.dst_port, guestPort, true);
-    v.setUint32(H.len, length, true);
-    v.setUint16(H.type, VIRTIO_VSOCK_TYPE_STREAM, true);
-    v.setUint16(H.op, op, true);
-    v.setUint32(H.flags, flags, true);
-    v.setUint32(H.buf_alloc, BUFFER_BYTES, true);
-    v.setUint32(H.fwd_cnt, forwarded, true);
-    queue.scatter(queue.firstWrite, queue.writeCount, this.header);
+    this.header.set(this.cid, guestPort, hostPort, op, length, flags, BUFFER_BYTES, forwarded);
+    queue.scatter(queue.firstWrite, queue.writeCount, this.header.bytes);
     return HEADER + length;
   }
 
