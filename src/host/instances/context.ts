@@ -3,6 +3,7 @@ import { join } from "node:path";
 import type { Database } from "bun:sqlite";
 import type { Artifacts } from "../../artifacts.ts";
 import { describeError, type Logger } from "../../log.ts";
+import { FileWatches } from "../file-watches.ts";
 import type { ImageService } from "../images/service.ts";
 import type { NetworkService } from "../network/service.ts";
 import type { Poller } from "../poller.ts";
@@ -38,11 +39,14 @@ export class Context {
   readonly lanes = new Lanes();
   readonly uppers: UpperDisks;
   readonly machines = new Map<string, Machine>();
+  /** Wakes those who follow logs. */
+  readonly files: FileWatches;
   /** The daemon is going: nothing new is begun, and news of machines are left to the next one. */
   closing = false;
 
   constructor(readonly deps: InstanceDeps) {
     this.records = new Records(deps.db);
+    this.files = new FileWatches(deps.poller);
     this.uppers = new UpperDisks(join(deps.dir, ".templates"));
   }
 

@@ -83,4 +83,5 @@ async function close(ctx: Context): Promise<void> {
   ctx.closing = true;
   for (const machine of ctx.machines.values()) machine.detach();
   ctx.machines.clear();
+  ctx.files.close();
 }

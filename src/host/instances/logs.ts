@@ -2,8 +2,6 @@
 import { existsSync } from "node:fs";
 import { ok } from "neverthrow";
 import { DormouseError, fail, wrap, type Res } from "../../errors.ts";
-import { EPOLLIN } from "../../ffi/epoll.ts";
-import { Inotify } from "../../ffi/inotify.ts";
 import { logPaths } from "../vmm/files.ts";
 import type { Context } from "./context.ts";
 import { LineCutter, readBlock, sameStamp, stampOf, tailPosition, youngerOf, type LogPosition, type LogStamp } from "./log-files.ts";
@@ -111,7 +109,6 @@ const NEVER: LogStamp = { size: -1, mtimeNs: -1n };
 
 /** Wakes a follower when a file of its log or the instance has changed. */
 class Changes {
-  private readonly inotify = new Inotify();
   private changed = false;
   private wake: (() => void) | null = null;
   private readonly release: (() => void)[] = [];
@@ -121,14 +118,10 @@ class Changes {
       this.changed = true;
       this.wake?.();
     };
-    for (const path of paths) if (existsSync(path)) this.inotify.add(path);
-    const watch = ctx.poller.watch(this.inotify.fd, EPOLLIN, () => {
-      this.inotify.drain();
-      notice();
-    });
+    for (const path of paths) if (existsSync(path)) this.release.push(ctx.files.watch(path, notice));
     signal.addEventListener("abort", notice);
     const unsubscribe = ctx.records.subscribe((instance) => { if (instance.id === id) notice(); });
-    this.release.push(() => watch.close(), () => this.inotify.close(), () => signal.removeEventListener("abort", notice), unsubscribe);
+    this.release.push(() => signal.removeEventListener("abort", notice), unsubscribe);
   }
 
   /** What changes from here on ends the next wait. */
