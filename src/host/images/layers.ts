@@ -102,7 +102,7 @@ export class LayerApplier implements TarHandler {
       this.sink.begin(inode, entry);
       this.writing = true;
     }
-    parent.children.set(name, inode);
+    parent.children.set(compact(name), inode);
   }
 
   private linkEntry(parent: Dir, name: string, entry: TarEntry): void {
@@ -208,6 +208,9 @@ function splitPath(path: string): string[] {
 }
 
 const linkParts = (target: string): string[] => target.split("/").filter((part) => part !== "" && part !== ".");
+
+/** A copy: a part of a string would keep the whole of it in memory. */
+const compact = (name: string): string => Buffer.from(name, "latin1").toString("latin1");
 
 /** A byte string for people. */
 export const show = (bytes: string): string => JSON.stringify(Buffer.from(bytes, "latin1").toString("utf8"));
