@@ -2,9 +2,8 @@
 import { type Static, Type } from "@sinclair/typebox";
 import type { ImageRecord } from "../host/images/service.ts";
 import { formatTime } from "./format.ts";
+import { nullable, Reference, Tags, Text, Time } from "./schema.ts";
 
-const Text = (description: string) => Type.String({ description });
-const Tags = Type.Record(Type.String(), Type.String(), { description: "Key-value pairs of yours; lists filter by them." });
 
 const Credentials = Type.Object(
   {
@@ -17,7 +16,7 @@ const Credentials = Type.Object(
 
 export const CreateImage = Type.Object(
   {
-    name: Type.String({ minLength: 1, maxLength: 512, description: "Reference as Docker writes it: `nginx`, `ghcr.io/a/b:tag`, `127.0.0.1:5000/x@sha256:…`.", examples: ["docker.io/library/nginx:latest"] }),
+    name: Reference("As Docker writes it: `nginx`, `ghcr.io/a/b:tag`, `127.0.0.1:5000/x@sha256:…`.", "docker.io/library/nginx:latest"),
     credentials: Type.Optional(Credentials),
     platform: Type.Optional(Text("`os/arch[/variant]`; this host runs `linux/amd64`.")),
     tags: Type.Optional(Tags),
@@ -29,31 +28,29 @@ export type CreateImage = Static<typeof CreateImage>;
 export const LoadImage = Type.Object(
   {
     path: Type.String({ minLength: 1, pattern: "^/", description: "Absolute path, on the daemon's host, of an OCI layout folder or a `docker save` tar." }),
-    name: Type.Optional(Type.String({ minLength: 1, maxLength: 512, description: "Reference to record it under; the archive's own by default." })),
+    name: Type.Optional(Reference("To record it under; the archive's own by default.")),
   },
   { additionalProperties: false, title: "LoadImage" },
 );
 
 export const TagImage = Type.Object(
-  { target: Type.String({ minLength: 1, maxLength: 512, description: "Reference with a tag that shall mean the same image; nothing is pulled.", examples: ["docker.io/library/nginx:stable"] }) },
+  { target: Reference("With a tag that shall mean the same image; nothing is pulled.", "docker.io/library/nginx:stable") },
   { additionalProperties: false, title: "TagImage" },
 );
-
-const nullable = <T extends ReturnType<typeof Type.String> | ReturnType<typeof Type.Integer>>(schema: T) => Type.Union([schema, Type.Null()]);
 
 export const Image = Type.Object(
   {
     name: Text("Normalized reference (tag or digest)."),
     digest: Text("Manifest digest; empty until resolved."),
     status: Type.Union(["pending", "pulling", "converting", "ready", "failed"].map((one) => Type.Literal(one))),
-    created_at: Type.String({ format: "date-time" }),
+    created_at: Time("When it was first asked for."),
     platform: Text("`os/arch[/variant]`."),
     size_bytes: nullable(Type.Integer({ description: "On disk; null until ready." })),
     queue_position: nullable(Type.Integer()),
     error: nullable(Text("Why it failed.")),
     tags: Tags,
-    cmd: Type.Optional(Type.Union([Type.Array(Type.String()), Type.Null()])),
-    entrypoint: Type.Optional(Type.Union([Type.Array(Type.String()), Type.Null()])),
+    cmd: Type.Optional(nullable(Type.Array(Type.String()))),
+    entrypoint: Type.Optional(nullable(Type.Array(Type.String()))),
     env: Type.Optional(Type.Record(Type.String(), Type.String())),
     working_dir: Type.Optional(nullable(Type.String())),
     progress: Type.Union([Type.Object({ done_bytes: Type.Integer(), total_bytes: Type.Integer() }), Type.Null()], {

@@ -3,8 +3,7 @@ import { Type } from "@sinclair/typebox";
 import { Elysia } from "elysia";
 import type { ApiDeps } from "./deps.ts";
 import { describe } from "./describe.ts";
-
-const Bytes = (description: string) => Type.Integer({ description });
+import { Bytes } from "./schema.ts";
 
 export const Usage = Type.Object(
   {

@@ -1,13 +1,11 @@
 // Bodies of the instance routes and the instance as the wire shows it, with examples.
 import { type Static, Type } from "@sinclair/typebox";
 import { INSTANCE_STATES } from "../../host/instances/service.ts";
+import { nullable, Reference, Tags, Time } from "../schema.ts";
 import { UNSUPPORTED_CREATE, UNSUPPORTED_NETWORK, unsupportedSchemas } from "./unsupported.ts";
 
-const nullable = <T extends ReturnType<typeof Type.String> | ReturnType<typeof Type.Integer>>(schema: T) => Type.Union([schema, Type.Null()]);
-const Time = (description: string) => Type.String({ format: "date-time", description });
 const Size = (description: string) => Type.String({ description: `${description} Binary: 1GB is 2^30 bytes.`, examples: ["512MB", "1GB"] });
 const Words = (description: string) => Type.Array(Type.String(), { description });
-const Tags = Type.Record(Type.String(), Type.String(), { description: "Key-value pairs of yours; lists filter by them." });
 const Env = Type.Record(Type.String(), Type.String(), { description: "Environment variables; they come over the image's." });
 const Port = (description: string) => Type.Integer({ minimum: 1, maximum: 65_535, description });
 
@@ -23,7 +21,7 @@ const PortMapping = Type.Object(
 const ownNetwork = { enabled: Type.Optional(Type.Boolean({ default: true, description: "Whether the instance has a network." })) };
 const own = {
   name: Type.String({ description: "Small letters, digits and dashes, at most 63; neither begins nor ends with a dash.", examples: ["my-workload-1"] }),
-  image: Type.String({ minLength: 1, maxLength: 512, description: "Image reference; it must be `ready`.", examples: ["docker.io/library/nginx:latest"] }),
+  image: Reference("Of an image that is `ready`.", "docker.io/library/nginx:latest"),
   size: Type.Optional(Size("Memory; 1GB by default.")),
   vcpus: Type.Optional(Type.Integer({ minimum: 1, default: 2, description: "Virtual CPUs." })),
   overlay_size: Type.Optional(Size("Writable disk, sparse; 10GB by default.")),

@@ -1,8 +1,7 @@
 // `GET /instances/{id}/stats`: what a running instance uses, as its monitor and the kernel count it.
 import { type Static, Type } from "@sinclair/typebox";
 import type { Instance, InstanceStats } from "../../host/instances/service.ts";
-
-const Bytes = (description: string) => Type.Integer({ description });
+import { Bytes } from "../schema.ts";
 
 export const Stats = Type.Object(
   {
