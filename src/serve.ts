@@ -20,7 +20,7 @@ import { createLogger, describeError, type Logger } from "./log.ts";
 import { createApp } from "./routes/app.ts";
 import { parseListen } from "./routes/guard.ts";
 import { Live } from "./routes/live.ts";
-import { listen } from "./routes/server.ts";
+import { checkPort, listen } from "./routes/server.ts";
 import type { ServeOptions } from "./serve-options.ts";
 import { REVISION, VERSION } from "./version.ts";
 
@@ -96,6 +96,8 @@ export async function startDaemon(options: ServeOptions, log: Logger): Promise<R
 async function assemble(options: ServeOptions, log: Logger, cleanup: Cleanup): Promise<Res<string>> {
   const address = parseListen(options.listen);
   if (address.isErr()) return err(address.error);
+  const free = checkPort(address.value);
+  if (free.isErr()) return err(free.error);
   const store = openDatabase(options, cleanup);
   if (store.isErr()) return err(store.error);
   const network = await openNetworkOf(options, store.value, log, cleanup);

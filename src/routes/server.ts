@@ -3,7 +3,7 @@
 import type { Server, ServerWebSocket } from "bun";
 import { err, ok } from "neverthrow";
 import { describeError, type Logger } from "../log.ts";
-import { type Res, wrap } from "../errors.ts";
+import { DormouseError, type Res, wrap } from "../errors.ts";
 import { MAX_BODY } from "./body.ts";
 import type { Address } from "./guard.ts";
 import type { Live, Socket } from "./live.ts";
@@ -20,6 +20,22 @@ export interface Listening {
   readonly port: number;
   /** Takes no more connections, resets streams, lets other answers finish, and ends. */
   stop(): Promise<void>;
+}
+
+/** Whether `listen` will have its port: asked before anything of the host is changed. */
+export function checkPort(address: Address): Res<void> {
+  try {
+    Bun.listen({ hostname: address.hostname, port: address.port, socket: { data() {} } }).stop(true);
+    return ok();
+  } catch (cause) {
+    return err(listenError(address, cause));
+  }
+}
+
+function listenError({ hostname, port }: Address, cause: unknown): DormouseError {
+  const what = `Cannot listen on ${hostname}:${port}`;
+  if ((cause as { code?: string }).code !== "EADDRINUSE") return wrap("host.network", what, cause);
+  return new DormouseError("port.taken", `${what}: another program does, or another daemon; end it, or give another address with --listen.`, { cause });
 }
 
 export function listen(app: { fetch(request: Request): Response | Promise<Response> }, address: Address, live: Live, log: Logger): Res<Listening> {
@@ -41,8 +57,7 @@ export function listen(app: { fetch(request: Request): Response | Promise<Respon
       websocket: sockets,
     });
   } catch (cause) {
-    const inUse = (cause as { code?: string }).code === "EADDRINUSE";
-    return err(wrap(inUse ? "port.taken" : "host.network", `Cannot listen on ${address.hostname}:${address.port}`, cause));
+    return err(listenError(address, cause));
   }
   live.server = server;
   return ok({ url: server.url.origin, port: server.port ?? address.port, stop: () => stop(server, live) });

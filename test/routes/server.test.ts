@@ -2,7 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { createLogger } from "../../src/log.ts";
 import { parseListen } from "../../src/routes/guard.ts";
 import { Live } from "../../src/routes/live.ts";
-import { listen } from "../../src/routes/server.ts";
+import { checkPort, listen } from "../../src/routes/server.ts";
 import { json, startApi, until } from "./harness.ts";
 
 describe("parseListen()", () => {
@@ -20,6 +20,7 @@ describe("parseListen()", () => {
 describe("listen()", () => {
   test("does not share a port that is in use", async () => {
     const api = startApi();
+    expect(checkPort({ hostname: "127.0.0.1", port: Number(new URL(api.url).port) })._unsafeUnwrapErr().code).toBe("port.taken");
     const second = listen({ fetch: () => new Response("") }, { hostname: "127.0.0.1", port: Number(new URL(api.url).port) }, new Live(), createLogger("error"));
     expect(second._unsafeUnwrapErr().code).toBe("port.taken");
     await api.stop();
