@@ -57,7 +57,7 @@ export class PciBus {
       slot.bars[bar.index] = address;
     }
     this.slots.push(slot);
-    this.refresh(slot);
+    this.refresh(slot, 0, 256);
     this.markVolatile(index, slot);
     this.words[Machine.PCI_PRESENT]! |= 1 << index;
   }
@@ -78,8 +78,8 @@ export class PciBus {
     } else {
       slot.function.configWrite(register, size, value);
     }
-    this.decode(slot);
-    this.refresh(slot);
+    if (register < BAR0 + BARS * 4) this.decode(slot);
+    this.refresh(slot, register & ~3, 4); // a write changes its own register only: a driver makes hundreds while it looks around
   }
 
   /** A memory access of 1, 2 or 4 bytes; outside of all BARs reads are all ones and writes are lost. */
@@ -136,9 +136,9 @@ export class PciBus {
     }
   }
 
-  private refresh(slot: Slot): void {
+  private refresh(slot: Slot, from: number, length: number): void {
     const view = new DataView(slot.mirror.buffer, slot.mirror.byteOffset, 256);
-    for (let at = 0; at < 256; at += 4) view.setUint32(at, this.readRegister(slot, at, 4), true);
+    for (let at = from; at < from + length; at += 4) view.setUint32(at, this.readRegister(slot, at, 4), true);
   }
 
   /** The data register of VIRTIO_PCI_CAP_PCI_CFG is a window into a BAR: reading it must reach the device. */
