@@ -138,6 +138,7 @@ function describeEnd(why: number, detail: number): MachineEnd {
       return { kind: "failure", message: `KVM could not go on (internal error ${detail}): this host's KVM may be unable to run an ordinary kernel; see dormouse doctor` };
     case End.FAIL_ENTRY: return { kind: "failure", message: `KVM could not enter the guest (hardware reason 0x${(detail >>> 0).toString(16)})` };
     case End.RUN_FAILED: return { kind: "failure", message: `KVM_RUN failed with errno ${detail}` };
+    case End.NOT_STARTED: return { kind: "failure", message: "a vCPU's thread did not start: was the executable replaced or damaged while it ran?" };
     default: return { kind: "failure", message: `a vCPU ended unexpectedly (${why}, ${detail})` };
   }
 }

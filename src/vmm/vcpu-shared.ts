@@ -51,7 +51,7 @@ export const SERIAL_RING_SIZE = 2048; // a power of two
 export const VCPU_BLOCK_SIZE = 4096;
 
 /** Why a Worker left its loop. */
-export const End = { NONE: 0, RESET: 1, SHUTDOWN: 2, INTERNAL_ERROR: 3, FAIL_ENTRY: 4, UNKNOWN_EXIT: 5, RUN_FAILED: 6, THREW: 7 } as const;
+export const End = { NONE: 0, RESET: 1, SHUTDOWN: 2, INTERNAL_ERROR: 3, FAIL_ENTRY: 4, UNKNOWN_EXIT: 5, RUN_FAILED: 6, THREW: 7, NOT_STARTED: 8 } as const;
 
 /** What a Worker is started with. Addresses are the main thread's: same process, same address space. */
 export interface VcpuStart {

@@ -1,6 +1,6 @@
 // The main thread's side of the vCPU Workers: starts them, answers their accesses, parks them, hears their end.
 import { Mapping } from "../ffi/memory.ts";
-import { drainEventFd, type Epoll, EPOLLIN, EventFd, signalEventFd } from "../ffi/epoll.ts";
+import { drainEventFd, type Epoll, EPOLLIN, EventFd, signalEventFd, TimerFd } from "../ffi/epoll.ts";
 import { installKickHandler, kickThread } from "../ffi/signal.ts";
 import { kvm_run } from "../ffi/abi/kvm.ts";
 import { workerUrl } from "../workers.ts";
@@ -21,6 +21,11 @@ export interface AccessHandler {
 }
 
 const BLOCKING = 0;
+/**
+ * A Worker that can't load its code says so in an event of the loop that never runs here. It takes milliseconds to start;
+ * a thread that is missing after this long will not come.
+ */
+const START_TIMEOUT_MS = 30_000;
 
 interface Slot {
   readonly vcpu: Vcpu;
@@ -38,10 +43,13 @@ export class Vcpus {
   readonly shared: Mapping;
   private readonly slots: Slot[] = [];
   private onParked: (() => void) | null = null;
+  private readonly startTimer = new TimerFd();
 
   constructor(private readonly epoll: Epoll, count: number, private readonly handler: AccessHandler) {
     this.shared = Mapping.anonymous(MACHINE_SIZE + count * VCPU_BLOCK_SIZE);
     installKickHandler();
+    epoll.add(this.startTimer.fd, EPOLLIN, () => this.checkStarted());
+    this.startTimer.arm(START_TIMEOUT_MS);
   }
 
   /** Starts a Worker; it runs the vCPU at once unless `parked`. */
@@ -95,6 +103,12 @@ export class Vcpus {
     slot.run.setUint8(kvm_run.immediate_exit, 1);
     const tid = Atomics.load(slot.words, Word.TID);
     if (tid !== 0) kickThread(tid);
+  }
+
+  private checkStarted(): void {
+    this.startTimer.drain();
+    const missing = this.slots.find((slot) => Atomics.load(slot.words, Word.TID) === 0);
+    if (missing !== undefined) this.handler.ended(missing.vcpu.index, End.NOT_STARTED, 0);
   }
 
   private onEvent(slot: Slot): void {
