@@ -26,15 +26,11 @@ static int delegate(const char *parent) {
   return *line ? write_file(path, line) : 0;
 }
 
-// The major number of the virtio ports' character devices, which is assigned as they appear; 0 without any.
-static unsigned port_major(void) {
-  struct stat st;
-  return stat("/dev/vport0p1", &st) == 0 ? major(st.st_rdev) : 0;
-}
-
 // The workload is root in its machine and may make any device node. The channels to the host (virtio ports, hvc consoles)
 // are init's all the same: what arrives there is init's word. Root can still reach the hardware below; the host checks all that it reads.
-static int deny_channels(void) {
+static int deny_channels(int port) {
+  struct stat st;
+  if (fstat(port, &st) < 0) return fail("Cannot stat the control port");
   // clang-format off
   const struct bpf_insn program[] = {
     {.code = BPF_LDX | BPF_MEM | BPF_W, .dst_reg = 2, .src_reg = 1, .off = offsetof(struct bpf_cgroup_dev_ctx, access_type)},
@@ -43,7 +39,7 @@ static int deny_channels(void) {
     {.code = BPF_ALU64 | BPF_AND | BPF_K, .dst_reg = 2, .imm = 0xffff},
     {.code = BPF_JMP | BPF_JNE | BPF_K, .dst_reg = 2, .imm = BPF_DEVCG_DEV_CHAR, .off = 3},
     {.code = BPF_JMP | BPF_JEQ | BPF_K, .dst_reg = 3, .imm = HVC_MAJOR, .off = 1},
-    {.code = BPF_JMP | BPF_JNE | BPF_K, .dst_reg = 3, .imm = (int)port_major(), .off = 1},
+    {.code = BPF_JMP | BPF_JNE | BPF_K, .dst_reg = 3, .imm = (int)major(st.st_rdev), .off = 1},
     {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 0, .imm = 0},
     {.code = BPF_JMP | BPF_EXIT},
   };
@@ -60,12 +56,12 @@ static int deny_channels(void) {
   return result;
 }
 
-int cgroup_start(void) {
+int cgroup_start(int port) {
   if (delegate(BASE) < 0) return -1;
   if (mkdir(OUTER, 0755) < 0) return fail("Cannot create " OUTER);
   if (delegate(OUTER) < 0) return -1;
   if (mkdir(INNER, 0755) < 0) return fail("Cannot create " INNER);
-  return deny_channels();
+  return deny_channels(port);
 }
 
 static int join(const char *cgroup) {

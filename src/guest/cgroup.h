@@ -3,8 +3,9 @@
 #pragma once
 #include "util.h"
 
-// Makes both and lets the workload's have every controller; denies it the host's channels.
-int cgroup_start(void);
+// Makes both and lets the workload's have every controller; denies it the host's channels: hvc consoles, and the character
+// devices with the major number of `port`, an open virtio port.
+int cgroup_start(int port);
 // In a child: joins the workload's cgroup, or the one of its first process where that takes no processes any more.
 int cgroup_join(pid_t first);
 // Asks for the state; cgroup_frozen() says when it is reached (the events file is polled for EPOLLPRI).

@@ -8,6 +8,7 @@
 #include "output.h"
 #include "port.h"
 #include "requests.h"
+#include "terminal.h"
 #include "workload.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -91,7 +92,7 @@ static int start(void) {
   if (console < 0 || output_open(console) < 0) return -1;
   set_parameters();
   set_limits();
-  if (requests_start() < 0 || cgroup_start() < 0 || mounts_root(&config) < 0 || set_network() < 0) return -1;
+  if (requests_start() < 0 || terminal_start() < 0 || cgroup_start(port) < 0 || mounts_root(&config) < 0 || set_network() < 0) return -1;
   if ((agent = agent_listen()) < 0) return -1;
   return workload_start(&config, &machine, running);
 }

@@ -91,16 +91,29 @@ static int link_devices(void) {
   return 0;
 }
 
+// mount(8)'s options: those that are flags of mount(2), the rest for the file system. `text` is cut up.
+static unsigned long split_options(char *text, char *rest, size_t size) {
+  const struct { const char *name; unsigned long flag; } flags[] = {
+    {"ro", MS_RDONLY}, {"rw", 0}, {"-", 0}, {"defaults", 0}, {"nosuid", MS_NOSUID}, {"nodev", MS_NODEV}, {"noexec", MS_NOEXEC},
+    {"noatime", MS_NOATIME}, {"relatime", MS_RELATIME}, {"nodiratime", MS_NODIRATIME}, {"sync", MS_SYNCHRONOUS},
+  };
+  unsigned long result = 0;
+  char *save;
+  *rest = 0;
+  for (char *option = strtok_r(text, ",", &save); option; option = strtok_r(NULL, ",", &save)) {
+    size_t i = 0, n = strlen(rest);
+    while (i < COUNT(flags) && strcmp(option, flags[i].name) != 0) i++;
+    if (i < COUNT(flags)) result |= flags[i].flag;
+    else snprintf(rest + n, size - n, "%s%s", n ? "," : "", option);
+  }
+  return result;
+}
+
 // "DEVICE PATH FSTYPE OPTIONS" of the README's key `mount`.
 static int mount_extra(const char *line) {
-  char disk[41], path[2048], type[32], options[1024] = "-";
+  char disk[41], path[2048], type[32], options[1024] = "-", rest[1024];
   if (sscanf(line, "%40s %2047s %31s %1023s", disk, path, type, options) < 3) return failx("Cannot use mount \"%s\": it is not DEVICE PATH FSTYPE OPTIONS", line);
-  unsigned long flags = 0;
-  const char *rest = strcmp(options, "-") ? options : "";
-  if (!strncmp(rest, "ro", 2) && (!rest[2] || rest[2] == ',')) {
-    flags = MS_RDONLY;
-    rest += rest[2] ? 3 : 2;
-  }
+  unsigned long flags = split_options(options, rest, sizeof rest);
   return mount_disk(disk, path, type, flags, *rest ? rest : NULL);
 }
 

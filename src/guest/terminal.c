@@ -11,6 +11,13 @@
 #define TIOCGPTPEER 0x5441  // asm-generic/ioctls.h
 #endif
 
+static int terminals = -1;  // the folder /dev/pts
+
+int terminal_start(void) {
+  terminals = open_cloexec("/dev/pts", O_PATH | O_DIRECTORY);
+  return terminals < 0 ? -1 : 0;
+}
+
 int terminal_resize(int master, unsigned short rows, unsigned short cols) {
   struct winsize size = {.ws_row = rows ? rows : 24, .ws_col = cols ? cols : 80};
   return ioctl(master, TIOCSWINSZ, &size) < 0 ? fail("Cannot set the terminal's size") : 0;
@@ -19,8 +26,8 @@ int terminal_resize(int master, unsigned short rows, unsigned short cols) {
 int terminal_open(int *master, int *slave, unsigned short rows, unsigned short cols) {
   int unlock = 0;
   *slave = -1;
-  *master = open_cloexec("/dev/pts/ptmx", O_RDWR | O_NONBLOCK);
-  if (*master < 0) return -1;
+  *master = openat(terminals, "ptmx", O_RDWR | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+  if (*master < 0) return fail("Cannot open a terminal");
   if (ioctl(*master, TIOCSPTLCK, &unlock) < 0 || (*slave = ioctl(*master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC)) < 0) {
     fail("Cannot open a terminal");
     close_fd(master);

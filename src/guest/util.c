@@ -10,6 +10,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#define UNOPENED -2
+
 char failure[FAILURE_MAX];
 
 int fail(const char *format, ...) {
@@ -40,12 +42,13 @@ void say(const char *format, ...) {
   va_end(args);
   size_t length = 6 + ((size_t)n < sizeof line - 8 ? (size_t)n : sizeof line - 9);
   line[length++] = '\n';
-  // Opened anew each time: a descriptor of a terminal that PID 1 holds would become its controlling one.
-  int console = open("/dev/console", O_WRONLY | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
-  if (console < 0) return;  // no console= on the command line: nobody reads
+  // Opened once, before there is a workload that could put something else in its place. -1: no console= on the command
+  // line, so nobody reads.
+  static int console = UNOPENED;
+  if (console == UNOPENED) console = open("/dev/console", O_WRONLY | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
+  if (console < 0) return;
   ssize_t written = write(console, line, length);
   (void)written;  // a log line has no one to report its own loss to
-  close(console);
 }
 
 void *must_alloc(void *memory) {

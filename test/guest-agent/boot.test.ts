@@ -26,11 +26,11 @@ beforeAll(async () => {
 afterEach(() => machines.splice(0).forEach((machine) => machine.kill()));
 afterAll(() => removeFolder(folder));
 
-interface Extra { readonly disk?: string; readonly network?: boolean; readonly memoryMb?: number }
+interface Extra { readonly disk?: string; /** `vdc`, with `disk` only. */ readonly second?: string; readonly network?: boolean; readonly memoryMb?: number }
 async function boot(args: readonly string[], config: readonly Pair[] = [], extra: Extra = {}): Promise<Machine> {
   const own = mkdtempSync(join(folder, "m-"));
   const machine = await Machine.boot({
-    folder: own, disks: extra.disk ? [image, extra.disk] : [image], network: extra.network, memoryMb: extra.memoryMb,
+    folder: own, disks: [image, ...(extra.disk ? [extra.disk] : []), ...(extra.second ? [extra.second] : [])], network: extra.network, memoryMb: extra.memoryMb,
     config: [...args.map((arg): Pair => ["arg", arg]), ["hostname", "box"], ...(extra.disk ? [["disk.upper", "vdb"] as const] : []), ...config],
   });
   machines.push(machine);
@@ -100,6 +100,17 @@ test("a copied volume keeps owners, modes, links and times", async () => {
   const stable = (machine: Machine) => lines(machine).map((line) => (/^\/v\/(d|s|f) /.test(line) ? line.replace(/ \d{10} /, " ") : line));
   expect(stable(copied)).toEqual(stable(maker));
   expect(lines(maker).length).toBe(6);
+}, LIMIT);
+
+test("another disk is mounted where it is asked for, with its options", async () => {
+  const [disk, second] = [await makeDisk(mkdtempSync(join(folder, "d-"))), await makeDisk(mkdtempSync(join(folder, "d-")))];
+  const machine = await sh("grep '/mnt/extra' /proc/mounts; touch /mnt/extra/x; ls /mnt/extra", [["mount", "vdc /mnt/extra ext4 ro,noatime"]], { disk, second });
+  const failed = await boot(["true"], [["mount", "vdc /mnt"]]);
+  await machine.ended();
+  expect(lines(machine)[0]).toMatch(/^\/dev\/vdc \/mnt\/extra ext4 ro,/);
+  expect(machine.output).toContain("Read-only file system");
+  expect(machine.output).toContain("lost+found");
+  expect((await failed.ended()).get("message")).toContain("not DEVICE PATH FSTYPE OPTIONS");
 }, LIMIT);
 
 test("broken disks end the machine with the reason", async () => {

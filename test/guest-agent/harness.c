@@ -6,6 +6,7 @@
 #include "output.h"
 #include "port.h"
 #include "requests.h"
+#include "terminal.h"
 #include "workload.h"
 #include <fcntl.h>
 #include <sched.h>
@@ -64,7 +65,7 @@ int main(int argc, char **argv) {
   set_nonblocking(agent);
   int port = accept4(listen_at("port.sock"), NULL, NULL, SOCK_CLOEXEC);
   int console = fcntl(1, F_DUPFD_CLOEXEC, 10);
-  if (loop_start() < 0 || port_start(port) < 0 || requests_start() < 0 || output_open(console) < 0) give_up();
+  if (loop_start() < 0 || port_start(port) < 0 || requests_start() < 0 || terminal_start() < 0 || output_open(console) < 0) give_up();
   port_state("initializing");
   if (workload_start(&config, &place, running) < 0) give_up();
   while (!outcome.over) loop_once();

@@ -14,7 +14,7 @@ const repo = join(import.meta.dir, "../..");
 export const tempFolder = (): string => mkdtempSync(join(tmpdir(), "dormouse-guest-"));
 
 /** Resolves once `condition` gives a value; rejects at the hang limit with what `state` says. */
-export async function until<T>(condition: () => T | undefined | null | false, state: () => string, limitMs = 60_000): Promise<T> {
+export async function until<T>(condition: () => T | undefined | null | false, state: () => string, limitMs = 100_000): Promise<T> {
   const end = Date.now() + limitMs;
   for (;;) {
     const value = condition();
