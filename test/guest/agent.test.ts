@@ -64,3 +64,14 @@ test("shutdown ends execs and the machine, in order", async () => {
   expect(await vm.state("ended")).toMatchObject({ reason: "exited", exitCode: 21 });
   expect(vm.output).toBe("ready\nbye\n");
 }, LIMIT);
+
+test("execs find room beside a workload that divides its cgroup", async () => {
+  const vm = await boot([["arg", "sh"], ["arg", "-c"], ["arg",
+    "mkdir /sys/fs/cgroup/own && echo 1 > /sys/fs/cgroup/own/cgroup.procs && echo +memory > /sys/fs/cgroup/cgroup.subtree_control && echo divided; exec sleep 1000000"]]);
+  await vm.state("running");
+  const session = await vm.sh("until grep -q memory /sys/fs/cgroup/cgroup.subtree_control; do sleep 0.05; done");
+  await session.code();
+  const inside = await vm.sh("cat /proc/self/cgroup");
+  expect(await inside.code()).toBe(0);
+  expect(inside.stdout).toBe("0::/own\n");
+}, LIMIT);
