@@ -6,6 +6,8 @@ import { SYS } from "./abi/syscalls.ts";
 export const PROT_NONE = 0, PROT_READ = 1, PROT_WRITE = 2, PROT_EXEC = 4;
 export const MAP_SHARED = 0x01, MAP_PRIVATE = 0x02, MAP_FIXED = 0x10, MAP_ANONYMOUS = 0x20, MAP_NORESERVE = 0x4000, MAP_POPULATE = 0x8000;
 export const PAGE_SIZE = 4096;
+/** A page-table entry of the second level maps this much (x86-64). */
+export const HUGE_PAGE_SIZE = 2 ** 21;
 
 /**
  * One mapping: owns `length` bytes at `address` until close(). No view of it may be touched after close():
@@ -16,6 +18,16 @@ export class Mapping {
 
   static anonymous(length: number, flags = MAP_PRIVATE | MAP_NORESERVE): Mapping {
     return Mapping.map(length, PROT_READ | PROT_WRITE, flags | MAP_ANONYMOUS, -1, 0);
+  }
+
+  /** Like anonymous(), at an address that is a multiple of HUGE_PAGE_SIZE; `length` is whole pages. */
+  static aligned(length: number): Mapping {
+    const whole = Mapping.anonymous(length + HUGE_PAGE_SIZE);
+    const address = Math.ceil(whole.address / HUGE_PAGE_SIZE) * HUGE_PAGE_SIZE;
+    const before = address - whole.address, behind = HUGE_PAGE_SIZE - before;
+    if (before > 0) syscall(SYS.munmap, whole.address, before);
+    if (behind > 0) syscall(SYS.munmap, address + length, behind);
+    return new Mapping(address, length);
   }
 
   static file(fd: number, length: number, prot: number, flags: number, offset = 0): Mapping {

@@ -49,7 +49,8 @@ export class Machine {
   constructor(epoll: Epoll, private readonly options: MachineOptions) {
     this.kvm = new Kvm(options.kvmFd);
     this.vm = this.kvm.createVm();
-    const ram = Mapping.anonymous(options.memoryBytes);
+    // KVM maps a huge page into the guest only where guest and host addresses agree in their low 21 bits.
+    const ram = Mapping.aligned(options.memoryBytes);
     this.memory = GuestMemory.of(ram);
     this.memory.regions.forEach((region, slot) => this.vm.setMemory(slot, region.gpa, region.size, region.hva));
     this.interrupts = new Interrupts(this.vm);
