@@ -8,7 +8,7 @@ import { signalEventFd } from "../ffi/epoll.ts";
 import { foreignBuffer } from "../ffi/memory.ts";
 import { SERIAL_PORT, SERIAL_PORTS, SERIAL_STATE_SIZE, Serial } from "./serial.ts";
 import {
-  End, Machine, MACHINE_SIZE, PCI_MIRROR_OFFSET, PCI_VOLATILE_OFFSET, SERIAL_OFFSET, SERIAL_RING_OFFSET, SERIAL_RING_SIZE, VCPU_BLOCK_SIZE, type VcpuStart, Word,
+  End, LOOKS, Machine, MACHINE_SIZE, PCI_MIRROR_OFFSET, PCI_VOLATILE_OFFSET, SERIAL_OFFSET, SERIAL_RING_OFFSET, SERIAL_RING_SIZE, VCPU_BLOCK_SIZE, type VcpuStart, Word,
 } from "./vcpu-shared.ts";
 
 const KEYBOARD_STATUS = 0x64, KEYBOARD_RESET = 0xfe;
@@ -138,10 +138,19 @@ class VcpuLoop {
     words[Word.DATA_LOW] = dataLow;
     words[Word.DATA_HIGH] = dataHigh;
     Atomics.store(words, Word.REQUEST, 1);
-    signalEventFd(this.start.mainFd);
+    // Both sides first say what they are about to do, then look once more: no request and no answer is slept over.
+    if (Atomics.load(this.machineWords, Machine.MAIN_LOOKS) === 0) signalEventFd(this.start.mainFd);
+    for (let looks = LOOKS; looks > 0 && Atomics.load(words, Word.REQUEST) !== 0; looks--);
+    if (Atomics.load(words, Word.REQUEST) !== 0) this.sleepUntilAnswered();
+    return words[Word.DATA_LOW]! >>> 0;
+  }
+
+  private sleepUntilAnswered(): void {
+    const { words } = this;
+    Atomics.store(words, Word.SLEEPS, 1);
     // Main may signal for other reasons (a wish to park): those wait.
     while (Atomics.load(words, Word.REQUEST) !== 0) syscall(SYS.read, this.start.wakeFd, this.sink, 8);
-    return words[Word.DATA_LOW]! >>> 0;
+    Atomics.store(words, Word.SLEEPS, 0);
   }
 
   private transmit(byte: number): void {

@@ -5,7 +5,7 @@ import { installKickHandler, kickThread } from "../ffi/signal.ts";
 import { kvm_run } from "../ffi/abi/kvm.ts";
 import { workerUrl } from "../workers.ts";
 import type { Vcpu } from "./kvm.ts";
-import { End, MACHINE_SIZE, PCI_MIRROR_OFFSET, SERIAL_RING_OFFSET, SERIAL_RING_SIZE, VCPU_BLOCK_SIZE, type VcpuStart, Word } from "./vcpu-shared.ts";
+import { End, LOOKS, Machine, MACHINE_SIZE, PCI_MIRROR_OFFSET, SERIAL_RING_OFFSET, SERIAL_RING_SIZE, VCPU_BLOCK_SIZE, type VcpuStart, Word } from "./vcpu-shared.ts";
 
 /** How the main thread answers; addresses and values are the guest's, unsigned, not checked yet. */
 export interface AccessHandler {
@@ -21,6 +21,8 @@ export interface AccessHandler {
 }
 
 const BLOCKING = 0;
+/** Requests answered in one go before the devices get their turn. */
+const ANSWERS = 256;
 /**
  * A Worker that can't load its code says so in an event of the loop that never runs here. It takes milliseconds to start;
  * a thread that is missing after this long will not come.
@@ -42,11 +44,13 @@ export class Vcpus {
   /** Owned for the life of the process: Workers hold views of it. */
   readonly shared: Mapping;
   private readonly slots: Slot[] = [];
+  private readonly machineWords: Int32Array;
   private onParked: (() => void) | null = null;
   private readonly startTimer = new TimerFd();
 
   constructor(private readonly epoll: Epoll, count: number, private readonly handler: AccessHandler) {
     this.shared = Mapping.anonymous(MACHINE_SIZE + count * VCPU_BLOCK_SIZE);
+    this.machineWords = new Int32Array(this.shared.buffer(0, MACHINE_SIZE));
     installKickHandler();
     epoll.add(this.startTimer.fd, EPOLLIN, () => this.checkStarted());
     this.startTimer.arm(START_TIMEOUT_MS);
@@ -114,7 +118,7 @@ export class Vcpus {
   private onEvent(slot: Slot): void {
     drainEventFd(slot.mainEvent.fd);
     this.takeSerial(slot);
-    if (Atomics.load(slot.words, Word.REQUEST) === 1) this.answer(slot);
+    if (Atomics.load(slot.words, Word.REQUEST) === 1) this.answerAll();
     const ended = Atomics.load(slot.words, Word.ENDED);
     if (ended !== End.NONE && !slot.reported) {
       slot.reported = true;
@@ -132,6 +136,29 @@ export class Vcpus {
     done();
   }
 
+  /** Answers what waits, and for a moment what comes after it: see LOOKS. */
+  private answerAll(): void {
+    Atomics.store(this.machineWords, Machine.MAIN_LOOKS, 1);
+    let answers = this.answerWaiting();
+    for (let looks = LOOKS; looks > 0 && answers < ANSWERS; looks--) {
+      const more = this.answerWaiting();
+      if (more > 0) looks = LOOKS;
+      answers += more;
+    }
+    Atomics.store(this.machineWords, Machine.MAIN_LOOKS, 0);
+    this.answerWaiting();
+  }
+
+  private answerWaiting(): number {
+    let answers = 0;
+    for (const slot of this.slots) {
+      if (Atomics.load(slot.words, Word.REQUEST) === 0) continue;
+      this.answer(slot);
+      answers++;
+    }
+    return answers;
+  }
+
   private answer(slot: Slot): void {
     const { words } = slot;
     const low = words[Word.ADDRESS_LOW]! >>> 0, size = words[Word.SIZE]!;
@@ -141,7 +168,7 @@ export class Vcpus {
       else words[Word.DATA_LOW] = this.handler.portRead(low, size);
     } else this.answerMemory(words, low + (words[Word.ADDRESS_HIGH]! >>> 0) * 2 ** 32, size, isWrite);
     Atomics.store(words, Word.REQUEST, 0);
-    signalEventFd(slot.wakeEvent.fd);
+    if (Atomics.load(words, Word.SLEEPS) === 1) signalEventFd(slot.wakeEvent.fd);
   }
 
   private answerMemory(words: Int32Array, gpa: number, size: number, isWrite: boolean): void {
