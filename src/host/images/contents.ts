@@ -74,7 +74,7 @@ export class Contents {
   private async pull(source: ImageSource, image: Resolved, signal: AbortSignal, onPhase: (phase: Phase) => void): Promise<ParsedConfig> {
     const { config, layers } = image.manifest;
     if (config.size > this.limits.maxConfigBytes) throw new DormouseError("image.too_large", `Cannot use ${image.what}: its configuration takes ${config.size} bytes, more than ${this.limits.maxConfigBytes}`);
-    storeBlob(this.files, image.digest, image.manifestBytes);
+    await storeBlob(this.files, image.digest, image.manifestBytes);
     await this.blobs.join(config.digest, signal, (inner) => source.bring(config, inner, () => {}));
     const parsed = parseConfig(readFileSync(blobPath(this.files, config.digest)), image.what);
     if (parsed.diffIds.length !== layers.length)
@@ -114,7 +114,7 @@ export class Contents {
     const job: ConvertJob = { layers, output: join(this.files.tmp, `${hex}.erofs`), uuidSeed: hex, label: hex.slice(0, 12), limits: this.limits };
     onPhase({ status: "converting", doneBytes: 0, totalBytes });
     const result = await runConversion(job, signal, (doneBytes) => onPhase({ status: "converting", doneBytes, totalBytes }));
-    publish(job.output, rootfsPath(this.files, image.digest));
+    await publish(job.output, rootfsPath(this.files, image.digest));
     this.records.putContent({
       digest: image.digest, configDigest: image.manifest.config.digest, repository: source.repository, platform: config.platform,
       config: config.config, layers: image.manifest.layers.map((layer) => layer.digest), sizeBytes: result.sizeBytes, createdAt: Date.now(),

@@ -66,9 +66,9 @@ async function write(job: ConvertJob, imageFd: number, spoolFd: number, onProgre
   const image = new Appender(imageFd);
   const spool = new Appender(spoolFd);
   image.zeros(BLOCK);
-  const data = new DataWriter(image, spool, job.limits.maxBytes);
-  const applier = new LayerApplier(data, job.limits);
   const counter = new RatioCounter(job, onProgress);
+  const data = new DataWriter(image, spool, counter.mostBytes());
+  const applier = new LayerApplier(data, job.limits);
   for (const [index, layer] of job.layers.entries()) {
     applier.beginLayer(index + 1);
     await applyLayer(applier, layer, index, counter);
@@ -109,6 +109,12 @@ class RatioCounter {
   readMore(bytes: number): void {
     this.read += bytes;
     this.onProgress(this.read);
+  }
+
+  /** What may be written: a small archive of sparse files could ask for more than its tar bytes. */
+  mostBytes(): number {
+    const { maxRatio, ratioFreeBytes, maxBytes } = this.job.limits;
+    return Math.min(maxBytes, Math.max(ratioFreeBytes, this.total * maxRatio));
   }
 
   unpackedMore(bytes: number): void {

@@ -1,5 +1,6 @@
 // The files of this domain and the rules by which they appear: a name is only ever given to a whole, synced file.
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, rmSync, statSync } from "node:fs";
+import { open, rename } from "node:fs/promises";
 import { dirname, join } from "node:path";
 
 export interface ImageFiles {
@@ -22,14 +23,14 @@ export const blobPath = (files: ImageFiles, digest: string): string => join(file
 export const partialPath = (files: ImageFiles, digest: string): string => `${blobPath(files, digest)}.part`;
 export const rootfsPath = (files: ImageFiles, digest: string): string => join(files.rootfs, `${digest.slice(digest.indexOf(":") + 1)}.erofs`);
 
-/** Gives a synced file its name for good. */
-export function publish(from: string, to: string): void {
-  renameSync(from, to);
-  const fd = openSync(dirname(to), "r");
+/** Gives a synced file its name for good. Not synchronous: a disk may take half a second for it. */
+export async function publish(from: string, to: string): Promise<void> {
+  await rename(from, to);
+  const folder = await open(dirname(to), "r");
   try {
-    fsyncSync(fd);
+    await folder.sync();
   } finally {
-    closeSync(fd);
+    await folder.close();
   }
 }
 

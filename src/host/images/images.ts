@@ -16,6 +16,7 @@ import { findRow } from "./lookup.ts";
 import { Records, type NameRow } from "./records.ts";
 import { formatReference, parseReference, type Reference } from "./reference.ts";
 import { fromDockerConfig, fromRequest } from "./registry/credentials.ts";
+import type { ManifestBytes } from "./registry/client.ts";
 import { RegistrySource } from "./registry/source.ts";
 import type { ImageRecord, ImageService, PullCredentials, PullRequest, ReadyImage } from "./service.ts";
 import { Slots } from "./shared.ts";
@@ -114,7 +115,7 @@ class Images implements ImageService {
     // What a digest names never changes: nobody needs to be asked.
     if (ref.digest !== null && this.contents.isReady(ref.digest)) return this.adopt(name, ref.digest, tags);
     if (known?.status === "ready" && this.contents.isReady(known.digest)) {
-      const top = await source.lookUp(this.closing.signal);
+      const top = await this.lookUp(source, name);
       if (top.digest === known.resolved || top.digest === known.digest) return this.view(this.records.name(name) ?? known);
       // Someone else may have begun while the registry was asked.
       if (this.jobs.has(name)) return this.view(this.records.name(name)!);
@@ -123,6 +124,16 @@ class Images implements ImageService {
     this.records.putName(row);
     this.start(row, source);
     return this.view(row);
+  }
+
+  private async lookUp(source: RegistrySource, name: string): Promise<ManifestBytes> {
+    const patience = AbortSignal.timeout(this.limits.lookUpMs);
+    try {
+      return await source.lookUp(AbortSignal.any([this.closing.signal, patience]));
+    } catch (error) {
+      if (!patience.aborted) throw error;
+      throw new DormouseError("registry.unreachable", `Cannot see whether ${name} has changed: its registry did not answer within ${this.limits.lookUpMs / 1000} s; what was pulled before is still ready`, { cause: error });
+    }
   }
 
   /** Records a name for a digest that is ready already. */

@@ -19,6 +19,8 @@ export interface ImageLimits extends ConvertLimits {
   readonly retryDelayMs: number;
   /** A server that says nothing for this long has failed the attempt. */
   readonly stallMs: number;
+  /** A caller who asks whether a ready image is still the newest waits this long for the registry. */
+  readonly lookUpMs: number;
 }
 
 export const IMAGE_LIMITS: ImageLimits = {
@@ -35,4 +37,5 @@ export const IMAGE_LIMITS: ImageLimits = {
   attempts: 6,
   retryDelayMs: 250,
   stallMs: 60_000,
+  lookUpMs: 15_000,
 };

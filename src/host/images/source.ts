@@ -1,5 +1,5 @@
 // Where an image comes from: a registry, or files on this host. Either names a manifest and brings blobs by digest.
-import { openSync, closeSync, fsyncSync, writeFileSync } from "node:fs";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { createId } from "@paralleldrive/cuid2";
 import { blobPath, publish, remove, sizeOf, type ImageFiles } from "./files.ts";
@@ -28,18 +28,12 @@ export interface ImageSource {
 }
 
 /** Stores bytes whose digest has been checked. */
-export function storeBlob(files: ImageFiles, digest: string, bytes: Uint8Array): void {
+export async function storeBlob(files: ImageFiles, digest: string, bytes: Uint8Array): Promise<void> {
   if (sizeOf(blobPath(files, digest)) !== null) return;
   const path = join(files.tmp, createId());
   try {
-    writeFileSync(path, bytes, { mode: 0o600 });
-    const fd = openSync(path, "r");
-    try {
-      fsyncSync(fd);
-    } finally {
-      closeSync(fd);
-    }
-    publish(path, blobPath(files, digest));
+    await writeFile(path, bytes, { mode: 0o600, flush: true });
+    await publish(path, blobPath(files, digest));
   } catch (error) {
     remove(path);
     throw wrap("host.storage", "Cannot keep what was downloaded", error);

@@ -202,6 +202,21 @@ describe("limits", () => {
   });
 });
 
+describe("limits on what is small in the archive", () => {
+  test("a sparse file with a byte here and there ends at the ratio", async () => {
+    const size = 2 ** 42, parts = 100;
+    const map = Array.from({ length: parts }, (_, i) => `${i * 2 ** 35},1`).join(",");
+    const bomb = tar([file("sparse", "x".repeat(parts), { pax: { "GNU.sparse.size": String(size), "GNU.sparse.map": map, "GNU.sparse.name": "vast" } })]);
+    expect(await failure(bomb, { ratioFreeBytes: 64 << 20 })).toMatchObject({ code: "image.too_large" });
+  });
+
+  test("extended headers are bounded in their sum, too", async () => {
+    const record = paxRecord("comment", "x".repeat(1 << 20));
+    const globals = Array.from({ length: 10 }, () => entryBytes({ name: "g", type: "g", data: record }));
+    expect((await failure(Buffer.concat([...globals, tar([file("a")])]))).message).toContain("extended headers");
+  });
+});
+
 describe("damaged archives", () => {
   const whole = tar([file("a", "x".repeat(2000)), file("b", "y")]);
 

@@ -325,6 +325,15 @@ describe("what is kept", () => {
     expect(images.service.ready(registry.repository).isOk()).toBe(true);
   });
 
+  test("a registry that stays silent about a ready image is given up soon, and the image stays ready", async () => {
+    await using registry = new Unruly(layered);
+    await using images = new Images({ limits: { lookUpMs: 100 } });
+    const before = await images.pulled(registry.repository);
+    registry.rule = () => new Promise(() => {});
+    expect((await images.service.pull({ name: registry.repository }))._unsafeUnwrapErr()).toMatchObject({ code: "registry.unreachable", message: expect.stringContaining("still ready") });
+    expect(images.service.get(registry.repository)._unsafeUnwrap()).toEqual(before);
+  });
+
   test("a pull that the daemon's end interrupts goes on with the next, from where it was", async () => {
     const large = tinyImage([[file("noise", random(3 << 20))]]);
     const [digest, bytes] = large.layers[0]!;

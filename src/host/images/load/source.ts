@@ -94,7 +94,7 @@ export class FileSource implements ImageSource {
     try {
       const digest = await copyMember(member, path, blob.digest, signal, onBytes);
       if (digest !== blob.digest || member.size !== blob.size) throw new DormouseError("image.convert_failed", `Cannot load ${this.origin.path}: the blob ${blob.digest} has the digest ${digest}; the file is damaged`);
-      publish(path, blobPath(this.files, blob.digest));
+      await publish(path, blobPath(this.files, blob.digest));
     } catch (error) {
       remove(path);
       signal.throwIfAborted();

@@ -24,7 +24,7 @@ export async function downloadBlob(client: RegistryClient, files: ImageFiles, bl
   } finally {
     await file.close();
   }
-  publish(path, blobPath(files, blob.digest));
+  await publish(path, blobPath(files, blob.digest));
 }
 
 class Download {

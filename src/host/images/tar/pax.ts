@@ -5,14 +5,21 @@ import { TarError } from "./error.ts";
 /** What the records of one or more extended headers say. Keys and texts are byte strings. */
 export interface PaxRecords {
   readonly values: Map<string, Buffer>;
+  /** Bytes of all records that were read into this, replaced ones too. */
+  bytes: number;
   /** GNU sparse 0.0 repeats GNU.sparse.offset and GNU.sparse.numbytes: offset, length, offset, length, … */
   readonly sparse00: number[];
 }
 
-export const emptyPax = (): PaxRecords => ({ values: new Map(), sparse00: [] });
+export const emptyPax = (): PaxRecords => ({ values: new Map(), bytes: 0, sparse00: [] });
+
+/** Any number of headers may follow each other, and a global one holds for the whole archive: their sum is bounded. */
+export const MAX_PAX = 8 << 20;
 
 /** Adds the records in `bytes` to `into`; a later value replaces an earlier one, an empty one takes it away. */
 export function parsePax(bytes: Buffer, into: PaxRecords): void {
+  into.bytes += bytes.length;
+  if (into.bytes > MAX_PAX) throw new TarError(`extended headers of ${into.bytes} bytes are too large`);
   for (let at = 0; at < bytes.length; ) {
     const space = bytes.indexOf(0x20, at);
     const digits = space < 0 || space - at > 12 ? "" : bytes.toString("latin1", at, space);
@@ -27,7 +34,7 @@ export function parsePax(bytes: Buffer, into: PaxRecords): void {
 }
 
 function addRecord(into: PaxRecords, key: string, value: Buffer): void {
-  if (key === "GNU.sparse.offset" || key === "GNU.sparse.numbytes") into.sparse00.push(paxInteger(value, key));
+  if (key === "GNU.sparse.offset" || key === "GNU.sparse.numbytes") into.sparse00.push(paxInteger(value.toString("latin1"), key));
   // A copy, because the payload's buffer is used again; an empty value means "as if it were not there" (POSIX),
   // but an extended attribute may well be empty.
   else if (value.length > 0 || key.startsWith("SCHILY.xattr.")) into.values.set(key, Buffer.from(value));
@@ -35,8 +42,7 @@ function addRecord(into: PaxRecords, key: string, value: Buffer): void {
 }
 
 /** A non-negative decimal integer. */
-export function paxInteger(value: Buffer, key: string): number {
-  const text = value.toString("latin1");
+export function paxInteger(text: string, key: string): number {
   const number = Number(text);
   if (!/^[0-9]+$/.test(text) || !Number.isSafeInteger(number)) throw new TarError(`the PAX record ${key} is not a number`);
   return number;

@@ -3,7 +3,7 @@
 // Own code because the libraries decode PAX values as text (which breaks security.capability) and know no sparse files.
 import { TarError } from "./error.ts";
 import { BLOCK, isZeroBlock, parseHeader, type RawHeader } from "./header.ts";
-import { emptyPax, parsePax, paxInteger, paxTime, type PaxRecords } from "./pax.ts";
+import { emptyPax, MAX_PAX, parsePax, paxInteger, paxTime, type PaxRecords } from "./pax.ts";
 import { checkedMap, oldGnuExtension, oldGnuSegments, paxSparse, SparseMapReader, type SparseMap } from "./sparse.ts";
 
 export type TarType = "file" | "link" | "symlink" | "char" | "block" | "dir" | "fifo";
@@ -33,9 +33,6 @@ export interface TarHandler {
   data(chunk: Buffer): void;
   endEntry(): void;
 }
-
-/** PAX headers and long names beyond this are refused: they are held in memory. */
-const MAX_META = 8 << 20;
 
 const TYPES: Readonly<Record<string, TarType>> = { "\0": "file", "0": "file", "7": "file", S: "file", "1": "link", "2": "symlink", "3": "char", "4": "block", "5": "dir", D: "dir", "6": "fifo" };
 
@@ -169,7 +166,7 @@ export class TarReader {
   }
 
   private beginMeta(header: RawHeader): void {
-    if (header.size > MAX_META) throw new TarError(`an extended header of ${header.size} bytes is too large`);
+    if (header.size > MAX_PAX) throw new TarError(`an extended header of ${header.size} bytes is too large`);
     this.meta = Buffer.allocUnsafe(header.size);
     this.metaFilled = 0;
     this.left = header.size;
@@ -281,7 +278,7 @@ export class TarReader {
 
   private paxNumber(key: string): number | undefined {
     const value = this.paxValue(key);
-    return value === undefined ? undefined : paxInteger(value, key);
+    return value === undefined ? undefined : paxInteger(value.toString("latin1"), key);
   }
 }
 

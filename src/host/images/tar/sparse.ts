@@ -34,7 +34,7 @@ function readSegments(block: Buffer, start: number, count: number, segments: num
 /** The map of formats 0.0 and 0.1, null where the records describe none. */
 export function paxSparse(pax: PaxRecords): number[] | null {
   const map = pax.values.get("GNU.sparse.map");
-  if (map !== undefined) return map.toString("latin1").split(",").map((text) => paxInteger(Buffer.from(text, "latin1"), "GNU.sparse.map"));
+  if (map !== undefined) return map.toString("latin1").split(",", 2 * MAX_SEGMENTS + 1).map((text) => paxInteger(text, "GNU.sparse.map"));
   return pax.sparse00.length > 0 ? pax.sparse00 : null;
 }
 
@@ -76,6 +76,7 @@ export class SparseMapReader {
 export function checkedMap(segments: readonly number[], realSize: number, stored: number): SparseMap {
   let end = 0;
   let sum = 0;
+  if (segments.length > 2 * MAX_SEGMENTS) throw new TarError("a sparse file has too many segments");
   if (segments.length % 2 !== 0) throw new TarError("a sparse map is malformed");
   for (let i = 0; i < segments.length; i += 2) {
     const offset = segments[i]!, length = segments[i + 1]!;
