@@ -113,7 +113,8 @@ class Images implements ImageService {
     if (this.jobs.has(name)) return this.view(this.records.name(name)!);
     const source = unwrap(this.registrySource(ref, request.credentials));
     // What a digest names never changes: nobody needs to be asked.
-    if (ref.digest !== null && this.contents.isReady(ref.digest)) return this.adopt(name, ref.digest, tags);
+    const immutable = ref.digest === null ? null : this.readyDigest(ref.digest);
+    if (immutable !== null) return this.adopt(name, immutable, ref.digest!, tags);
     if (known?.status === "ready" && this.contents.isReady(known.digest)) {
       const top = await this.lookUp(source, name);
       if (top.digest === known.resolved || top.digest === known.digest) return this.view(this.records.name(name) ?? known);
@@ -136,9 +137,15 @@ class Images implements ImageService {
     }
   }
 
+  /** The ready manifest that `digest` names, itself or as an index; null where there is none. */
+  private readyDigest(digest: string): string | null {
+    const candidates = [digest, ...this.records.names().filter((row) => row.resolved === digest).map((row) => row.digest)];
+    return candidates.find((one) => this.contents.isReady(one)) ?? null;
+  }
+
   /** Records a name for a digest that is ready already. */
-  private adopt(name: string, digest: string, tags: Readonly<Record<string, string>>): ImageRecord {
-    const row: NameRow = { ...newRow(name, tags, null, false), status: "ready", digest, resolved: digest, createdAt: this.records.name(name)?.createdAt ?? Date.now() };
+  private adopt(name: string, digest: string, resolved: string, tags: Readonly<Record<string, string>>): ImageRecord {
+    const row: NameRow = { ...newRow(name, tags, null, false), status: "ready", digest, resolved, createdAt: this.records.name(name)?.createdAt ?? Date.now() };
     this.records.putName(row);
     return this.view(row);
   }

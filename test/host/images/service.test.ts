@@ -220,6 +220,9 @@ describe("names", () => {
     expect((await images.service.pull({ name: registry.repository }))._unsafeUnwrap()).toMatchObject({ status: "ready" });
     // One look at the tag is all that it takes to know.
     expect(registry.asked.length).toBe(asked + 1);
+    // A digest that is ready needs no look at all, whichever of the two it is.
+    for (const digest of [index, small.digest]) expect((await images.service.pull({ name: `${registry.repository}@${digest}` }))._unsafeUnwrap()).toMatchObject({ status: "ready", digest: small.digest });
+    expect(registry.asked.length).toBe(asked + 1);
   });
 
   test("tag() gives a further name, and remove() takes one at a time", async () => {
