@@ -72,8 +72,10 @@ export class Machine {
 
   /** Loads the kernel and lets the bootstrap vCPU run it. */
   boot(image: BootImage): void {
+    // Workers take as long to start as the kernel to load.
+    this.startVcpus(true);
     enterLongMode(this.vcpus[0]!, loadLinux(this.memory, image));
-    this.startVcpus(false);
+    this.workers.resume();
   }
 
   /** Puts a saved machine's state into this new one, whose memory is in place already; it is paused until resume(). */
