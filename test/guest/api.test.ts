@@ -85,10 +85,11 @@ describe("instances", () => {
     const { network } = await client.instances.get(id);
     const lines: string[] = [];
     const stream = await client.instances.logs(id, { follow: true });
-    await fetch(`http://${network?.ip}/seen-in-the-log`);
+    // All that httpd's -v says of a request.
+    await fetch(`http://${network?.ip}/not-there`);
     for await (const line of stream) {
       lines.push(line);
-      if (line.includes("/seen-in-the-log")) break;
+      if (line.includes("response:404")) break;
     }
     const own: string[] = [];
     for await (const line of await client.instances.logs(id, { source: "hypeman", tail: 5 })) own.push(line);
