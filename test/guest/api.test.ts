@@ -96,7 +96,7 @@ describe("instances", () => {
     expect(own.length).toBeGreaterThan(0);
     const vmm: string[] = [];
     for await (const line of await client.instances.logs(id, { source: "vmm", tail: 1000 })) vmm.push(line);
-    expect(vmm.join("\n")).toContain("Linux version");
+    expect(vmm.join("\n")).toContain("init: started");
   });
 });
 
