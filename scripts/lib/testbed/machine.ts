@@ -58,6 +58,12 @@ const share = (tag: string, path: string, rest = ""): string[] => [
 ];
 
 /**
+ * The emulated TSC's frequency is measured twice, some 0.1 % apart. For a difference above its tolerance (250 ppm unless told otherwise) KVM
+ * refuses to make up a guest's TSC at all: it then reads 0 there, and no timer of a guest that goes by TSC deadlines fires in time.
+ */
+const CMDLINE = "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable kvm.tsc_tolerance_ppm=100000";
+
+/**
  * Makes the run's files and says how QEMU is started on them. Software emulation, but with SVM: so KVM works inside.
  * MEM (MiB) and SMP in the environment set its size. The agent's port is the socket `agent.sock` of the folder, which must listen.
  */
@@ -69,7 +75,7 @@ export function prepareMachine(machine: Machine): string[] {
     "qemu-system-x86_64", "-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max", "-M", "q35",
     "-smp", process.env["SMP"] ?? String(availableParallelism()), "-m", `${memory}M`,
     "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-monitor", "none", "-serial", `file:${join(folder, "console")}`,
-    "-kernel", machine.kernel, "-initrd", makeInitrd(machine), "-append", "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable",
+    "-kernel", machine.kernel, "-initrd", makeInitrd(machine), "-append", CMDLINE,
     "-device", "virtio-rng-pci", "-device", "virtio-serial-pci",
     "-chardev", `socket,id=agent,path=${join(folder, "agent.sock")}`, "-device", "virtserialport,chardev=agent,name=agent",
     ...disk("state", state), ...disk("scratch", scratch), ...share("outer", "/", ",readonly=on"), ...(out === "" ? [] : share("out", out)),
