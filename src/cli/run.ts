@@ -118,6 +118,8 @@ function report(instance: Instance): void {
 const startFailure = ({ name, exit_message, state_error }: Instance): CliError =>
   new CliError(`Cannot run ${name}: ${plain(exit_message ?? state_error ?? "the daemon gives no reason")}`, "start_failed");
 
+const isLogMissing = (cause: unknown): boolean => cause instanceof CliError && cause.code === "log_not_found";
+
 /** An instance whose output we show and whose end we wait for. */
 class Attached {
   private signals = 0;
@@ -155,15 +157,31 @@ class Attached {
 
   private async follow(): Promise<void> {
     const input = this.flags.interactive ? this.session(true) : null;
-    for await (const line of this.api.logs(this.instance.id, { follow: true, tail: WHOLE_LOG })) print(line);
+    await this.printLog();
     await input;
+  }
+
+  /** From its first line until the instance has stopped. */
+  private async printLog(): Promise<void> {
+    const { id } = this.instance;
+    const printAll = async () => {
+      for await (const line of this.api.logs(id, { follow: true, tail: WHOLE_LOG })) print(line);
+    };
+    try {
+      await printAll();
+    } catch (cause) {
+      if (!isLogMissing(cause)) throw cause;
+      // Its monitor makes the log, and was not there yet. One that never came leaves none.
+      if (hasEnded(await this.api.wait(id, "Running"))) await printAll().catch((again: unknown) => { if (!isLogMissing(again)) throw again; });
+      else await printAll();
+    }
   }
 
   private async terminal(): Promise<"detached" | void> {
     const end = await this.session(false);
     if (end === "detached") note(`${this.instance.name} runs on`);
     // A program that was quicker than our session has left what it said in the log.
-    else if (!this.shown) for await (const line of this.api.logs(this.instance.id, { follow: true, tail: WHOLE_LOG })) print(line);
+    else if (!this.shown) await this.printLog();
     return end;
   }
 

@@ -1,7 +1,7 @@
 // The command line as a process against the real HTTP layer, over services in memory.
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { ok, okAsync } from "neverthrow";
-import { DormouseError } from "../../src/errors.ts";
+import { DormouseError, fail } from "../../src/errors.ts";
 import { type Api, startApi, until } from "../routes/harness.ts";
 import { runCli, SOURCES, startCli } from "./support.ts";
 
@@ -265,6 +265,23 @@ describe("run", () => {
     expect(await attached.ended).toEqual({ status: 42, out: "hello\nworld\n", err: "" });
     expect(api.instances.records.size).toBe(0);
     expect(api.instances.calls).toContain("remove false");
+  });
+
+  test("attached: a log that isn't there yet is waited for, and one that never comes is no failure of its own", async () => {
+    api.instances.lines = ["hello"];
+    const real = api.instances.logs;
+    let asked = 0;
+    api.instances.logs = (ref, options) => (asked++ === 0 ? fail("log.not_found", "Cannot read the app log: nothing was written yet") : real(ref, options));
+    const attached = start(["run", NGINX]);
+    await until(() => api.instances.calls.includes("logs"));
+    api.instances.change(only().id, { state: "Stopped", exitCode: 0 });
+    expect(await attached.ended).toEqual({ status: 0, out: "hello\n", err: "" });
+    api.instances.logs = () => fail("log.not_found", "Cannot read the app log: nothing was written yet");
+    api.instances.wait = (ref) => {
+      const { id } = api.instances.get(ref)._unsafeUnwrap();
+      return okAsync({ instance: api.instances.change(id, { state: "Stopped", exitCode: null, exitMessage: "no monitor" }), timedOut: false });
+    };
+    expect(await cli(["run", "--name", "never", NGINX])).toEqual({ status: 125, out: "", err: "dormouse: Cannot run never: no monitor\n" });
   });
 
   test("attached: one that never started is 125 with the reason, and stays to be looked at", async () => {
