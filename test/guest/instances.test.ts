@@ -25,6 +25,7 @@ afterAll(async () => {
   await registry?.stop();
 }, 120_000);
 beforeEach(async () => {
+  if (daemon.pid === null) await daemon.start(); // a test that failed may have left it dead
   for (const { id } of await daemon.api<Seen[]>("GET", "/instances")) await daemon.run(["rm", "-f", id]);
 });
 
@@ -42,10 +43,12 @@ const started = async (ref: string, shell?: string) => {
   await create(ref, shell);
   return reached(ref, "Running");
 };
-const page = async (one: Seen) => (await fetch(`http://${one.network!.ip}/`)).text();
+/** Running means that the program was started; its port opens a moment later. */
+const page = (one: Seen) => until("the page", async () => (await fetch(`http://${one.network!.ip}/`)).text());
 const shell = (ref: string, script: string) => daemon.run(["exec", ref, "/bin/busybox", "sh", "-c", script]);
-/** Process ids in an instance's control group; it holds its monitor and nothing else. */
-const processes = (id: string) => readFileSync(join(CGROUPS, id, "cgroup.procs"), "utf8").split("\n").filter(Boolean).map(Number);
+/** Process ids in an instance's control group: its monitor's, but for threads that the kernel's KVM adds (they have no command line). */
+const processes = (id: string) =>
+  readFileSync(join(CGROUPS, id, "cgroup.procs"), "utf8").split("\n").filter(Boolean).map(Number).filter((pid) => readFileSync(`/proc/${pid}/cmdline`).length > 0);
 const taps = () => readdirSync("/sys/class/net").filter((device) => device.startsWith("dormouse-"));
 /** What an instance without a monitor may not have on the host. */
 const leftovers = (id: string) => ({ group: existsSync(join(CGROUPS, id)), socket: existsSync(join(daemon.dataDir, "instances", id, "vmm.sock")), taps: taps() });
