@@ -23,7 +23,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await daemon?.[Symbol.asyncDispose]();
   await registry?.stop();
-}, 120_000);
+}, 300_000);
 beforeEach(async () => {
   if (daemon.pid === null) await daemon.start(); // a test that failed may have left it dead
   for (const { id } of await daemon.api<Seen[]>("GET", "/instances")) await daemon.run(["rm", "-f", id]);
@@ -65,7 +65,7 @@ test("a running instance has a control group, a socket and a TAP; a stopped one 
   await until("the group's end", () => !leftovers(id).group);
   expect(leftovers(id)).toEqual(NOTHING);
   expect(existsSync(`/proc/${pid}`)).toBe(false);
-}, 120_000);
+}, 300_000);
 
 test("a guest serves on while its daemon is dead, and the next one takes it over with logs, exec and stop", async () => {
   const before = await started("web");
@@ -83,7 +83,7 @@ test("a guest serves on while its daemon is dead, and the next one takes it over
   expect(await instance("web")).toMatchObject({ state: "Stopped" });
   await until("the group's end", () => !leftovers(before.id).group);
   expect(leftovers(before.id)).toEqual(NOTHING);
-}, 120_000);
+}, 300_000);
 
 test("a program that ends while no daemon runs is on record with its code", async () => {
   const { id } = await started("job", "while [ ! -e /go ]; do sleep 0.1; done; echo last words; exit 7");
@@ -95,7 +95,7 @@ test("a program that ends while no daemon runs is on record with its code", asyn
   expect(await daemon.run(["logs", "job"])).toBe("last words\n");
   await until("the group's end", () => !leftovers(id).group);
   expect(leftovers(id)).toEqual(NOTHING);
-}, 120_000);
+}, 300_000);
 
 test("a monitor that is killed leaves Stopped with the reason, and what the guest had synced", async () => {
   const { id } = await started("web");
@@ -107,14 +107,14 @@ test("a monitor that is killed leaves Stopped with the reason, and what the gues
   await daemon.run(["start", "web"]);
   await reached("web", "Running");
   expect(await shell("web", "cat /kept")).toBe("kept\n");
-}, 120_000);
+}, 300_000);
 
 test("a reboot inside starts the guest again, on the same disk and address", async () => {
   const id = await create("cycle", "if [ -e /again ]; then echo second; exec sleep 1000; fi; echo first; touch /again; /bin/busybox reboot -f");
   await until("the second start", async () => (await daemon.run(["logs", "cycle"])) === "first\nsecond\n");
   expect(await reached("cycle", "Running")).toMatchObject({ id });
   expect(taps()).toHaveLength(1);
-}, 120_000);
+}, 300_000);
 
 test("an exec ends when its instance is deleted under it, and the deletion leaves nothing", async () => {
   const { id } = await started("web");
@@ -125,4 +125,4 @@ test("an exec ends when its instance is deleted under it, and the deletion leave
   await until("the group's end", () => !leftovers(id).group);
   expect(leftovers(id)).toEqual(NOTHING);
   expect(existsSync(join(daemon.dataDir, "instances", id))).toBe(false);
-}, 120_000);
+}, 300_000);
