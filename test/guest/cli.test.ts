@@ -77,7 +77,8 @@ test("run -it is a terminal of its size; its shell ends it", async () => {
     env: { ...process.env, DORMOUSE_HOST: daemon.url },
     terminal: { rows: 33, cols: 111, data: (_, bytes) => void (screen += Buffer.from(bytes).toString()) },
   });
-  await until("a prompt", () => /[#$] $/.test(screen));
+  // Its editor asks the terminal where the cursor is, right after the prompt.
+  await until("a prompt", () => screen.includes("# "));
   child.terminal?.write("stty size; tty; exit 6\r");
   expect(await child.exited).toBe(6);
   expect(screen).toContain("33 111\r\n");
