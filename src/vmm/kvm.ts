@@ -132,6 +132,13 @@ export class Vcpu {
 
   setCpuid(table: DataView): void { ioctl(this.fd, "KVM_SET_CPUID2", table); }
 
+  /**
+   * KVM gives a new vCPU the TSC frequency that was measured when KVM was loaded. A host that has measured again since, more than
+   * 250 ppm off, and can't scale the TSC leaves such a vCPU without a working one: its TSC deadline timer never fires
+   * (arch/x86/kvm/x86.c, set_tsc_khz). 0 asks for the frequency as it is known now. Not every KVM has this call.
+   */
+  useHostTscFrequency(): void { this.tryIoctl("KVM_SET_TSC_KHZ", 0); }
+
   getSregs(): DataView {
     const sregs = new DataView(new ArrayBuffer(kvm_sregs.size));
     ioctl(this.fd, "KVM_GET_SREGS", sregs);

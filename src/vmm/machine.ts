@@ -110,6 +110,7 @@ export class Machine {
     const tscDeadline = this.kvm.extension(KVM.KVM_CAP_TSC_DEADLINE_TIMER) !== 0;
     for (let index = 0; index < this.options.vcpus; index++) {
       const vcpu = this.vm.createVcpu(index);
+      vcpu.useHostTscFrequency();
       vcpu.setCpuid(cpuidFor(supported, { index, count: this.options.vcpus, tscDeadline, xsave: this.options.xsave }));
       this.vcpus.push(vcpu);
     }
