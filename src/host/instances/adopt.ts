@@ -12,9 +12,8 @@ import type { Spawned } from "../vmm/spawn.ts";
 import type { Context } from "./context.ts";
 import { removeNow } from "./remove.ts";
 import type { Instance } from "./service.ts";
-import { clearLeftovers, hold, settleEnded, unreachable } from "./settle.ts";
+import { hold, settleEnded, unreachable } from "./settle.ts";
 import { restartIfAsked } from "./start.ts";
-import { LIVE_STATES } from "./states.ts";
 
 const STATUS_TIMEOUT_MS = 5_000;
 const HOLD_ATTEMPTS = 10, HOLD_DELAY_MS = 100;
@@ -67,9 +66,8 @@ async function holdPatiently(ctx: Context, id: string, process: Spawned): Promis
 }
 
 /** No VMM: leftovers go, and a state that needs one becomes Stopped. */
-function settleDead(ctx: Context, { id, state }: Instance, reason: string): void {
-  if (LIVE_STATES.includes(state)) return void settleEnded(ctx, id, reason);
-  clearLeftovers(ctx, id);
+function settleDead(ctx: Context, { id }: Instance, reason: string): void {
+  settleEnded(ctx, id, reason);
   if (ctx.records.find(id)?.state !== "Created") return;
   ctx.records.transition(id, "Stopped", DAEMON_DIED, { stoppedAt: Date.now(), exitMessage: DAEMON_DIED });
   ctx.note(id, DAEMON_DIED, "warn");

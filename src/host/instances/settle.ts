@@ -8,7 +8,7 @@ import type { Spawned } from "../vmm/spawn.ts";
 import type { Res } from "../../errors.ts";
 import type { Context } from "./context.ts";
 import type { Instance, InstanceState } from "./service.ts";
-import { LIVE_STATES } from "./states.ts";
+import { canHop, LIVE_STATES } from "./states.ts";
 
 /** Called once a guest is gone and recorded so; `status` is the VMM's last word. */
 export type OnSettled = (ctx: Context, id: string, status: VmmStatus | null) => void;
@@ -66,7 +66,9 @@ function observe(ctx: Context, id: string, status: VmmStatus): void {
   const state = STATE_OF[status.state];
   const before = ctx.records.find(id);
   if (state === undefined || before === null || before.state === state) return;
-  ctx.records.transition(id, state, null, startChanges(before, status));
+  // A daemon that died between `boot` and its record missed the guest's first steps: they are made up for.
+  if (!canHop(before.state, state)) ctx.records.transition(id, "Initializing", null, startChanges(before, status));
+  ctx.records.transition(id, state, null, canHop(before.state, state) ? startChanges(before, status) : {});
   ctx.note(id, state === "Running" ? "running" : state.toLowerCase());
 }
 
@@ -84,16 +86,20 @@ export function unreachable(ctx: Context, id: string, reason: string): void {
 
 /**
  * The VMM of an instance is gone: removes what it left and records the end from its status file, or `otherwise` where
- * that doesn't tell. Only for an instance that was live; a start that failed records its own end.
+ * that doesn't tell. Only for an instance whose guest was booted; a start that failed records its own end.
  */
 export function settleEnded(ctx: Context, id: string, otherwise: string): VmmStatus | null {
   const status = readStatusFile(ctx.dir(id));
+  // The file is emptied for each VMM, and a VMM is on record until it is settled: together they tell of a guest whose
+  // start nobody lived to write down.
+  const unrecorded = ctx.records.process(id) !== null && status !== null && status.bootedAt !== null;
   clearLeftovers(ctx, id);
   const instance = ctx.records.find(id);
-  if (instance === null || !LIVE_STATES.includes(instance.state)) return status;
+  if (instance === null || !(unrecorded || LIVE_STATES.includes(instance.state))) return status;
   const told = status?.reason ?? null;
   const message = told === null || status === null ? otherwise : (status.exitMessage || WHAT_HAPPENED[told]);
   ctx.records.transition(id, "Stopped", told ?? otherwise, {
+    ...(status?.bootedAt == null ? {} : { startedAt: status.bootedAt }),
     stoppedAt: status?.endedAt ?? Date.now(),
     exitCode: status?.exitCode ?? null,
     // What went well needs no message.

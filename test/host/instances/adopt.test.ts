@@ -167,6 +167,37 @@ test("a monitor without a guest, on record, ends too, and its instance is Stoppe
   await f.close();
 });
 
+/** Puts the record back to what a daemon left that died between `boot` and its own record of it. */
+const forgetBoot = (root: string, name: string, state: "Created" | "Stopped") => {
+  const store = openStore(join(root, "dormouse.db"), instanceMigrations)._unsafeUnwrap();
+  store.db.query("UPDATE instances SET state = ?, started_at = NULL WHERE name = ?").run(state, name);
+  store.close();
+};
+
+test("a guest whose boot was not written down is taken over as what it is", async () => {
+  for (const state of ["Created", "Stopped"] as const) {
+    const root = freshRoot();
+    await kill(await daemon(root, "create", "web", "serve"));
+    forgetBoot(root, "web", state);
+    const f = await open(root);
+    const instance = f.instances.get("web")._unsafeUnwrap();
+    expect(instance).toMatchObject({ state: "Running", startedAt: expect.any(Number) });
+    expect(new Records(f.store.db).transitions(instance.id).slice(-2).map(({ to }) => to)).toEqual(["Initializing", "Running"]);
+    await f.instances.remove("web", { graceful: false });
+    await f.close();
+  }
+});
+
+test("a guest whose boot was not written down and that has ended is on record with its code", async () => {
+  const root = freshRoot();
+  await kill(await daemon(root, "create", "job", "talk", "20"));
+  forgetBoot(root, "job", "Created");
+  await until("the guest's end", () => monitorsIn(root).length === 0);
+  const f = await open(root);
+  expect(f.instances.get("job")._unsafeUnwrap()).toMatchObject({ state: "Stopped", exitCode: 0, exitMessage: null, startedAt: expect.any(Number) });
+  await f.close();
+});
+
 test("a monitor that says nothing is Unknown with the reason, and can be deleted", async () => {
   const root = freshRoot();
   await kill(await daemon(root, "create", "mute", "silent"));
