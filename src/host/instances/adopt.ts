@@ -47,7 +47,11 @@ async function adopt(ctx: Context, instance: Instance): Promise<void> {
   }
   const machine = held.value;
   const status = await machine.request("status", null, { timeoutMs: STATUS_TIMEOUT_MS });
-  if (status.isErr()) return ctx.machines.has(id) ? unreachable(ctx, id, status.error.message) : undefined;
+  if (status.isErr()) {
+    if (ctx.machines.has(id)) return unreachable(ctx, id, status.error.message);
+    // It ended while it was asked: a monitor without a guest does, once its daemon is gone.
+    return settleDead(ctx, instance, "its monitor ended while the daemon started");
+  }
   if (status.value.state === "created") {
     machine.kill();
     await machine.ended;
