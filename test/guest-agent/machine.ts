@@ -1,6 +1,6 @@
 // Boots the guest kernel and init under QEMU's software emulation: any machine can, and the ports, disks and reset are real.
 // vsock has no backend there; test/guest-agent/harness.ts drives exec instead.
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { $, type Subprocess } from "bun";
@@ -55,10 +55,8 @@ export interface MachineOptions {
 export class Machine {
   readonly states: Map<string, string>[] = [];
   readonly acks: Map<string, string>[] = [];
-  output = "";
   private readonly decoder = new FrameDecoder();
-  private constructor(private readonly qemu: Subprocess, private readonly port: Socket, console: Socket, private readonly serialPath: string) {
-    console.on("data", (bytes) => void (this.output += bytes.toString("latin1")));
+  private constructor(private readonly qemu: Subprocess, private readonly port: Socket, private readonly run: string) {
     port.on("data", (bytes) => {
       for (const frame of this.decoder.push(Buffer.from(bytes))) {
         const pairs = new Map(decodePairs(frame.payload) ?? []);
@@ -82,14 +80,13 @@ export class Machine {
       "qemu-system-x86_64", "-M", "pc,acpi=off", "-accel", "tcg", "-cpu", "max", "-m", String(options.memoryMb ?? 256), "-nodefaults", "-no-reboot", "-display", "none",
       "-kernel", kernel, "-initrd", join(run, "initrd"), "-append", "console=ttyS0 quiet reboot=k panic=-1",
       "-chardev", `file,id=serial,path=${run}/serial`, "-serial", "chardev:serial",
-      "-chardev", `socket,id=hvc,path=${run}/hvc,server=on,wait=on`, "-chardev", `socket,id=port,path=${run}/port,server=on,wait=on`,
+      // A file: QEMU drops what a console writes while its socket is full (hw/char/virtio-console.c).
+      "-chardev", `file,id=hvc,path=${run}/hvc`, "-chardev", `socket,id=port,path=${run}/port,server=on,wait=on`,
       "-device", "virtio-serial-pci", "-device", "virtconsole,chardev=hvc,nr=0", "-device", "virtserialport,chardev=port,name=dormouse,nr=1",
       ...drives,
       ...(options.network ? ["-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net,mac=02:00:00:00:00:01"] : []),
     ], { stdio: ["ignore", "inherit", "inherit"] });
-    // QEMU opens the second socket once the first has its peer.
-    const console = await dial(join(run, "hvc"));
-    return new Machine(qemu, await dial(join(run, "port")), console, join(run, "serial"));
+    return new Machine(qemu, await dial(join(run, "port")), run);
   }
 
   request(type: FrameType, ...pairs: Pair[]): void {
@@ -115,8 +112,13 @@ export class Machine {
     return state;
   }
 
+  /** What the workload has written so far. */
+  get output(): string {
+    return readFileSync(join(this.run, "hvc"), "latin1");
+  }
+
   serial(): Promise<string> {
-    return Bun.file(this.serialPath).text();
+    return Bun.file(join(this.run, "serial")).text();
   }
 
   kill(): void {
