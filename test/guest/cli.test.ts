@@ -81,7 +81,8 @@ test("run -it is a terminal of its size; its shell ends it", async () => {
   await until("a prompt", () => screen.includes("# "));
   child.terminal?.write("stty size; tty; exit 6\r");
   expect(await child.exited).toBe(6);
-  expect(screen).toContain("33 111\r\n");
+  // The runtime's raw mode leaves ONLCR on: the guest's line ends gain a carriage return, which a screen doesn't show.
+  expect(screen.replaceAll(/\r+\n/g, "\n").split("\n")).toContain("33 111");
   expect(screen).toContain("/dev/pts/");
 });
 
