@@ -5,7 +5,7 @@ import { join } from "node:path";
 import type { Pair } from "../../src/pairs.ts";
 import { CASE_CONFIG, CASE_FILES, execCases } from "../guest-agent/exec-cases.ts";
 import { USERS } from "../guest-agent/harness.ts";
-import { makeDisk, makeRootfs, removeFolder, tempFolder } from "../guest-agent/machine.ts";
+import { makeDisk, makeRootfs, removeFolder, tempFolder, until } from "../guest-agent/machine.ts";
 import { Vm } from "../guest-agent/vm.ts";
 
 const folder = tempFolder();
@@ -69,8 +69,7 @@ test("execs find room beside a workload that divides its cgroup", async () => {
   const vm = await boot([["arg", "sh"], ["arg", "-c"], ["arg",
     "mkdir /sys/fs/cgroup/own && echo 1 > /sys/fs/cgroup/own/cgroup.procs && echo +memory > /sys/fs/cgroup/cgroup.subtree_control && echo divided; exec sleep 1000000"]]);
   await vm.state("running");
-  const session = await vm.sh("until grep -q memory /sys/fs/cgroup/cgroup.subtree_control; do sleep 0.05; done");
-  await session.code();
+  await until(() => vm.output.includes("divided"), () => vm.output);
   const inside = await vm.sh("cat /proc/self/cgroup");
   expect(await inside.code()).toBe(0);
   expect(inside.stdout).toBe("0::/own\n");
