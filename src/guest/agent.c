@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/time.h>
 #include <linux/vm_sockets.h>
 #include <unistd.h>
 
@@ -58,17 +57,6 @@ int agent_serve(int fd) {
   listener = (struct source){.fd = fd, .ready = ready};
   loop_want(&listener, EPOLLIN);
   return 0;
-}
-
-void agent_barrier(void) {
-  struct sockaddr_vm host = {.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_HOST, .svm_port = AGENT_PORT};
-  const struct timeval patience = {.tv_sec = 1};
-  int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return say("Cannot create a vsock socket: %s", strerror(errno));
-  setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT, &patience, sizeof patience);
-  // Refused (ECONNRESET), timed out, or no such device: in no case is there anything left to do.
-  if (connect(fd, (struct sockaddr *)&host, sizeof host) == 0) say("The host has accepted a connection that it should refuse");
-  close(fd);
 }
 
 static void nothing(struct timer *timer) { (void)timer; }

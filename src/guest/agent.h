@@ -7,9 +7,6 @@
 int agent_listen(void);
 // Serves connections of any listening stream socket.
 int agent_serve(int listener);
-// Returns once the monitor has gone round its event loop: what was put into its queues before is taken then. A connection that
-// the host refuses is the cheapest such round trip.
-void agent_barrier(void);
 // At the end: lets what was sent leave. Waits for peers as long as one of them takes something within `stall_ms`,
 // and at most `limit_ms`.
 void agent_flush(uint64_t stall_ms, uint64_t limit_ms);

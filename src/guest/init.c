@@ -118,8 +118,6 @@ static void end(void) {
   say("ended: %s", outcome.message);
   port_exited(outcome.code, outcome.message, outcome.reboot);
   port_flush(LAST_WORDS_MS);
-  // The port's driver does not tell when the host has taken a buffer, and a reset must not overtake the last report.
-  agent_barrier();
   reboot(RB_AUTOBOOT);
 }
 

@@ -39,6 +39,8 @@ export interface Device {
   /** DRIVER_OK: queues are live. Every queue is notified once after it. */
   activate(context: DeviceContext): void;
   onNotify(queue: number): void;
+  /** The driver is about to go, its queues are still live: the last chance to take what it has put there. */
+  beforeReset?(): void;
   /** The driver goes. False if requests are still in flight: then resetDone() comes later. */
   reset(): boolean;
   /** What of the device is not in its queues; JSON. Only while quiescent. */

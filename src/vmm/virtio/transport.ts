@@ -221,6 +221,7 @@ export class VirtioPci implements PciFunction, QueueOwner {
 
   private reset(): void {
     const active = this.running;
+    if (active && !this.resetting) this.device.beforeReset?.();
     for (const slot of this.slots) {
       slot.enabled = false;
       this.place(slot);

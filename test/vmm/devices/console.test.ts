@@ -126,6 +126,14 @@ test("frames arrive whole however they are cut", () => {
   expect(frames).toEqual([{ type: 1, payload: "state" }, { type: 6, payload: "" }, { type: 6, payload: "x".repeat(65536) }]);
 });
 
+test("what the guest has put into a queue before it resets the device is taken, also where its notification comes too late", () => {
+  const { driver, frames } = rig();
+  const last = frame(1, "exited");
+  driver.queues[5]!.add([{ gpa: driver.put(last), length: last.length }]);
+  driver.status = 0;
+  expect(frames).toEqual([{ type: 1, payload: "exited" }]);
+});
+
 test("frames to the guest wait until it opens the port and has room", () => {
   const { driver, port } = rig();
   expect(port.send(2, Buffer.from("signal\x000"))).toBe(true);

@@ -50,6 +50,11 @@ export class ConsoleDevice implements Device {
     }
   }
 
+  /** The guest's last words: a kernel resets its devices before the machine, and the notification may still be on its way here. */
+  beforeReset(): void {
+    for (let index = 1; index < this.queueSizes.length; index += 2) this.onNotify(index);
+  }
+
   reset(): boolean {
     this.context = null;
     this.control.length = 0;
