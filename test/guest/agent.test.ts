@@ -56,7 +56,8 @@ test("ATTACH to a terminal over vsock: replay, input, size, the end", async () =
 
 test("shutdown ends execs and the machine, in order", async () => {
   const vm = await boot([["arg", "sh"], ["arg", "-c"], ["arg", "trap 'echo bye; exit 21' TERM; echo ready; while :; do sleep 0.1; done"]]);
-  await vm.state("running");
+  // PID 1 of a namespace is deaf to a signal until it has a handler.
+  await until(() => vm.output.includes("ready"), () => vm.output);
   const exec = await vm.exec(["cat"]);
   await exec.until(() => exec.started);
   await vm.shutdown(60_000);
