@@ -19,6 +19,11 @@ export interface DiskConfig {
   readonly readonly: boolean;
   /** virtio-blk serial, at most 20 bytes. */
   readonly serial: string;
+  /**
+   * Files that it is made of, 1 unless given. Disk n of several: `disk<n>` is the newest, `disk<n>.1` and on the older ones, immutable
+   * all; each but the oldest has a block map, `map<n>`, `map<n>.1` and on (src/vmm/devices/block/README.md).
+   */
+  readonly layers?: number;
 }
 
 /** Parameters of `boot`. Descriptors by name: `kvm`, `kernel`, `initrd`, `config`, `disk0`…, `tap`, `app0`, `app1`, `vmm0`, `vmm1`, `status`. */
@@ -33,6 +38,41 @@ export interface BootParams {
   readonly mac?: string;
   /** `config` is the second cpio archive; `initrd` the first. Both are read once. */
 }
+
+/** What a guest is told when it wakes, before its workload runs on; absent fields stay as they were. */
+export interface WakeIdentity {
+  readonly hostname: string;
+  readonly ip?: string;
+  readonly gateway?: string;
+  readonly mac?: string;
+}
+
+/** Parameters of `save`. Descriptors: `machine` and `memory`, two empty files. */
+export interface SaveParams {
+  /** Ids of the generation that is written, and of the one that it is a delta over; null: all of memory is written. */
+  readonly id: string;
+  readonly base: string | null;
+}
+export interface SaveResult {
+  /** Bytes of guest memory written, and pages of it that are recorded as zero. */
+  readonly dataBytes: number;
+  readonly zeroPages: number;
+  /** From the workload's freeze to the answer. */
+  readonly pausedMs: number;
+}
+
+/**
+ * Parameters of `restore`: those of `boot` without what only a boot needs. Descriptors as there (`kvm`, `tap`, `disk0`…, logs, `status`),
+ * and `machine0`, `memory0` for the newest generation, `machine1`, `memory1` for its base, and so on.
+ */
+export interface RestoreParams extends Omit<BootParams, "cmdline"> {
+  readonly generations: readonly string[];
+  readonly identity: WakeIdentity;
+  /** How long the guest may take to acknowledge who and when it is. */
+  readonly deadlineMs: number;
+}
+/** Milliseconds of each step, for benches. */
+export interface RestoreResult { readonly status: VmmStatus; readonly stepsMs: { readonly load: number; readonly machine: number; readonly run: number; readonly acknowledged: number } }
 
 export type GuestState = "created" | "initializing" | "running" | "paused" | "ended";
 
@@ -70,7 +110,26 @@ export interface Methods {
   status: { params: null; result: VmmStatus };
   stats: { params: null; result: VmmStats };
   pause: { params: null; result: VmmStatus };
+  /** After `pause` or `save`: vCPUs run, gates open, the workload is thawed. Answers once it is. */
   resume: { params: null; result: VmmStatus };
+  /**
+   * Freezes the workload, stops reading TAP and vsock (event `deaf` says when), pauses, lets disk I/O finish, syncs the disks, writes
+   * machine and memory and syncs those. The machine then stays as it is: `resume` or `kill`. Fails whole: the guest runs on.
+   */
+  save: { params: SaveParams; result: SaveResult };
+  /** Calls a `save` off that is under way: it fails, and the guest runs on. Nothing where none is. */
+  cancelSave: { params: null; result: null };
+  /**
+   * Puts a saved machine into this monitor and lets it run with its gates shut: nothing is written to disks, nothing crosses the TAP.
+   * Answers once the guest has acknowledged its identity. A failure ends the monitor.
+   */
+  restore: { params: RestoreParams; result: RestoreResult };
+  /** After `restore`: opens the gates and thaws the workload. */
+  release: { params: null; result: VmmStatus };
+  /** Descriptor `tap` comes with the answer: for a daemon that adopts this monitor. Refused where there is no network. */
+  tap: { params: null; result: null };
+  /** While paused or saved: disk `disk` gets descriptors `disk` and `map` as its newest layer; what it wrote to until now is immutable from here on. */
+  addLayer: { params: { disk: number }; result: null };
   /** Asks init to end the workload; past graceMs + 5 s the VMM ends by itself. Answers at once. */
   shutdown: { params: { graceMs: number; signal: number }; result: VmmStatus };
   /** Ends the VMM now. The connection closes instead of an answer. */
@@ -89,4 +148,7 @@ export interface Request<M extends Method = Method> {
 export type Answer<M extends Method = Method> =
   | { readonly id: number; readonly ok: true; readonly result: Methods[M]["result"]; readonly fds?: readonly string[] }
   | { readonly id: number; readonly ok: false; readonly error: string };
-export type Event = { readonly event: "state"; readonly status: VmmStatus };
+export type Event =
+  | { readonly event: "state"; readonly status: VmmStatus }
+  /** During `save`: from here on nothing reads the TAP. */
+  | { readonly event: "deaf" };
