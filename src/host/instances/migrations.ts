@@ -63,4 +63,13 @@ export const instanceMigrations: Migration[] = [
         boot_id       TEXT NOT NULL
       ) STRICT;`,
   },
+  {
+    id: "instances-2",
+    sql: `
+      ALTER TABLE instances ADD COLUMN auto_standby TEXT;
+      ALTER TABLE instances ADD COLUMN snapshot_policy TEXT;
+      -- The generation that it sleeps on, and the one over which its monitor runs: that one's files are mapped.
+      ALTER TABLE instances ADD COLUMN saved_generation TEXT REFERENCES generations;
+      ALTER TABLE instances ADD COLUMN live_generation TEXT REFERENCES generations;`,
+  },
 ];

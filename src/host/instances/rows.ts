@@ -1,5 +1,6 @@
 // One row of `instances` (with its phase) to an Instance and back.
 import type { PortMapping } from "../network/service.ts";
+import type { AutoStandbyPolicy, SnapshotPolicy } from "../snapshots/service.ts";
 import type { CreateInstance, Instance, InstanceState } from "./service.ts";
 
 /** As SELECTed in records.ts: the table's columns, the current phase, and past phases as a JSON object (or null). */
@@ -8,6 +9,7 @@ export interface Row {
   memory_bytes: number; vcpus: number; overlay_bytes: number;
   env: string; tags: string; entrypoint: string | null; cmd: string | null;
   network: number; ports: string; tty: number; open_stdin: number;
+  auto_standby: string | null; snapshot_policy: string | null; saved_generation: string | null; live_generation: string | null;
   state: InstanceState; state_error: string | null;
   created_at: number; started_at: number | null; stopped_at: number | null;
   exit_code: number | null; exit_message: string | null;
@@ -22,6 +24,7 @@ export function encodeRow(id: string, request: CreateInstance, imageDigest: stri
     env: JSON.stringify(request.env), tags: JSON.stringify(request.tags),
     entrypoint: request.entrypoint && JSON.stringify(request.entrypoint), cmd: request.cmd && JSON.stringify(request.cmd),
     network: Number(request.network), ports: JSON.stringify(request.ports), tty: Number(request.tty), open_stdin: Number(request.openStdin),
+    auto_standby: request.autoStandby && JSON.stringify(request.autoStandby), snapshot_policy: request.snapshotPolicy && JSON.stringify(request.snapshotPolicy),
     state: "Created", created_at: at,
   };
 }
@@ -38,10 +41,12 @@ export function decodeRow(row: Row, now: number): Instance {
     env: json<Record<string, string>>(row.env), tags: json<Record<string, string>>(row.tags),
     entrypoint: row.entrypoint === null ? null : json<string[]>(row.entrypoint), cmd: row.cmd === null ? null : json<string[]>(row.cmd),
     network: row.network === 1, ports: json<PortMapping[]>(row.ports), tty: row.tty === 1, openStdin: row.open_stdin === 1,
+    autoStandby: row.auto_standby === null ? null : json<AutoStandbyPolicy>(row.auto_standby),
+    snapshotPolicy: row.snapshot_policy === null ? null : json<SnapshotPolicy>(row.snapshot_policy),
     state: row.state, stateError: row.state_error,
     createdAt: row.created_at, startedAt: row.started_at, stoppedAt: row.stopped_at,
     exitCode: row.exit_code, exitMessage: row.exit_message,
-    ip: row.ip, mac: row.mac, hasSnapshot: false,
+    ip: row.ip, mac: row.mac, hasSnapshot: row.saved_generation !== null,
     phase: row.phase, phaseSince: row.phase_since, phaseDurationsMs: durations,
   };
 }

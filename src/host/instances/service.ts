@@ -1,6 +1,7 @@
 // What the instance domain offers to routes. Implemented in this folder; one file a verb.
 import type { AsyncRes, Res } from "../../errors.ts";
 import type { PortMapping } from "../network/service.ts";
+import type { AutoStandbyPolicy, SnapshotPolicy } from "../snapshots/service.ts";
 import type { VmmStats } from "../../vmm/protocol.ts";
 
 export const INSTANCE_STATES = ["Created", "Initializing", "Running", "Paused", "Shutdown", "Stopped", "Standby", "Unknown"] as const;
@@ -23,6 +24,9 @@ export interface CreateInstance {
   /** Terminal and standard input of the workload (`run -it`); extensions of ours. */
   readonly tty: boolean;
   readonly openStdin: boolean;
+  /** Null: it sleeps only when told to, and wakes by request alone. */
+  readonly autoStandby: AutoStandbyPolicy | null;
+  readonly snapshotPolicy: SnapshotPolicy | null;
 }
 
 /** The record as routes see it. Times in milliseconds since the epoch. */

@@ -34,6 +34,8 @@ export function toCreateInstance(body: CreateBody): CreateInstance {
     ports: toPorts(body.port_mappings ?? [], network),
     tty: body.tty ?? false,
     openStdin: body.open_stdin ?? false,
+    autoStandby: null,
+    snapshotPolicy: null,
   };
 }
 
@@ -43,7 +45,7 @@ export function isSameRequest(request: CreateInstance, instance: Instance, diges
   const there: Record<keyof typeof wanted, unknown> = {
     name: instance.name, memoryBytes: instance.memoryBytes, vcpus: instance.vcpus, overlayBytes: instance.overlayBytes,
     env: instance.env, tags: instance.tags, entrypoint: instance.entrypoint, cmd: instance.cmd, network: instance.network,
-    ports: instance.ports, tty: instance.tty, openStdin: instance.openStdin,
+    ports: instance.ports, tty: instance.tty, openStdin: instance.openStdin, autoStandby: instance.autoStandby, snapshotPolicy: instance.snapshotPolicy,
   };
   return instance.imageDigest === digest && Bun.deepEquals(wanted, there);
 }

@@ -120,7 +120,7 @@ export async function open(root = freshRoot(), change: Partial<InstanceDeps> = {
 
 export const request = (name: string, cmd: readonly string[] | null, change: Partial<CreateInstance> = {}): CreateInstance => ({
   name, image: "img", memoryBytes: 128 * 2 ** 20, vcpus: 1, overlayBytes: 64 * 2 ** 20, env: {}, tags: {}, entrypoint: null, cmd,
-  network: false, ports: [], tty: false, openStdin: false, ...change,
+  network: false, ports: [], tty: false, openStdin: false, autoStandby: null, snapshotPolicy: null, ...change,
 });
 
 export const never = () => new AbortController().signal;

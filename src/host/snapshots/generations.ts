@@ -1,0 +1,102 @@
+// Saved machines: rows and folders. Order everywhere: a row `writing` before its files, `ready` by the commit of whoever needs it;
+// when nobody does any more the row goes first and the folder after it, and what a crash leaves between the two sweep() removes.
+import type { Database } from "bun:sqlite";
+import { existsSync, mkdirSync, readdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { createId } from "@paralleldrive/cuid2";
+import { ok } from "neverthrow";
+import { fail, wrap, type Res } from "../../errors.ts";
+
+/** The next save over a chain of so many is written whole: a restore maps each generation's runs, and reads each one's map. */
+export const MAX_CHAIN = 8;
+
+export interface Generation { readonly id: string; readonly baseId: string | null; readonly depth: number; readonly state: "writing" | "ready"; readonly dataBytes: number }
+
+export interface GenerationPaths { readonly dir: string; readonly machine: string; readonly memory: string }
+
+const COLUMNS = "id, base_id AS baseId, depth, state, data_bytes AS dataBytes";
+
+export class Generations {
+  /** Being written in this process: not to be swept. */
+  private readonly writing = new Set<string>();
+
+  /** `dir`: `<data>/memory`, made where it is missing. */
+  constructor(private readonly db: Database, private readonly dir: string) {
+    mkdirSync(dir, { recursive: true, mode: 0o700 });
+  }
+
+  paths(id: string): GenerationPaths {
+    const dir = join(this.dir, id);
+    return { dir, machine: join(dir, "machine"), memory: join(dir, "memory") };
+  }
+
+  find(id: string): Generation | null {
+    return this.db.query<Generation, [string]>(`SELECT ${COLUMNS} FROM generations WHERE id = ?`).get(id);
+  }
+
+  /** Begins one over `base`, or a whole one where that is null or its chain is long enough. `host.storage` where there is no room. */
+  begin(base: string | null): Res<Generation> {
+    const below = base === null ? null : this.find(base);
+    const over = below !== null && below.depth < MAX_CHAIN ? below : null;
+    const id = createId();
+    const generation: Generation = { id, baseId: over?.id ?? null, depth: (over?.depth ?? 0) + 1, state: "writing", dataBytes: 0 };
+    this.writing.add(id);
+    try {
+      this.db.query("INSERT INTO generations (id, base_id, depth, state, created_at) VALUES (?, ?, ?, 'writing', ?)").run(id, generation.baseId, generation.depth, Date.now());
+      mkdirSync(this.paths(id).dir, { mode: 0o700 });
+      return ok(generation);
+    } catch (error) {
+      this.abandon(id);
+      return fail("host.storage", `Cannot begin a snapshot: ${wrap("host.storage", "its folder can't be made", error).message}`, { cause: error });
+    }
+  }
+
+  /** Part of the transaction that makes somebody refer to it. */
+  ready(id: string, dataBytes: number): void {
+    this.db.query("UPDATE generations SET state = 'ready', data_bytes = ? WHERE id = ?").run(dataBytes, id);
+    this.writing.delete(id);
+  }
+
+  /** Takes back one that came to nothing. */
+  abandon(id: string): void {
+    this.writing.delete(id);
+    this.sweep();
+  }
+
+  /** The generation and all that it stands on, newest first. `snapshot.damaged` where one of their files is missing. */
+  chain(id: string): Res<GenerationPaths[]> {
+    const chain: GenerationPaths[] = [];
+    for (let at = this.find(id); at !== null; at = at.baseId === null ? null : this.find(at.baseId)) {
+      const paths = this.paths(at.id);
+      if (!existsSync(paths.machine)) return fail("snapshot.damaged", `Cannot use the snapshot ${id}: its file ${paths.machine} is missing`, { details: { generation: at.id } });
+      chain.push(paths);
+    }
+    return chain.length === 0 ? fail("snapshot.damaged", `Cannot use the snapshot ${id}: it is not on record`) : ok(chain);
+  }
+
+  /** Ids of the generation and all below it, newest first. */
+  chainIds(id: string): string[] {
+    return this.db.query<{ id: string }, [string]>(`
+      WITH RECURSIVE chain (id, base_id, n) AS (
+        SELECT id, base_id, 0 FROM generations WHERE id = ? UNION ALL SELECT g.id, g.base_id, n + 1 FROM generations g JOIN chain ON g.id = chain.base_id)
+      SELECT id FROM chain ORDER BY n`).all(id).map((row) => row.id);
+  }
+
+  /** Deletes what nobody refers to: rows, then folders; and folders that no row tells of. Cheap where there is nothing. */
+  sweep(): void {
+    for (;;) {
+      const free = this.db.query<{ id: string }, []>(`
+        SELECT id FROM generations g
+        WHERE NOT EXISTS (SELECT 1 FROM generations WHERE base_id = g.id)
+          AND NOT EXISTS (SELECT 1 FROM instances WHERE saved_generation = g.id OR live_generation = g.id)
+          AND NOT EXISTS (SELECT 1 FROM snapshots WHERE generation_id = g.id)`).all().filter(({ id }) => !this.writing.has(id));
+      if (free.length === 0) break;
+      const remove = this.db.query("DELETE FROM generations WHERE id = ?");
+      this.db.transaction(() => { for (const { id } of free) remove.run(id); })();
+    }
+    for (const name of readdirSync(this.dir)) if (this.find(name) === null) rmSync(join(this.dir, name), { recursive: true, force: true });
+  }
+
+  /** At start: whatever an earlier daemon was writing is nobody's. */
+  recover(): void { this.sweep(); }
+}
