@@ -1,7 +1,10 @@
 // Tables of the instance domain. Times are milliseconds since the epoch; lists and maps are JSON.
+import { snapshotMigrations } from "../snapshots/migrations.ts";
 import type { Migration } from "../store/migration.ts";
 
+/** With those of the saved machines, which instances refer to. */
 export const instanceMigrations: Migration[] = [
+  ...snapshotMigrations,
   {
     id: "instances-1",
     sql: `
