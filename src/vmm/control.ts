@@ -18,8 +18,8 @@ export class RequestFds {
   close(): void { for (const fd of this.fds.values()) closeFd(fd); }
 }
 
-/** Answers later, at most once; a connection that has gone is no error. */
-export type Reply<M extends Method> = (answer: { result: Methods[M]["result"] } | { error: string }) => void;
+/** Answers later, at most once; a connection that has gone is no error. Descriptors of an answer stay the handler's own too. */
+export type Reply<M extends Method> = (answer: { result: Methods[M]["result"]; fds?: Readonly<Record<string, number>> } | { error: string }) => void;
 export type Handlers = { [M in Method]: (params: Methods[M]["params"], fds: RequestFds, reply: Reply<M>) => void };
 
 export class Control {
@@ -73,8 +73,10 @@ export class Control {
     const { id, method } = request;
     const reply: Reply<M> = (answer) => {
       if (fd !== this.connection) return;
-      const packet: Answer<M> = "error" in answer ? { id, ok: false, error: answer.error } : { id, ok: true, result: answer.result };
-      this.post(fd, packet);
+      if ("error" in answer) return this.post(fd, { id, ok: false, error: answer.error } satisfies Answer<M>);
+      const fds = answer.fds ?? {};
+      const packet: Answer<M> = { id, ok: true, result: answer.result, ...(answer.fds === undefined ? {} : { fds: Object.keys(fds) }) };
+      this.post(fd, packet, Object.values(fds));
     };
     const handler = this.handlers[method];
     if (handler === undefined) return reply({ error: `unknown method ${String(method)}` });
@@ -86,8 +88,8 @@ export class Control {
   }
 
   /** The socket is non-blocking with room for hundreds of answers; a daemon that reads none of them is taken for dead. */
-  private post(fd: number, message: object): void {
-    if (sendPacket(fd, Buffer.from(JSON.stringify(message)), []) < 0) this.lose();
+  private post(fd: number, message: object, fds: readonly number[] = []): void {
+    if (sendPacket(fd, Buffer.from(JSON.stringify(message)), fds) < 0) this.lose();
   }
 }
 

@@ -23,8 +23,12 @@ export class Record {
 
   booted(): void { this.update({ state: "initializing", bootedAt: Date.now() }); }
   running(): void {
-    if (this.current.state === "initializing") this.update({ state: "running", runningAt: Date.now() });
+    const { state, runningAt } = this.current;
+    // Its word may come while it is being paused.
+    if (runningAt === null && (state === "initializing" || state === "paused")) this.update({ state: state === "paused" ? state : "running", runningAt: Date.now() });
   }
+  /** A guest that was saved, as old as it was then; it stays paused until resumed(). */
+  restored(bootedAt: number | null, runningAt: number | null): void { this.update({ state: "paused", bootedAt, runningAt }); }
   paused(): void { this.update({ state: "paused" }); }
   resumed(): void { this.update({ state: this.current.runningAt === null ? "initializing" : "running" }); }
 

@@ -40,6 +40,12 @@ export class Session {
         this.record.resumed();
         reply({ result: this.record.status });
       },
+      save: () => notYet("save a machine"),
+      cancelSave: (_params, _fds, reply) => reply({ result: null }),
+      restore: () => notYet("restore a machine"),
+      release: () => notYet("release a machine"),
+      tap: (_params, _fds, reply) => reply({ result: null, fds: { tap: this.need().devices.tap() } }),
+      addLayer: () => notYet("add a layer to a disk"),
       shutdown: (params, _fds, reply) => reply({ result: this.shutdown(params.graceMs, params.signal) }),
       kill: () => this.end("killed", "killed"),
       vsock: (params, fds, reply) => this.need().devices.connect(params.port, fds.take("stream"), (error) => reply(error === null ? { result: null } : { error })),
@@ -128,6 +134,10 @@ export class Session {
     const cpu = process.cpuUsage();
     return { cpuSeconds: (cpu.user + cpu.system) / 1e6, exits: machine.exits(), ...devices.stats() };
   }
+}
+
+function notYet(what: string): never {
+  throw new Error(`Cannot ${what}: this monitor does not implement it yet`);
 }
 
 function check(params: BootParams): void {

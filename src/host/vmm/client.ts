@@ -21,11 +21,17 @@ export interface RequestOptions {
 export interface ClientListener {
   /** Each status that the VMM tells, by an event or in an answer, in its order. */
   onState(status: VmmStatus): void;
+  /** A `save` under way has stopped reading the TAP. */
+  onDeaf?(): void;
   /** Once: the connection is gone, by the VMM's end or a packet that makes no sense. Not after close(). */
   onClosed(reason: string): void;
 }
 
-interface Pending { readonly method: Method; readonly settle: (result: Res<unknown>) => void; readonly timer: ReturnType<typeof setTimeout> }
+/** Descriptors of an answer by name; whoever gets them closes them. */
+export type AnswerFds = Readonly<Record<string, number>>;
+
+/** `settle` takes the descriptors over. */
+interface Pending { readonly method: Method; readonly settle: (result: Res<unknown>, fds: AnswerFds) => void; readonly timer: ReturnType<typeof setTimeout> }
 interface Outgoing { readonly bytes: Uint8Array }
 
 export class VmmClient {
@@ -55,6 +61,18 @@ export class VmmClient {
    * this method's result, or goes away before.
    */
   request<M extends Method>(method: M, params: Methods[M]["params"], options: RequestOptions = {}): AsyncRes<Methods[M]["result"]> {
+    return this.ask(method, params, options, (result, fds) => {
+      closeAll(fds);
+      return result;
+    });
+  }
+
+  /** As request(), for an answer that brings descriptors (`tap`): they are the caller's from here on. */
+  requestFds<M extends Method>(method: M, params: Methods[M]["params"], options: RequestOptions = {}): AsyncRes<{ readonly result: Methods[M]["result"]; readonly fds: AnswerFds }> {
+    return this.ask(method, params, options, (result, fds) => result.map((value) => ({ result: value, fds })));
+  }
+
+  private ask<M extends Method, T>(method: M, params: Methods[M]["params"], options: RequestOptions, finish: (result: Res<Methods[M]["result"]>, fds: AnswerFds) => Res<T>): AsyncRes<T> {
     const fds = options.fds ?? {};
     const id = ++this.ids;
     const bytes = Buffer.from(JSON.stringify({ id, method, params, fds: Object.keys(fds) }));
@@ -64,7 +82,7 @@ export class VmmClient {
     return new ResultAsync(
       new Promise((resolve) => {
         const timer = setTimeout(() => this.settle(id, fail("host.process", `Cannot get an answer to ${method} from the monitor: it is silent for ${timeoutMs} ms`)), timeoutMs);
-        this.pending.set(id, { method, timer, settle: (result) => resolve(result as Res<Methods[M]["result"]>) });
+        this.pending.set(id, { method, timer, settle: (result, answered) => resolve(finish(result as Res<Methods[M]["result"]>, answered)) });
       }),
     );
   }
@@ -92,8 +110,7 @@ export class VmmClient {
       const packet = receivePacket(this.fd, this.buffer);
       if (packet === "again") return;
       if (packet === null) return this.end("the monitor has closed it", true);
-      packet.fds.forEach(closeFd); // no answer of today brings any
-      const problem = this.take(Buffer.from(packet.bytes).toString());
+      const problem = this.take(Buffer.from(packet.bytes).toString(), packet.fds);
       if (problem !== null) return this.end(problem, true);
     }
   }
@@ -106,38 +123,52 @@ export class VmmClient {
     this.watch.modify(EPOLLIN);
   }
 
-  /** Handles one message; says what is wrong where it makes no sense. */
-  private take(text: string): string | null {
+  /** Handles one message with its descriptors; says what is wrong where it makes no sense. */
+  private take(text: string, received: readonly number[]): string | null {
     const message = parseObject(text);
+    const id = message?.["id"], pending = typeof id === "number" ? this.pending.get(id) : undefined;
+    const fds = pending !== undefined && message?.["ok"] === true ? named(message["fds"], received) : null;
+    if (fds === null) received.forEach(closeFd); // nobody asked for them
     if (message === null) return "the monitor sent something that is not a message";
-    if ("event" in message) {
-      const status = message["event"] === "state" ? parseStatus(message["status"]) : null;
-      if (status === null) return "the monitor sent an event that can't be read";
-      this.listener.onState(status);
-      return null;
-    }
-    const { id, ok: answered, result, error } = message;
-    if (typeof id !== "number" || typeof answered !== "boolean") return "the monitor sent an answer that can't be read";
-    const pending = this.pending.get(id);
+    if ("event" in message) return this.hear(message);
+    if (typeof id !== "number" || typeof message["ok"] !== "boolean") return "the monitor sent an answer that can't be read";
     if (pending === undefined) return null; // it came after its deadline
-    if (!answered) {
+    if (!message["ok"]) {
+      const { error } = message;
       this.settle(id, fail("host.process", typeof error === "string" ? error : "the monitor refused without a reason"));
       return null;
     }
-    const value = RESULTS[pending.method](result);
+    const value = RESULTS[pending.method](message["result"]);
     // Here and not by whoever asked: that one goes on later, when newer events may have been handled already.
-    if (value !== null && value !== undefined && "state" in value) this.listener.onState(value);
-    if (value === undefined) this.settle(id, fail("host.process", `Cannot read the monitor's answer to ${pending.method}`));
-    else this.settle(id, ok(value));
+    if (value !== null && value !== undefined) {
+      if ("state" in value) this.listener.onState(value);
+      else if ("status" in value) this.listener.onState(value.status);
+    }
+    if (value !== undefined && fds !== null) this.settle(id, ok(value), fds);
+    else {
+      closeAll(fds ?? {});
+      this.settle(id, fail("host.process", `Cannot read the monitor's answer to ${pending.method}`));
+    }
     return null;
   }
 
-  private settle(id: number, result: Res<unknown>): void {
+  private hear(message: Readonly<Record<string, unknown>>): string | null {
+    if (message["event"] === "deaf") {
+      this.listener.onDeaf?.();
+      return null;
+    }
+    const status = message["event"] === "state" ? parseStatus(message["status"]) : null;
+    if (status === null) return "the monitor sent an event that can't be read";
+    this.listener.onState(status);
+    return null;
+  }
+
+  private settle(id: number, result: Res<unknown>, fds: AnswerFds = {}): void {
     const pending = this.pending.get(id);
     if (pending === undefined) return;
     this.pending.delete(id);
     clearTimeout(pending.timer);
-    pending.settle(result);
+    pending.settle(result, fds);
   }
 
   private end(reason: string, tell: boolean): void {
@@ -148,6 +179,15 @@ export class VmmClient {
     for (const [id, { method }] of [...this.pending]) this.settle(id, fail("host.process", `Cannot get an answer to ${method} from the monitor: ${reason}`));
     if (tell) this.listener.onClosed(reason);
   }
+}
+
+const closeAll = (fds: AnswerFds): void => Object.values(fds).forEach(closeFd);
+
+/** Descriptors under the names that came with them; null unless each has one of its own. */
+function named(names: unknown, fds: readonly number[]): AnswerFds | null {
+  const list: readonly unknown[] = names === undefined ? [] : Array.isArray(names) ? names : [null];
+  const sound = list.length === fds.length && new Set(list).size === list.length && list.every((name) => typeof name === "string");
+  return sound ? Object.fromEntries(fds.map((fd, i) => [list[i] as string, fd])) : null;
 }
 
 function parseObject(text: string) {

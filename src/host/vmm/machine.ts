@@ -6,7 +6,7 @@ import { EPOLLIN } from "../../ffi/epoll.ts";
 import { ProcessHandle, SIGKILL } from "../../ffi/process.ts";
 import type { Method, Methods, VmmStatus } from "../../vmm/protocol.ts";
 import type { Poller, Watch } from "../poller.ts";
-import { VmmClient, type RequestOptions } from "./client.ts";
+import { VmmClient, type AnswerFds, type RequestOptions } from "./client.ts";
 import { socketPath } from "./files.ts";
 import type { Spawned } from "./spawn.ts";
 
@@ -16,6 +16,8 @@ const RECONNECT_DELAY_MS = 200;
 
 export interface MachineListener {
   onState(status: VmmStatus): void;
+  /** A `save` under way has stopped reading the TAP. */
+  onDeaf?(): void;
   /** Once: the process has ended. status.json says how its guest did. */
   onEnded(): void;
   /** The process is there and can't be talked to. It is left as it is. */
@@ -62,6 +64,12 @@ export class Machine {
     return this.client.request(method, params, options);
   }
 
+  /** As request(), for an answer that brings descriptors: they are the caller's. */
+  requestFds<M extends Method>(method: M, params: Methods[M]["params"], options?: RequestOptions): AsyncRes<{ readonly result: Methods[M]["result"]; readonly fds: AnswerFds }> {
+    if (this.client === null) return errAsync(new DormouseError("host.process", `Cannot send ${method} to the monitor: there is no connection to it`));
+    return this.client.requestFds(method, params, options);
+  }
+
   /** Ends the process at once, whatever it does. `ended` tells when it has. */
   kill(): void {
     if (!this.over) this.process.signal(SIGKILL);
@@ -77,6 +85,7 @@ export class Machine {
   private connect(): Res<void> {
     return VmmClient.connect(socketPath(this.dir), this.poller, {
       onState: (status) => { if (!this.over) this.listener.onState(status); },
+      onDeaf: () => { if (!this.over) this.listener.onDeaf?.(); },
       onClosed: (reason) => this.onDisconnected(reason),
     }).map((client) => { this.client = client; });
   }

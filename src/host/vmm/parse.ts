@@ -1,5 +1,5 @@
 // What a VMM says, checked: it runs a tenant's guest, so the daemon believes no shape that it has not looked at.
-import type { EndReason, GuestState, Method, Methods, VmmStats, VmmStatus } from "../../vmm/protocol.ts";
+import type { EndReason, GuestState, Method, Methods, RestoreResult, SaveResult, VmmStats, VmmStatus } from "../../vmm/protocol.ts";
 
 const STATES: readonly GuestState[] = ["created", "initializing", "running", "paused", "ended"];
 const REASONS: readonly EndReason[] = ["exited", "restart", "panic", "reset", "triple-fault", "killed", "internal"];
@@ -46,6 +46,16 @@ function counts<K extends string>(value: unknown, keys: readonly K[]): Record<K,
   return result;
 }
 
+export function parseSaveResult(value: unknown): SaveResult | null {
+  return counts(value, ["dataBytes", "zeroPages", "pausedMs"]);
+}
+
+export function parseRestoreResult(value: unknown): RestoreResult | null {
+  const it = asObject(value);
+  const status = parseStatus(it?.["status"]), stepsMs = counts(it?.["stepsMs"], ["load", "machine", "run", "acknowledged"]);
+  return status === null || stepsMs === null ? null : { status, stepsMs };
+}
+
 const nothing = (value: unknown): null | undefined => (value === null || value === undefined ? null : undefined);
 const status = (value: unknown) => parseStatus(value) ?? undefined;
 
@@ -56,6 +66,12 @@ export const RESULTS: { readonly [M in Method]: (value: unknown) => Methods[M]["
   stats: (value) => parseStats(value) ?? undefined,
   pause: status,
   resume: status,
+  save: (value) => parseSaveResult(value) ?? undefined,
+  cancelSave: nothing,
+  restore: (value) => parseRestoreResult(value) ?? undefined,
+  release: status,
+  tap: nothing,
+  addLayer: nothing,
   shutdown: status,
   kill: nothing,
   vsock: nothing,

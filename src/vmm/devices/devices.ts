@@ -36,6 +36,7 @@ const CONTROL_PORT = "dormouse";
 export class Devices {
   private readonly disks: BlockDevice[];
   private readonly net: NetDevice | null;
+  private readonly tapFd: number;
   private readonly vsock: VsockDevice;
   private readonly port: FramedPort;
   private readonly vmmLog: LogSink;
@@ -50,7 +51,8 @@ export class Devices {
       const fd = fds.take(`disk${i}`);
       return new BlockDevice({ name: `disk${i}`, readonly: disk.readonly, serial: disk.serial, backing: { fd, bytes: fileSize(fd) } }, io);
     });
-    this.net = params.mac === undefined ? null : new NetDevice({ fd: fds.take("tap"), mac: macBytes(params.mac) }, epoll, events.log);
+    this.tapFd = params.mac === undefined ? -1 : fds.take("tap");
+    this.net = params.mac === undefined ? null : new NetDevice({ fd: this.tapFd, mac: macBytes(params.mac) }, epoll, events.log);
     this.vsock = new VsockDevice(GUEST_CID, epoll);
     add(new ConsoleDevice([new SinkPort("console", appLog), this.port]));
     for (const disk of this.disks) add(disk);
@@ -61,6 +63,12 @@ export class Devices {
 
   /** Joins a stream socket, owned from now on, to a connection to `port` of the guest; calls back once, with null or why not. */
   connect(port: number, fd: number, done: (error: string | null) => void): void { this.vsock.connect(port, fd, done); }
+
+  /** The TAP's descriptor; it stays the devices' own. */
+  tap(): number {
+    if (this.tapFd < 0) throw new Error("Cannot hand out the TAP: this machine has no network");
+    return this.tapFd;
+  }
 
   /** False where init has not read what was sent before. */
   sendFrame(type: number, payload: Uint8Array): boolean { return this.port.send(type, payload); }

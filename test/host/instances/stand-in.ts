@@ -1,7 +1,9 @@
 // A monitor without a virtual machine: a process of its own that speaks the control protocol by the product's own code
 // (Control, Record, LogSink), takes all that `boot` brings, and plays a guest after the arguments in its configuration.
-// It stands in where no Linux guest can run; how a real guest behaves is tested under test/guest.
-import { fstatSync, readFileSync } from "node:fs";
+// It stands in where no Linux guest can run; how a real guest behaves is tested under test/guest. A machine that it saves is
+// what its guest was told to do; of its memory a page is written. Sleeping goes wrong where the guest is `save-fails`,
+// `save-slowly MS` (called off by cancelSave) or `refuse-wake`.
+import { fstatSync, readFileSync, writeFileSync } from "node:fs";
 import { FrameDecoder, encodeChunks, encodeFrame } from "../../../src/host/agent/frames.ts";
 import { decodePairs, encodePairs } from "../../../src/pairs.ts";
 import { Epoll, EPOLLIN, EPOLLOUT, TimerFd } from "../../../src/ffi/epoll.ts";
@@ -16,8 +18,14 @@ const timer = new TimerFd();
 let done = false;
 let argv: string[] = [];
 let booted = false;
+let tap = -1;
 let app: LogSink | null = null;
 let onTimer: (() => void) | null = null;
+const saveTimer = new TimerFd();
+let finishSave: ((error: string | null) => void) | null = null;
+let saved = false;
+
+interface SavedGuest { readonly id: string; readonly argv: string[]; readonly bootedAt: number | null; readonly runningAt: number | null }
 
 const record = new Record((status) => control.send({ event: "state", status }));
 const control: Control = new Control(epoll, CONTROL_FD, {
@@ -28,6 +36,7 @@ const control: Control = new Control(epoll, CONTROL_FD, {
     if (argv[0] === "die-at-boot") process.kill(process.pid, "SIGKILL");
     for (const name of ["kvm", "kernel", "initrd", ...params.disks.map((_, i) => `disk${i}`)]) fstatSync(fds.take(name));
     record.open(fds.take("status"));
+    if (fds.has("tap")) tap = fds.take("tap");
     app = new LogSink([fds.take("app0"), fds.take("app1")]);
     booted = true;
     record.booted();
@@ -36,8 +45,61 @@ const control: Control = new Control(epoll, CONTROL_FD, {
   },
   status: (_params, _fds, reply) => { if (argv[0] !== "silent") reply({ result: record.status }); },
   stats: (_params, _fds, reply) => reply({ result: argv[0] === "bad-stats" ? ({ cpuSeconds: "many" } as never) : { cpuSeconds: 1.5, exits: 7, disks: [], net: null } }),
-  pause: (_params, _fds, reply) => (record.paused(), reply({ result: record.status })),
-  resume: (_params, _fds, reply) => (record.resumed(), reply({ result: record.status })),
+  pause: (_params, _fds, reply) => (halt(), reply({ result: record.status })),
+  resume: (_params, _fds, reply) => (goOn(), reply({ result: record.status })),
+  release: (_params, _fds, reply) => (goOn(), reply({ result: record.status })),
+  save(params, fds, reply) {
+    if (saved || finishSave !== null) throw new Error("the guest is saved already");
+    const machine = fds.take("machine"), memory = fds.take("memory");
+    control.send({ event: "deaf" });
+    halt();
+    finishSave = (error) => {
+      finishSave = null;
+      saved = error === null;
+      const guest: SavedGuest = { id: params.id, argv, bootedAt: record.status.bootedAt, runningAt: record.status.runningAt };
+      if (saved) writeFileSync(`/proc/self/fd/${machine}`, JSON.stringify(guest));
+      if (saved) writeFileSync(`/proc/self/fd/${memory}`, new Uint8Array(4096).fill(1));
+      [machine, memory].forEach(closeFd);
+      if (error === null) return reply({ result: { dataBytes: 4096, zeroPages: 0, pausedMs: 1 } });
+      goOn();
+      reply({ error });
+    };
+    if (argv[0] === "save-fails") finishSave("Cannot save the machine: no space left on the disk");
+    else saveTimer.arm(argv[0] === "save-slowly" ? Number(argv[1]) : 1);
+  },
+  cancelSave(_params, _fds, reply) {
+    saveTimer.arm(0);
+    finishSave?.("Cannot save the machine: it was called off");
+    reply({ result: null });
+  },
+  restore(params, fds, reply) {
+    const guests = params.generations.map((_, i) => {
+      fstatSync(fds.take(`memory${i}`));
+      return JSON.parse(readFileSync(`/proc/self/fd/${fds.take(`machine${i}`)}`, "utf8")) as SavedGuest;
+    });
+    const [newest] = guests;
+    if (newest === undefined || guests.some(({ id }, i) => id !== params.generations[i])) throw new Error("Cannot restore the machine: the files are another generation's");
+    for (const name of ["kvm", ...params.disks.map((_, i) => `disk${i}`)]) fstatSync(fds.take(name));
+    record.open(fds.take("status"));
+    if (fds.has("tap")) tap = fds.take("tap");
+    app = new LogSink([fds.take("app0"), fds.take("app1")]);
+    argv = newest.argv;
+    booted = true;
+    record.restored(newest.bootedAt, newest.runningAt);
+    if (argv[0] === "refuse-wake") {
+      reply({ error: "Cannot restore the machine: the guest did not acknowledge who it is" });
+      return end("internal", "the guest did not acknowledge who it is");
+    }
+    reply({ result: { status: record.status, stepsMs: { load: 1, machine: 1, run: 1, acknowledged: 1 } } });
+  },
+  tap(_params, _fds, reply) {
+    if (tap < 0) throw new Error("Cannot hand out the TAP: this machine has no network");
+    reply({ result: null, fds: { tap } });
+  },
+  addLayer(_params, fds, reply) {
+    ["disk", "map"].forEach((name) => fstatSync(fds.take(name)));
+    reply({ result: null });
+  },
   shutdown(params, _fds, reply) {
     reply({ result: record.status });
     if (argv[0] === "deaf") after(params.graceMs, () => end("killed", "the guest did not shut down in time and was killed"));
@@ -52,13 +114,31 @@ const control: Control = new Control(epoll, CONTROL_FD, {
   },
 }, () => { if (!booted) done = true; });
 
-epoll.add(timer.fd, EPOLLIN, () => (timer.drain(), onTimer?.()));
+epoll.add(saveTimer.fd, EPOLLIN, () => (saveTimer.drain(), finishSave?.(null)));
+epoll.add(timer.fd, EPOLLIN, () => (timer.drain(), runTimer()));
 while (!done) epoll.poll();
 process.exit(0);
 
 function after(ms: number, action: () => void): void {
   onTimer = action;
   timer.arm(Math.max(1, ms));
+}
+
+function runTimer(): void {
+  const action = onTimer;
+  onTimer = null;
+  action?.();
+}
+
+function halt(): void {
+  timer.arm(0);
+  record.paused();
+}
+
+function goOn(): void {
+  saved = false;
+  if (onTimer !== null) timer.arm(1);
+  record.resumed();
 }
 
 function end(reason: Parameters<Record["ended"]>[0], message: string): void {

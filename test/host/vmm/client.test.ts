@@ -1,6 +1,6 @@
 // The daemon's end of a control socket against a monitor that lies, is silent, or dies. The test plays the monitor.
 import { afterAll, afterEach, beforeEach, expect, test } from "bun:test";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { closeFd, O_RDONLY, openFd } from "../../../src/ffi/fd.ts";
@@ -21,12 +21,13 @@ const status: VmmStatus = { state: "running", bootedAt: 1, runningAt: 2, endedAt
 let monitor: number;
 let client: VmmClient;
 let heard: VmmStatus[];
+let deaf: number;
 let closed: string[];
 beforeEach(() => {
   const [ours, theirs] = packetPair();
   monitor = theirs;
-  [heard, closed] = [[], []];
-  client = new VmmClient(ours, poller, { onState: (one) => heard.push(one), onClosed: (reason) => closed.push(reason) });
+  [heard, closed, deaf] = [[], [], 0];
+  client = new VmmClient(ours, poller, { onState: (one) => heard.push(one), onDeaf: () => void deaf++, onClosed: (reason) => closed.push(reason) });
 });
 afterEach(() => {
   client.close();
@@ -74,6 +75,45 @@ test("statuses are heard in the monitor's order, events and answers alike", asyn
   await answer;
   await until("the last status", () => heard.length === 3);
   expect(heard.map(({ state }) => state)).toEqual(["initializing", "initializing", "running"]);
+});
+
+test("save() is heard to go deaf, and brings what it wrote; a restore's status is heard like any other", async () => {
+  const saving = client.request("save", { id: "g1", base: null });
+  const save = await requested();
+  say({ event: "deaf" });
+  say({ id: save.message.id, ok: true, result: { dataBytes: 4096, zeroPages: 3, pausedMs: 12.5 } });
+  expect((await saving)._unsafeUnwrap()).toEqual({ dataBytes: 4096, zeroPages: 3, pausedMs: 12.5 });
+  expect(deaf).toBe(1);
+  const restoring = client.request("restore", { memoryBytes: 0, vcpus: 1, xsave: true, disks: [], generations: ["g1"], identity: { hostname: "a" }, deadlineMs: 1 });
+  const result = { status, stepsMs: { load: 1, machine: 2, run: 3, acknowledged: 4 } };
+  say({ id: (await requested()).message.id, ok: true, result });
+  expect((await restoring)._unsafeUnwrap()).toEqual(result);
+  expect(heard).toEqual([status]);
+});
+
+test("requestFds() hands an answer's descriptors over; request() and a bad answer close them", async () => {
+  writeFileSync(join(dir, "tap"), "a tap");
+  const answer = async (fds: string[] | undefined, send: number) => {
+    const fd = openFd(join(dir, "tap"), O_RDONLY);
+    const { message } = await requested();
+    sendPacket(monitor, Buffer.from(JSON.stringify({ id: message.id, ok: true, result: null, fds })), Array.from({ length: send }, () => fd));
+    closeFd(fd);
+  };
+  const open = () => readdirSync("/proc/self/fd").map((fd) => { try { return readlinkSync(`/proc/self/fd/${fd}`); } catch { return ""; } }).filter((path) => path === join(dir, "tap")).length;
+  const tap = client.requestFds("tap", null);
+  await answer(["tap"], 1);
+  const { fds } = (await tap)._unsafeUnwrap();
+  expect(readFileSync(`/proc/self/fd/${fds["tap"]}`, "utf8")).toBe("a tap");
+  closeFd(fds["tap"]!);
+  const without = client.request("tap", null);
+  await answer(["tap"], 1);
+  expect((await without)._unsafeUnwrap()).toBeNull();
+  for (const [names, send] of [[undefined, 1], [["tap"], 0], [["tap", "tap"], 2]] as const) {
+    const bad = client.requestFds("tap", null);
+    await answer(names === undefined ? undefined : [...names], send);
+    expect((await bad)._unsafeUnwrapErr().message).toContain("Cannot read the monitor's answer to tap");
+  }
+  expect(open()).toBe(0);
 });
 
 test("a silent monitor is an error at the deadline, and its late answer is dropped", async () => {
