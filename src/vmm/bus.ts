@@ -34,6 +34,8 @@ class HostBridge implements PciFunction {
   barMoved(): void {}
 }
 
+export type PciBusState = readonly (readonly number[])[];
+
 export class PciBus {
   private readonly slots: (Slot | undefined)[] = [];
   private nextBar = BAR_START;
@@ -98,6 +100,19 @@ export class PciBus {
       for (const bar of slot.function.bars)
         if (hits(bar, gpa, size)) return slot.function.barWrite(bar.index, gpa - bar.address, size, value);
     }
+  }
+
+  /** What the guest wrote to the BAR registers, by slot. The rest of the configuration space is the functions' own. */
+  save(): PciBusState { return this.slots.map((slot) => [...slot!.bars]); }
+
+  /** After the functions' own state: BARs are decoded where they were. */
+  restore(state: PciBusState): void {
+    state.forEach((bars, index) => {
+      const slot = this.slots[index]!;
+      slot.bars.set(bars);
+      this.decode(slot);
+      this.refresh(slot, 0, 256);
+    });
   }
 
   private addressed(): Slot | undefined {

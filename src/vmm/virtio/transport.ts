@@ -33,6 +33,8 @@ export interface TransportState {
   readonly msix: MsixState;
   readonly queues: readonly { readonly enabled: boolean; readonly vector: number; readonly ring: QueueState }[];
   readonly device: unknown;
+  /** Registers that a driver sets just before it uses another. */
+  readonly selects: { readonly deviceFeature: number; readonly driverFeature: number; readonly queue: number; readonly generation: number };
 }
 
 export class VirtioPci implements PciFunction, QueueOwner {
@@ -305,6 +307,23 @@ export class VirtioPci implements PciFunction, QueueOwner {
 
   // --- snapshots
 
+  /** While its vCPUs are paused: nothing touches the queues until letGo(), whatever the device hears from the host. */
+  hold(): void {
+    this.heldQueues ??= this.slots.filter((slot) => slot.queue.live);
+    for (const { queue } of this.heldQueues) queue.live = false;
+  }
+
+  /** Every queue is then looked at once: notifications meanwhile were dropped. */
+  letGo(): void {
+    const held = this.heldQueues ?? [];
+    this.heldQueues = null;
+    for (const { queue, event } of held) {
+      queue.live = true;
+      event.signal();
+    }
+  }
+  private heldQueues: QueueSlot[] | null = null;
+
   /** Only while the device is quiescent: no request in flight. */
   save(): TransportState {
     const device = this.device.save(); // first: it may give chains back to its queues
@@ -313,6 +332,7 @@ export class VirtioPci implements PciFunction, QueueOwner {
       configVector: this.configVector, isr: this.isr, msix: this.msix.save(),
       queues: this.slots.map(({ enabled, vector, queue }) => ({ enabled, vector, ring: queue.save() })),
       device,
+      selects: { deviceFeature: this.deviceFeatureSelect, driverFeature: this.driverFeatureSelect, queue: this.queueSelect, generation: this.generation },
     };
   }
 
@@ -337,6 +357,10 @@ export class VirtioPci implements PciFunction, QueueOwner {
       this.place(slot);
     });
     this.status = state.status;
+    this.deviceFeatureSelect = state.selects.deviceFeature;
+    this.driverFeatureSelect = state.selects.driverFeature;
+    this.queueSelect = state.selects.queue;
+    this.generation = state.selects.generation;
     this.device.restore(state.device);
     if (!this.running || (this.status & VIRTIO_CONFIG_S_NEEDS_RESET) !== 0) return null;
     this.start();

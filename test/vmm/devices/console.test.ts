@@ -163,3 +163,20 @@ test("a frame that is too long silences the port until it is opened anew", () =>
   expect(frames).toEqual([{ type: 1, payload: "heard" }]);
   expect(log).toHaveLength(1);
 });
+
+test("a frame that is cut in the middle goes on after a restore, either way", () => {
+  const before = rig(), after = rig();
+  const transfer = () => after.driver.device.restore(JSON.parse(JSON.stringify(before.driver.device.save())));
+  say(before.driver, 3, control(1, 6, 1));
+  const take = listen(before.driver, 4, 1, 8);
+  before.port.send(3, Buffer.from("for the guest"));
+  const first = take();
+  say(before.driver, 5, frame(6, "from the guest").subarray(0, 9));
+  transfer();
+  expect(after.port.everOpened).toBe(true);
+  say(after.driver, 5, frame(6, "from the guest").subarray(9));
+  expect(after.frames).toEqual([{ type: 6, payload: "from the guest" }]);
+  const rest = listen(after.driver, 4, 1, 64);
+  after.driver.settle();
+  expect(Buffer.concat([...first, ...rest()])).toEqual(Buffer.from(frame(3, "for the guest")));
+});

@@ -100,6 +100,27 @@ test("without mergeable buffers one chain is one frame", () => {
   expect(got).toEqual(["one", "two"]);
 });
 
+test("behind a shut gate frames wait on both sides, and go on in order once it opens", () => {
+  const [tap, wire] = pair();
+  const { d, device } = rig(tap);
+  const take = receiver(d, 8, 1536);
+  d.settle();
+  device.gate(true, true);
+  for (const text of ["one", "two"]) tryWrite(wire, framed(Buffer.from(text)), HEADER + 3);
+  d.queues[TX]!.add([{ gpa: d.put(framed(Buffer.from("out"))), length: HEADER + 3 }]);
+  d.queues[TX]!.kick();
+  d.settle();
+  expect(take()).toEqual([]);
+  expect(tryRead(wire, new Uint8Array(2048), 2048)).toBe(-E.EAGAIN);
+  device.gate(false, false);
+  const got: string[] = [];
+  d.run(() => got.push(...take().map((f) => Buffer.from(f.slice(HEADER)).toString())) >= 2);
+  expect(got).toEqual(["one", "two"]);
+  const out = new Uint8Array(2048);
+  expect(tryRead(wire, out, out.length)).toBe(HEADER + 3);
+  expect(Buffer.from(out.subarray(HEADER, HEADER + 3)).toString()).toBe("out");
+});
+
 test("frames wait in the TAP while the guest has no buffers, without a busy loop", () => {
   const [tap, wire] = pair();
   const { d } = rig(tap);

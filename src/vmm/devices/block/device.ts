@@ -65,6 +65,10 @@ export class BlockDevice implements Device, DiskClient {
   private bytes = 0;
   private context: DeviceContext | null = null;
   private resetting = false;
+  /** Requests that wait for the gate, in their order; null while it is open. See shut(). */
+  private held: number[] | null = null;
+  /** Hears that nothing is in flight any more; while it is set no new chain is taken. */
+  private onIdle: (() => void) | null = null;
 
   // Requests in flight, by slot. A slot's iovecs stand at slot * REQUEST_ENTRIES.
   private readonly free = new Uint16Array(QUEUE_SIZE);
@@ -111,6 +115,28 @@ export class BlockDevice implements Device, DiskClient {
     this.context?.configChanged();
   }
 
+  /** Holds back whatever would change the disk (writes, discards, flushes) until open(); reads pass. */
+  shut(): void { this.held ??= []; }
+
+  open(): void {
+    const held = this.held ?? [];
+    this.held = null;
+    for (const slot of held) this.submit(slot);
+    this.io.flush(this.client);
+  }
+
+  /** Takes no new chain until resume(); `done` runs once, when the last request in flight is answered. */
+  quiesce(done: () => void): void {
+    this.onIdle = done;
+    this.process();
+  }
+
+  /** After quiesce(). */
+  resume(): void {
+    this.onIdle = null;
+    this.process();
+  }
+
   arena(): Iovecs { return this.iovecs; }
   get inFlight(): number { return QUEUE_SIZE - this.freeCount; }
 
@@ -135,6 +161,7 @@ export class BlockDevice implements Device, DiskClient {
 
   private process(): void {
     const context = this.context;
+    if (this.onIdle !== null) return this.settle(context, this.onIdle);
     if (context === null || this.resetting) return;
     const queue = context.queues[0]!;
     for (let budget = BUDGET; ; ) {
@@ -148,6 +175,14 @@ export class BlockDevice implements Device, DiskClient {
     }
   }
   private throttled = false;
+
+  /** Between quiesce() and resume(): what is over is published, nothing else is begun. */
+  private settle(context: DeviceContext | null, idle: () => void): void {
+    context?.queues[0]!.flush();
+    if (this.inFlight > 0) return;
+    this.onIdle = () => {}; // it is told once, and no chain is taken until resume()
+    idle();
+  }
 
   /** Takes chains until there are none, or no slot for one. Returns how many. */
   private take(queue: Queue, context: DeviceContext, budget: number): number {
@@ -240,6 +275,7 @@ export class BlockDevice implements Device, DiskClient {
 
   private submit(slot: number): void {
     const op = this.ops[slot]!;
+    if (this.held !== null && op !== Op.READV) return void this.held.push(slot);
     const address = op === Op.READV || op === Op.WRITEV ? this.iovecs.at(this.firsts[slot]!) : this.lefts[slot]!;
     this.io.submit(this.client, op, this.fd, address, this.counts[slot]!, this.offsets[slot]!, slot);
   }

@@ -15,6 +15,8 @@ const BUDGET = 256;
 const MAX_CONTROL = 64;
 const CONTROL = virtio_console_control.at;
 
+interface ConsoleState { readonly open: readonly boolean[]; readonly control: readonly string[]; readonly ports: readonly unknown[] }
+
 const rxQueue = (port: number): number => (port === 0 ? 0 : 2 * port + 2);
 
 export class ConsoleDevice implements Device {
@@ -62,9 +64,16 @@ export class ConsoleDevice implements Device {
     return true;
   }
 
-  save(): unknown { return { open: this.open }; }
+  save(): unknown {
+    const control = this.control.map((message) => Buffer.from(message).toString("base64"));
+    return { open: [...this.open], control, ports: this.ports.map((port) => port.save?.() ?? null) } satisfies ConsoleState;
+  }
+
   restore(state: unknown): void {
-    (state as { open: boolean[] }).open.forEach((open, i) => this.setOpen(i, open));
+    const { open, control, ports } = state as ConsoleState;
+    open.forEach((isOpen, i) => this.setOpen(i, isOpen));
+    this.control.push(...control.map((message) => Buffer.from(message, "base64")));
+    ports.forEach((saved, i) => this.ports[i]?.restore?.(saved));
   }
 
   private setOpen(port: number, open: boolean): void {

@@ -8,10 +8,14 @@ const HEADER = 5;
 /** Frames for the guest wait here until it reads; more are refused. */
 const MAX_QUEUED = 2 ** 20;
 
+interface FramedPortState { readonly everOpened: boolean; readonly incoming: string; readonly garbled: boolean; readonly outgoing: readonly string[] }
+
 export class FramedPort implements Port {
   readonly console = false;
   wake = (): void => {};
   private open = false;
+  /** Somebody in the guest has opened it at least once: there is an agent. */
+  everOpened = false;
 
   private readonly outgoing: Uint8Array[] = [];
   private queued = 0;
@@ -75,6 +79,7 @@ export class FramedPort implements Port {
 
   opened(open: boolean): void {
     this.open = open;
+    this.everOpened ||= open;
     this.filled = 0;
     this.garbled = false;
     if (this.sentOfFirst > 0) {
@@ -83,6 +88,25 @@ export class FramedPort implements Port {
       this.sentOfFirst = 0;
     }
     if (this.waiting) this.wake();
+  }
+
+  /** Bytes of frames that are cut in the middle, either way; the rest of a stream is lost without its beginning. */
+  save(): unknown {
+    const first = this.sentOfFirst > 0 ? [this.outgoing[0]!.subarray(this.sentOfFirst)] : [];
+    const outgoing = [...first, ...this.outgoing.slice(first.length)].map((frame) => Buffer.from(frame).toString("base64"));
+    return { everOpened: this.everOpened, incoming: Buffer.from(this.buffer.subarray(0, this.filled)).toString("base64"), garbled: this.garbled, outgoing } satisfies FramedPortState;
+  }
+
+  restore(state: unknown): void {
+    const { everOpened, incoming, garbled, outgoing } = state as FramedPortState;
+    this.everOpened = everOpened;
+    this.garbled = garbled;
+    const bytes = Buffer.from(incoming, "base64");
+    this.reserve(bytes.length);
+    this.buffer.set(bytes);
+    this.filled = bytes.length;
+    this.outgoing.push(...outgoing.map((frame) => Uint8Array.from(Buffer.from(frame, "base64"))));
+    this.queued = this.outgoing.reduce((sum, frame) => sum + frame.length, 0);
   }
 
   private reserve(bytes: number): void {

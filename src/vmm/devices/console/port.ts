@@ -15,6 +15,9 @@ export interface Port {
   input(queue: Queue): number;
   /** Somebody in the guest has opened the port, or closed it. */
   opened(open: boolean): void;
+  /** What is under way in it, JSON; restore() comes after opened(). Without them nothing ever is. */
+  save?(): unknown;
+  restore?(state: unknown): void;
   /** Set by the device: call it when `waiting` has become true. */
   wake: () => void;
 }

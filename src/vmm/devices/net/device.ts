@@ -60,6 +60,8 @@ export class NetDevice implements Device {
   /** The TAP is in epoll, waiting for frames or (armed false) for nothing. */
   private armed = false;
   private gone = false;
+  private deaf = false;
+  private mute = false;
 
   constructor(options: NetOptions, private readonly epoll: Epoll, log: Log) {
     this.fd = options.fd;
@@ -87,6 +89,15 @@ export class NetDevice implements Device {
 
   wakeRx(): void { this.receive(); }
   wakeTx(): void { this.transmit(); }
+
+  /** `deaf`: nothing is read from the TAP, what comes waits in it. `mute`: the guest's frames wait in its queue. */
+  gate(deaf: boolean, mute: boolean): void {
+    this.deaf = deaf;
+    this.mute = mute;
+    if (deaf) this.arm(false);
+    else this.receive();
+    if (!mute) this.transmit();
+  }
 
   reset(): boolean {
     this.context = null;
@@ -117,7 +128,7 @@ export class NetDevice implements Device {
   /** Host to guest. */
   private receive(): void {
     const { context, window } = this;
-    if (context === null || window === null || this.gone) return;
+    if (context === null || window === null || this.gone || this.deaf) return;
     const queue = context.queues[RX]!;
     for (let budget = BUDGET; budget > 0; budget--) {
       if (this.rxBucket !== null && !this.rxBucket.ready()) {
@@ -153,7 +164,7 @@ export class NetDevice implements Device {
   /** Guest to host. */
   private transmit(): void {
     const context = this.context;
-    if (context === null || this.gone) return;
+    if (context === null || this.gone || this.mute) return;
     const queue = context.queues[TX]!;
     let budget = BUDGET;
     do {
