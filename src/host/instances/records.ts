@@ -2,6 +2,7 @@
 import type { Database } from "bun:sqlite";
 import { ok } from "neverthrow";
 import { fail, type Res } from "../../errors.ts";
+import type { AutoStandbyPolicy, SnapshotPolicy } from "../snapshots/service.ts";
 import type { Spawned } from "../vmm/spawn.ts";
 import { decodeRow, encodeRow, type Row } from "./rows.ts";
 import type { CreateInstance, Instance, InstanceState, ListFilter } from "./service.ts";
@@ -14,7 +15,12 @@ export interface Changes {
   readonly stoppedAt?: number | null;
   readonly exitCode?: number | null;
   readonly exitMessage?: string | null;
+  readonly savedGeneration?: string | null;
+  readonly liveGeneration?: string | null;
 }
+
+/** What it sleeps on, and what its monitor runs over. */
+export interface GenerationsOf { readonly saved: string | null; readonly live: string | null }
 
 /** A VMM on record, with the boot of the host that it belongs to. */
 export interface ProcessRecord extends Spawned { readonly bootId: string }
@@ -80,13 +86,30 @@ export class Records {
     return rows.map((row) => decodeRow(row, this.now())).filter((one) => wanted.every(([key, value]) => one.tags[key] === value));
   }
 
-  /** Moves to `state` with `changes`; the same state again only applies them. Throws where the table of hops forbids it: a bug. */
-  transition(id: string, state: InstanceState, reason: string | null, changes: Changes = {}): Instance {
+  /**
+   * Moves to `state` with `changes`; the same state again only applies them. Throws where the table of hops forbids it: a bug.
+   * `also` is part of the transaction.
+   */
+  transition(id: string, state: InstanceState, reason: string | null, changes: Changes = {}, also: () => void = () => {}): Instance {
     this.db.transaction(() => {
       const row = this.db.query<{ state: InstanceState }, [string]>("SELECT state FROM instances WHERE id = ?").get(id);
       if (row === null) throw new Error(`instance ${id} is not on record`);
       if (row.state !== state) this.hop(id, row.state, state, reason);
       this.update(id, { stateError: null, ...changes });
+      also();
+    }).immediate();
+    return this.changed(id);
+  }
+
+  generationsOf(id: string): GenerationsOf {
+    return this.db.query<GenerationsOf, [string]>("SELECT saved_generation AS saved, live_generation AS live FROM instances WHERE id = ?").get(id) ?? { saved: null, live: null };
+  }
+
+  setPolicies(id: string, change: { readonly autoStandby?: AutoStandbyPolicy | null; readonly snapshotPolicy?: SnapshotPolicy | null }): Instance {
+    const text = (value: object | null) => value && JSON.stringify(value);
+    this.db.transaction(() => {
+      if (change.autoStandby !== undefined) this.db.query("UPDATE instances SET auto_standby = ? WHERE id = ?").run(text(change.autoStandby), id);
+      if (change.snapshotPolicy !== undefined) this.db.query("UPDATE instances SET snapshot_policy = ? WHERE id = ?").run(text(change.snapshotPolicy), id);
     }).immediate();
     return this.changed(id);
   }
@@ -104,7 +127,7 @@ export class Records {
   }
 
   private update(id: string, changes: Changes): void {
-    const columns = { state_error: changes.stateError, started_at: changes.startedAt, stopped_at: changes.stoppedAt, exit_code: changes.exitCode, exit_message: changes.exitMessage };
+    const columns = { state_error: changes.stateError, started_at: changes.startedAt, stopped_at: changes.stoppedAt, exit_code: changes.exitCode, exit_message: changes.exitMessage, saved_generation: changes.savedGeneration, live_generation: changes.liveGeneration };
     const given = Object.entries(columns).filter((pair): pair is [string, string | number | null] => pair[1] !== undefined);
     if (given.length > 0) this.db.query(`UPDATE instances SET ${given.map(([key]) => `${key} = ?`).join(", ")} WHERE id = ?`).run(...given.map(([, value]) => value), id);
   }

@@ -3,12 +3,12 @@ import type { InstanceState } from "./service.ts";
 
 /** Allowed hops. What is observed may also always become Unknown, and Unknown any state once it is settled. */
 const HOPS: Readonly<Record<InstanceState, readonly InstanceState[]>> = {
-  Created: ["Initializing", "Stopped"],
+  Created: ["Initializing", "Stopped", "Standby"],
   Initializing: ["Running", "Paused", "Shutdown", "Stopped"],
   Running: ["Paused", "Shutdown", "Stopped", "Standby"],
   Paused: ["Running", "Initializing", "Shutdown", "Stopped", "Standby"],
   Shutdown: ["Stopped"],
-  Stopped: ["Initializing"],
+  Stopped: ["Initializing", "Standby"],
   Standby: ["Initializing", "Running", "Paused", "Stopped"],
   Unknown: ["Created", "Initializing", "Running", "Paused", "Shutdown", "Stopped", "Standby"],
 };
@@ -21,8 +21,10 @@ export const LIVE_STATES: readonly InstanceState[] = ["Initializing", "Running",
 /** States from which each verb sets out. */
 export const VERB_FROM = {
   start: ["Stopped", "Created"],
-  stop: ["Created", "Initializing", "Running", "Paused", "Shutdown", "Unknown"],
+  stop: ["Created", "Initializing", "Running", "Paused", "Shutdown", "Unknown", "Standby"],
   exec: ["Running"],
+  standby: ["Running"],
+  restore: ["Standby"],
   stats: ["Initializing", "Running", "Paused"],
 } as const satisfies Record<string, readonly InstanceState[]>;
 
