@@ -1,18 +1,25 @@
 // Runs the tests, a process a file, and ends with the line `N passed, N failed`; started by scripts/test.
 //   test.ts [PATTERN…]              those whose path has one of the patterns in it; all without a pattern
-//   test.ts --guest-only --report FILE [PATTERN…]   those that need KVM, here; the counts go to FILE
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync, existsSync } from "node:fs";
+//   test.ts --guest-only --report DIR [PATTERN…]   those that need KVM, here; DIR/report.json has the counts so far and the file under way,
+//                                                  DIR/output what that file has said
+// DORMOUSE_LONG=1: tests that go round and round do so for hours.
+import { closeSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync, existsSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join, relative } from "node:path";
+import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { probeKvm } from "../../src/host/doctor/probe.ts";
 
 const repo = join(import.meta.dir, "../..");
-/** Hang limits, far above what anything takes: a single test (bun's) and a file (ours). */
-const LIMITS = { unit: { testMs: 120_000, fileMs: 600_000 }, guest: { testMs: 600_000, fileMs: 1_800_000 } };
+const MINUTE = 60_000;
+const LONG = process.env["DORMOUSE_LONG"] === "1" ? 60 : 1;
+/** Hang limits, far above what anything takes: a single test (bun's), a file (ours), and the testbed with all of its files. */
+const LIMITS = { unit: { testMs: 2 * MINUTE, fileMs: 5 * MINUTE }, guest: { testMs: 5 * LONG * MINUTE, fileMs: 12 * LONG * MINUTE } };
+const TESTBED_LIMIT_MS = 45 * LONG * MINUTE;
 type Kind = keyof typeof LIMITS;
 
-export interface Counts { passed: number; failed: number }
+interface Counts { passed: number; failed: number }
+/** What the testbed's run leaves outside, written anew with each file: it also tells of a machine that died. */
+interface Report extends Counts { readonly running: string | null }
 
 const { values: options, positionals: patterns } = parseArgs({
   allowPositionals: true, options: { "guest-only": { type: "boolean" }, report: { type: "string" } },
@@ -32,17 +39,22 @@ function readReport(path: string): (Counts & { skipped: number }) | null {
   return { passed: attribute("tests") - failed - skipped, failed, skipped };
 }
 
+const indented = (text: string): string => text.trimEnd().replaceAll(/^/gm, "  | ");
+
+/** `folder` gets the file's output and bun's report. */
 async function runFile(file: string, kind: Kind, folder: string): Promise<Counts> {
   const { testMs, fileMs } = LIMITS[kind];
-  const report = join(folder, "junit.xml");
+  const report = join(folder, "junit.xml"), output = join(folder, "output");
   rmSync(report, { force: true });
   const started = performance.now();
   const argv = ["bun", "test", `--timeout=${testMs}`, "--reporter=junit", `--reporter-outfile=${report}`, `./${file}`];
-  // One pipe for both, so that what is said stays in order.
-  const child = Bun.spawn(["sh", "-c", 'exec "$@" 2>&1', "sh", ...argv], { cwd: repo, stdin: "ignore", stdout: "pipe", stderr: "inherit" });
+  // One file for both streams, so that what is said stays in order.
+  const said = openSync(output, "w");
+  const child = Bun.spawn(argv, { cwd: repo, stdin: "ignore", stdout: said, stderr: said });
+  closeSync(said);
   let hung = false;
   const limit = setTimeout(() => { hung = true; child.kill("SIGKILL"); }, fileMs);
-  const [output, status] = await Promise.all([child.stdout.text(), child.exited]);
+  const status = await child.exited;
   clearTimeout(limit);
   const read = readReport(report);
   const counts = read ?? { passed: 0, failed: 0, skipped: 0 };
@@ -51,21 +63,27 @@ async function runFile(file: string, kind: Kind, folder: string): Promise<Counts
   const seconds = ((performance.now() - started) / 1000).toFixed(1);
   const skipped = counts.skipped > 0 ? `, ${counts.skipped} skipped` : "";
   console.log(`${counts.failed === 0 ? "ok  " : "FAIL"} ${file}: ${counts.passed} passed, ${counts.failed} failed${skipped} (${seconds} s)`);
-  if (counts.failed > 0) console.log(output.trimEnd().replaceAll(/^/gm, "  | ") + (hung ? `\n  | killed after ${fileMs / 1000} s` : ""));
+  if (counts.failed > 0) console.log(indented(readFileSync(output, "utf8")) + (hung ? `\n  | killed after ${fileMs / 1000} s` : ""));
   return counts;
 }
 
-async function runFiles(files: readonly string[], kind: Kind): Promise<Counts> {
+/** `report`: a folder that is seen from outside a testbed, or null. */
+async function runFiles(files: readonly string[], kind: Kind, report: string | null = null): Promise<Counts> {
   const sum = { passed: 0, failed: 0 };
-  const folder = mkdtempSync(join(tmpdir(), "dormouse-tests-"));
+  const folder = report ?? mkdtempSync(join(tmpdir(), "dormouse-tests-"));
+  const tell = (running: string | null): void => {
+    if (report !== null) writeFileSync(join(report, "report.json"), JSON.stringify({ ...sum, running } satisfies Report));
+  };
   try {
     for (const file of files) {
+      tell(file);
       const { passed, failed } = await runFile(file, kind, folder);
       sum.passed += passed;
       sum.failed += failed;
     }
+    tell(null);
   } finally {
-    rmSync(folder, { recursive: true });
+    if (report === null) rmSync(folder, { recursive: true });
   }
   return sum;
 }
@@ -88,13 +106,27 @@ async function runGuestTests(files: readonly string[]): Promise<Counts> {
   const probe = probeKvm();
   if (probe.able) return runFiles(files, "guest");
   console.log(`no usable KVM here (${probe.found}): ${files.length} files run in the testbed`);
+  return runInTestbed(files);
+}
+
+/** A testbed that dies or hangs has told its console's last lines by itself; here, which file it was with and what that had said. */
+async function runInTestbed(files: readonly string[]): Promise<Counts> {
   const out = mkdtempSync(join(tmpdir(), "dormouse-report-"));
-  const report = join(out, "report.json");
   try {
-    const status = await outer(["scripts/testbed", "--out", out, "--", "bun", "scripts/lib/test.ts", "--guest-only", "--report", report, ...patterns]);
-    if (existsSync(report)) return JSON.parse(readFileSync(report, "utf8")) as Counts;
-    console.log(`FAIL test/guest: the testbed ended with status ${status} and no report`);
-    return { passed: 0, failed: files.length };
+    const limit = String(TESTBED_LIMIT_MS / 1000);
+    const status = await outer(["scripts/testbed", "--out", out, "--timeout", limit, "--", "bun", "scripts/lib/test.ts", "--guest-only", "--report", out, ...patterns]);
+    const path = join(out, "report.json");
+    if (!existsSync(path)) {
+      console.log(`FAIL test/guest: the testbed ended with status ${status} before the first file`);
+      return { passed: 0, failed: files.length };
+    }
+    const { passed, failed, running } = JSON.parse(readFileSync(path, "utf8")) as Report;
+    if (running === null) return { passed, failed };
+    const output = join(out, "output");
+    const left = files.length - files.indexOf(running);
+    console.log(`FAIL ${running}: the testbed ended with status ${status} in the middle of it; ${left - 1} files did not run`);
+    if (existsSync(output)) console.log(indented(readFileSync(output, "utf8")));
+    return { passed, failed: failed + left };
   } finally {
     rmSync(out, { recursive: true });
   }
@@ -104,11 +136,10 @@ const files = testFiles("test").filter(wanted);
 const guestFiles = files.filter(isGuest);
 const counts = { passed: 0, failed: 0 };
 const add = ({ passed, failed }: Counts): void => { counts.passed += passed; counts.failed += failed; };
-if (options["guest-only"]) add(await runFiles(guestFiles, "guest"));
+if (options["guest-only"]) add(await runFiles(guestFiles, "guest", options.report ?? null));
 else {
   add(await runFiles(files.filter((file) => !isGuest(file)), "unit"));
   add(await runGuestTests(guestFiles));
 }
-if (options.report !== undefined) writeFileSync(options.report, JSON.stringify(counts));
-else console.log(`${counts.passed} passed, ${counts.failed} failed`);
+if (options.report === undefined) console.log(`${counts.passed} passed, ${counts.failed} failed`);
 process.exitCode = counts.failed > 0 || counts.passed === 0 ? 1 : 0;

@@ -1,5 +1,5 @@
 // Frames between session.ts and agent.c: u8 type, u32le length, payload.
-export const Frame = { CONFIG: 1, STDIN: 2, SIGNAL: 3, RESIZE: 4, READY: 16, STDOUT: 17, STDERR: 18, CREDIT: 19, EXIT: 20 } as const;
+export const Frame = { CONFIG: 1, STDIN: 2, SIGNAL: 3, RESIZE: 4, READY: 16, STDOUT: 17, STDERR: 18, CREDIT: 19, EXIT: 20, ALIVE: 21 } as const;
 /** Bytes of STDIN that may be on the way at a time (INPUT_WINDOW of the agent). */
 export const INPUT_WINDOW = 64 * 1024;
 

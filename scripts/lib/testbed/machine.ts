@@ -6,6 +6,8 @@ import { cpio } from "./cpio.ts";
 
 const MIB = 2 ** 20;
 const MEMORY_MIB = 10 * 1024;
+/** CPU 0: no command runs on it, because no guest's vCPU may (agent.c, leave_cpu0, says why). */
+const SPARE_CPUS = 1;
 
 export class TestbedError extends Error {}
 
@@ -65,15 +67,17 @@ const CMDLINE = "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable kvm.t
 
 /**
  * Makes the run's files and says how QEMU is started on them. Software emulation, but with SVM: so KVM works inside.
- * MEM (MiB) and SMP in the environment set its size. The agent's port is the socket `agent.sock` of the folder, which must listen.
+ * MEM (MiB) and SMP (CPUs that commands can use) in the environment set its size. The agent's port is the socket `agent.sock` of the folder, which must listen.
  */
 export function prepareMachine(machine: Machine): string[] {
   const { folder, out } = machine;
   const memory = process.env["MEM"] ?? String(Math.min(MEMORY_MIB, Math.floor((freemem() * 0.7) / MIB)));
+  const cpus = Number(process.env["SMP"] ?? availableParallelism());
+  if (!Number.isInteger(cpus) || cpus < 1) throw new TestbedError(`cannot start with SMP=${process.env["SMP"]}: it is a number of CPUs, 1 or more`);
   const { state, scratch } = makeDisks(folder);
   return [
     "qemu-system-x86_64", "-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max", "-M", "q35",
-    "-smp", process.env["SMP"] ?? String(availableParallelism()), "-m", `${memory}M`,
+    "-smp", String(cpus + SPARE_CPUS), "-m", `${memory}M`,
     "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-monitor", "none", "-serial", `file:${join(folder, "console")}`,
     "-kernel", machine.kernel, "-initrd", makeInitrd(machine), "-append", CMDLINE,
     "-device", "virtio-rng-pci", "-device", "virtio-serial-pci",

@@ -8,6 +8,8 @@ import { Session } from "./session.ts";
 
 const BOOT_LIMIT_MS = 120_000;
 const CONSOLE_TAIL = 6000;
+/** The agent speaks every 5 s: a machine that is silent for so many checks hangs. Checks, not time: we may have been stopped ourselves. */
+const SILENT_CHECKS = 24, CHECK_MS = 5000;
 /** As timeout(1) has it. */
 const TIMED_OUT = 124;
 const MACHINE_LOST = 125;
@@ -44,6 +46,17 @@ function complain(what: string, consoleFd: number): void {
 
 const after = <T>(ms: number, value: T): Promise<T> => new Promise((done) => setTimeout(done, ms, value).unref());
 
+/** Resolves once the machine's agent has long been silent. */
+const silence = (session: Session): Promise<"silent"> => new Promise((done) => {
+  let silent = 0;
+  const timer = setInterval(() => {
+    silent = session.takeHeard() ? 0 : silent + 1;
+    if (silent < SILENT_CHECKS) return;
+    clearInterval(timer);
+    done("silent");
+  }, CHECK_MS).unref();
+});
+
 async function run(folder: string): Promise<number> {
   const started = performance.now();
   const out = options.out === undefined ? "" : resolve(options.out);
@@ -74,10 +87,11 @@ async function run(folder: string): Promise<number> {
       return MACHINE_LOST;
     }
     const limit = options.timeout === undefined ? new Promise<never>(() => {}) : after(Number(options.timeout) * 1000, "timeout" as const);
-    const status = await Promise.race([session.ended, limit]);
+    const status = await Promise.race([session.ended, limit, silence(session)]);
     if (status === "timeout") complain(`the command did not end within ${options.timeout} s`, consoleFd);
+    else if (status === "silent") complain(`the machine hangs: nothing was heard of it for ${(SILENT_CHECKS * CHECK_MS) / 1000} s`, consoleFd);
     else if (status === null) complain("the machine ended before its command", consoleFd);
-    return status === "timeout" ? TIMED_OUT : (status ?? MACHINE_LOST);
+    return status === "timeout" ? TIMED_OUT : typeof status === "number" ? status : MACHINE_LOST;
   } finally {
     machine.kill("SIGKILL");
     await machine.exited;

@@ -18,13 +18,21 @@ export class Session {
   private credit = INPUT_WINDOW;
   private credited: () => void = () => {};
   private impatience = 0;
+  private heard = true;
 
   constructor(private readonly socket: Socket, private readonly command: Command, private readonly ready: () => void) {
     this.ended = new Promise((resolve) => (this.end = resolve));
     const reader = new FrameReader((type, payload) => this.handle(type, payload));
-    socket.on("data", (bytes: Buffer) => reader.push(bytes));
+    socket.on("data", (bytes: Buffer) => { this.heard = true; reader.push(bytes); });
     socket.on("error", () => this.end(null));
     socket.on("close", () => this.end(null));
+  }
+
+  /** Whether the agent spoke since the last call, or could not because our reader is behind. */
+  takeHeard(): boolean {
+    const heard = this.heard || this.socket.isPaused();
+    this.heard = false;
+    return heard;
   }
 
   private send(type: number, payload: Uint8Array = new Uint8Array()): void {
