@@ -5,7 +5,7 @@ import { Channel, EXEC_V1 } from "../../src/routes/exec-protocol.ts";
 import { Daemon } from "../support/daemon.ts";
 import { image } from "../support/images.ts";
 import { Registry } from "../support/registry.ts";
-import { until } from "../support/until.ts";
+import { served, until } from "../support/until.ts";
 
 let registry: Registry;
 let daemon: Daemon;
@@ -67,7 +67,7 @@ describe("instances", () => {
     expect(await client.instances.wait(id, { state: "Running", timeout: "5m" })).toMatchObject({ state: "Running", timed_out: false });
     const running = await client.instances.get("web");
     expect(running).toMatchObject({ id, state: "Running", current_phase: "running" });
-    expect(await (await fetch(`http://${running.network?.ip}/`)).text()).toContain("busybox");
+    expect(await served(`http://${running.network?.ip}/`)).toContain("busybox");
     expect((await client.instances.list({ state: "Running", tags: { team: "a" } })).map((one) => one.id)).toEqual([id]);
     expect(await failure(client.instances.create({ name: "web", image: name }))).toMatchObject({ status: 409, code: "already_exists" });
     expect(await failure(client.images.delete(name))).toMatchObject({ status: 409, code: "in_use" });

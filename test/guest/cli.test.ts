@@ -3,7 +3,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { Daemon, executable } from "../support/daemon.ts";
 import { image } from "../support/images.ts";
 import { Registry } from "../support/registry.ts";
-import { until } from "../support/until.ts";
+import { served, until } from "../support/until.ts";
 
 let registry: Registry;
 let daemon: Daemon;
@@ -13,11 +13,11 @@ beforeAll(async () => {
   await (await image("busybox")).push(registry.host, "busybox");
   busybox = `${registry.host}/busybox`;
   daemon = await Daemon.start();
-});
+}, 300_000);
 afterAll(async () => {
   await daemon?.[Symbol.asyncDispose]();
   await registry?.stop();
-});
+}, 300_000);
 
 const SMALL = ["-m", "256m", "--cpus", "1"];
 const SHELL = [...SMALL, "--entrypoint", "/bin/busybox"];
@@ -26,8 +26,7 @@ test("run -d publishes a port, and the instance is there to read, enter, stop, s
   const id = (await daemon.run(["run", "-d", "--name", "web", "-p", "18080:80", ...SMALL, busybox])).trim();
   const [found] = JSON.parse(await daemon.run(["inspect", "web"])) as [{ id: string; state: string; network: { ip: string } }];
   expect(found).toMatchObject({ id, state: "Running" });
-  const page = await fetch(`http://${found.network.ip}/`);
-  expect(await page.text()).toContain("busybox");
+  expect(await served(`http://${found.network.ip}/`)).toContain("busybox");
   expect(await daemon.run(["exec", "-i", "web", "/bin/busybox", "cat"], { input: "x\n" })).toBe("x\n");
   const split = await daemon.try(["exec", "-e", "A=1", "web", "/bin/busybox", "sh", "-c", "echo out $A; echo err >&2; exit 9"]);
   expect(split).toEqual({ status: 9, stdout: "out 1\n", stderr: "err\n" });

@@ -17,3 +17,13 @@ export async function until<T>(what: string, attempt: () => Promise<T | null | u
   const why = last === undefined ? "" : `: ${last instanceof Error ? last.message : String(last)}`;
   throw new Error(`Gave up waiting for ${what} after ${limitMs / 1000} s${why}`);
 }
+
+/**
+ * The page at `url`, once its server answers: an instance is Running when its program was started, which opens its port a moment later.
+ * Only for that: what was served once must be served without asking twice.
+ */
+export const served = (url: string): Promise<string> => until(`${url} to be served`, async () => {
+  const answer = await fetch(url);
+  if (!answer.ok) throw new Error(`it answers ${answer.status}`);
+  return answer.text();
+});
