@@ -37,6 +37,17 @@ export function tryWrite(fd: number, buffer: Arg, length: number): number {
   }
 }
 
+const POLLIN = 1; // bits/poll.h
+const pollfd = new DataView(new ArrayBuffer(8)); // struct pollfd: i32 fd, i16 events, i16 revents
+
+/** Whether a read would find something now. */
+export function isReadable(fd: number): boolean {
+  pollfd.setInt32(0, fd, true);
+  pollfd.setInt16(4, POLLIN, true);
+  while (syscall(SYS.poll, pollfd, 1, 0) === -E.EINTR);
+  return (pollfd.getInt16(6, true) & POLLIN) !== 0; // POLLNVAL instead where it is no descriptor
+}
+
 /** Writes all of `bytes` at `offset`. */
 export function pwriteAll(fd: number, bytes: Uint8Array, offset: number): void {
   for (let done = 0; done < bytes.length; ) {

@@ -1,10 +1,11 @@
 // TAP devices (linux/if_tun.h). A device made here lives as long as somebody holds its descriptor.
 import { ptr } from "bun:ffi";
 import { E } from "./abi/errno.ts";
+import { sock_filter } from "./abi/filter.ts";
 import { ifreq, ioctls, sock_fprog, TUN } from "./abi/if_tun.ts";
 import { SYS } from "./abi/syscalls.ts";
 import { closeFd, O_NONBLOCK, O_RDWR, openFd } from "./fd.ts";
-import { must, SysError } from "./syscall.ts";
+import { must, syscall, SysError } from "./syscall.ts";
 
 export const { TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN, TUN_F_UFO } = TUN;
 
@@ -50,15 +51,17 @@ export function tapName(fd: number): string {
   return Buffer.from(bytes.subarray(0, bytes.indexOf(0))).toString();
 }
 
-const SOCK_FILTER_SIZE = 8; // struct sock_filter: u16 code, u8 jt, u8 jf, u32 k
-
-/** Has the kernel drop the frames for which the classic BPF program (`struct sock_filter` after another) returns 0. */
+/** Has the kernel drop the frames for which the classic BPF program (one `struct sock_filter` after another) returns 0. Replaces the one before. */
 export function attachFilter(fd: number, program: Uint8Array): void {
   const fprog = new DataView(new ArrayBuffer(sock_fprog.size));
-  fprog.setUint16(sock_fprog.at.len, program.length / SOCK_FILTER_SIZE, true);
+  fprog.setUint16(sock_fprog.at.len, program.length / sock_filter.size, true);
   fprog.setBigUint64(sock_fprog.at.filter, BigInt(ptr(program)), true); // the kernel copies it inside the call, while `program` is referenced
   must("Cannot attach a filter to a TAP", SYS.ioctl, fd, ioctls.TUNATTACHFILTER, fprog);
 }
 
-export const detachFilter = (fd: number): void =>
-  void must("Cannot detach a TAP's filter", SYS.ioctl, fd, ioctls.TUNDETACHFILTER, new Uint8Array(sock_fprog.size));
+/** Where there is none, or the device was removed meanwhile (EBADFD), that is fine. */
+export function detachFilter(fd: number): void {
+  const none = new Uint8Array(sock_fprog.size); // the kernel copies what it does not look at
+  const result = syscall(SYS.ioctl, fd, ioctls.TUNDETACHFILTER, none);
+  if (result < 0 && result !== -E.EBADFD) throw new SysError("Cannot detach a TAP's filter", -result);
+}

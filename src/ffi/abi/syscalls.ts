@@ -1,7 +1,7 @@
 // asm/unistd_64.h: system-call numbers of x86-64. Only those in use.
 export const header = "asm/unistd_64.h";
 export const SYS = {
-  read: 0, write: 1, open: 2, close: 3, fstat: 5, lseek: 8, mmap: 9, mprotect: 10, munmap: 11, ioctl: 16,
+  read: 0, write: 1, open: 2, close: 3, fstat: 5, poll: 7, lseek: 8, mmap: 9, mprotect: 10, munmap: 11, ioctl: 16,
   pread64: 17, pwrite64: 18, readv: 19, writev: 20, madvise: 28, dup: 32, dup2: 33, getpid: 39, socket: 41,
   connect: 42, accept: 43, sendto: 44, recvfrom: 45, sendmsg: 46, recvmsg: 47, shutdown: 48, bind: 49, listen: 50,
   getsockname: 51, socketpair: 53, setsockopt: 54, getsockopt: 55, kill: 62, fcntl: 72, fsync: 74, fdatasync: 75,

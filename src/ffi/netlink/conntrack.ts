@@ -18,8 +18,21 @@ export interface Tuple {
   readonly sourcePort: number;
   readonly destinationPort: number;
 }
-/** `original` is as the first packet came, `reply` what the answers look like before they are translated back. */
-export interface Connection { readonly original: Tuple; readonly reply: Tuple }
+/** A connection as the kernel sees it; UDP and ICMP have them too. */
+export interface Connection {
+  /** As the first packet came: with a published port, the host is its destination. */
+  readonly original: Tuple;
+  /** What the answers look like before they are translated back: their source is whoever answers. */
+  readonly reply: Tuple;
+  /** Tells it from an earlier or later one with the same ends. */
+  readonly id: number;
+  /** Bits of IPS_…. */
+  readonly status: number;
+  /** Whole seconds until it is forgotten. Each of its packets sets this back to what its state has. */
+  readonly timeoutS: number;
+  /** TCP_CONNTRACK_…; null for other protocols. */
+  readonly tcpState: number | null;
+}
 
 const ct = (type: number) => (NFNL.NFNL_SUBSYS_CTNETLINK << 8) | type;
 
@@ -55,7 +68,19 @@ export class ConntrackSocket {
 
 function connectionOf(m: Received): Connection {
   const found = attributes(m.body.subarray(nfgenmsg.size));
-  return { original: tupleOf(found.get(CT.CTA_TUPLE_ORIG)), reply: tupleOf(found.get(CT.CTA_TUPLE_REPLY)) };
+  return {
+    original: tupleOf(found.get(CT.CTA_TUPLE_ORIG)),
+    reply: tupleOf(found.get(CT.CTA_TUPLE_REPLY)),
+    id: readBe32(found.get(CT.CTA_ID)),
+    status: readBe32(found.get(CT.CTA_STATUS)),
+    timeoutS: readBe32(found.get(CT.CTA_TIMEOUT)),
+    tcpState: tcpStateOf(found.get(CT.CTA_PROTOINFO)),
+  };
+}
+
+function tcpStateOf(protocol: Uint8Array = new Uint8Array()): number | null {
+  const tcp = attributes(attributes(protocol).get(CT.CTA_PROTOINFO_TCP) ?? new Uint8Array());
+  return tcp.get(CT.CTA_PROTOINFO_TCP_STATE)?.[0] ?? null;
 }
 
 function tupleOf(bytes: Uint8Array = new Uint8Array()): Tuple {

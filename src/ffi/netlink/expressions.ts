@@ -1,14 +1,14 @@
 // The nf_tables expressions that rules are made of (linux/netfilter/nf_tables.h), each one step of the kernel's small
 // register machine: load into a register, compare, look up, decide. A comparison that fails ends the rule.
 import { NF } from "../abi/netfilter.ts";
+import { IPS } from "../abi/nf_conntrack_common.ts";
 import { NFT } from "../abi/nf_tables.ts";
 import { attr, be32, nest, text, u32, u8 } from "./message.ts";
 
 export interface Expression { readonly name: string; readonly data: readonly Uint8Array[] }
 
-/** linux/netfilter/nf_conntrack_common.h: bits of `ct state` (1 << (enum ip_conntrack_info + 1); invalid is 1) and of `ct status`. */
+/** linux/netfilter/nf_conntrack_common.h: bits of `ct state` (1 << (enum ip_conntrack_info + 1); invalid is 1). */
 export const CT_STATE = { INVALID: 1, ESTABLISHED: 2, RELATED: 4, NEW: 8 } as const;
-export const IPS_DST_NAT = 32;
 
 const REG = NFT.NFT_REG_1;
 const value = (bytes: Uint8Array): Uint8Array => attr(NFT.NFTA_DATA_VALUE, bytes);
@@ -64,7 +64,7 @@ const ct = (key: number, bits: number): Expression[] => [
 /** The connection is in one of these states (CT_STATE bits). */
 export const connectionState = (bits: number) => ct(NFT.NFT_CT_STATE, bits);
 /** The connection's destination was rewritten: it came to a published port. */
-export const wasPublished = () => ct(NFT.NFT_CT_STATUS, IPS_DST_NAT);
+export const wasPublished = () => ct(NFT.NFT_CT_STATUS, IPS.IPS_DST_NAT);
 
 export const protocolIs = (protocol: number): Expression[] => [meta(NFT.NFT_META_L4PROTO, REG), equal(u8(protocol))];
 export const destinationPortIs = (port: number): Expression[] =>

@@ -2,15 +2,16 @@
 // Order everywhere: the record first, then the host; what a crash leaves between the two, start() and reconcile() settle.
 import type { Database } from "bun:sqlite";
 import { E } from "../../ffi/abi/errno.ts";
-import { ConntrackSocket, type Connection } from "../../ffi/netlink/conntrack.ts";
 import type { Message } from "../../ffi/netlink/message.ts";
 import { NftSocket, TableMessages } from "../../ffi/netlink/nftables.ts";
 import { RouteSocket } from "../../ffi/netlink/route.ts";
 import { NetlinkError } from "../../ffi/netlink/socket.ts";
 import { closeFd } from "../../ffi/fd.ts";
-import { err, ok, ResultAsync } from "neverthrow";
-import { DormouseError, fail, messageOf, wrap, type AsyncRes, type Res } from "../../errors.ts";
+import { err, ok } from "neverthrow";
+import { DormouseError, fail, wrap, type AsyncRes, type Res } from "../../errors.ts";
+import { attempt } from "./attempt.ts";
 import { contains, formatAddress, parseAddress, parseRange, type Range } from "./address.ts";
+import { ends, forgetConnections } from "./connections.ts";
 import { enableForwarding, restoreForwarding } from "./forwarding.ts";
 import { LeaseStore, type Published } from "./leases.ts";
 import { NetworkLock } from "./lock.ts";
@@ -20,7 +21,7 @@ import { hostResolvers, parseResolvers } from "./resolvers.ts";
 import { guestElement, GUESTS, IPPROTO, replaceTable, TABLE } from "./ruleset.ts";
 import type { Lease, NetworkService, PortMapping } from "./service.ts";
 import { addShared, refuseOverlap, removeShared } from "./shared.ts";
-import { hasGuestTaps, openGuestTap, removeGuestTap, removeGuestTaps, repairGuestTap } from "./tap.ts";
+import { adoptGuestTap, hasGuestTaps, openGuestTap, removeGuestTap, removeGuestTaps, repairGuestTap } from "./tap.ts";
 
 export { networkMigrations } from "./migrations.ts";
 export { doctorForwarding, type ForwardingFinding } from "./doctor.ts";
@@ -100,20 +101,21 @@ class Network implements NetworkService {
   }
 
   openTap(lease: Lease): AsyncRes<number> {
-    return attempt(`Cannot open the TAP of instance ${lease.instanceId}`, () => {
-      const recorded = this.store.find(lease.instanceId);
-      if (recorded === null || recorded.tap !== lease.tap || recorded.ip !== lease.ip)
-        return fail("internal", `Cannot open the TAP of instance ${lease.instanceId}: its address ${lease.ip} is not on record`);
-      return openGuestTap(this.route, recorded).andThen((fd) => {
+    return attempt(`Cannot open the TAP of instance ${lease.instanceId}`, () => this.recorded(lease).andThen((recorded) =>
+      openGuestTap(this.route, recorded).andThen((fd) => {
         try {
-          this.commit("Cannot let the guest in", new TableMessages(TABLE).addElements(GUESTS, [guestElement(recorded)]));
+          this.letIn(recorded);
           return ok(fd);
         } catch (error) {
           closeFd(fd);
           throw error;
         }
-      });
-    });
+      })));
+  }
+
+  adoptTap(lease: Lease, fd: number): AsyncRes<void> {
+    return attempt(`Cannot take over the TAP of instance ${lease.instanceId}`, () =>
+      this.recorded(lease).andThen((recorded) => adoptGuestTap(this.route, recorded, fd).map(() => this.letIn(recorded))));
   }
 
   publish(instanceId: string, ports: readonly PortMapping[]): AsyncRes<void> {
@@ -149,7 +151,7 @@ class Network implements NetworkService {
       removeShared(this.route, this.range);
       this.removeRange(this.store.setting(RANGE_SETTING));
       restoreForwarding(this.store);
-      this.forget((c) => ends(c).some((address) => contains(this.range.base, this.range.prefix, address)));
+      forgetConnections(this.log, (c) => ends(c).some((address) => contains(this.range.base, this.range.prefix, address)));
       this.reservations.close();
       this.store.clearPorts();
       this.store.setSetting(RANGE_SETTING, null);
@@ -229,6 +231,16 @@ class Network implements NetworkService {
     }
   }
 
+  private recorded(lease: Lease): Res<Lease> {
+    const recorded = this.store.find(lease.instanceId);
+    if (recorded !== null && recorded.tap === lease.tap && recorded.ip === lease.ip) return ok(recorded);
+    return fail("internal", `Cannot open the TAP of instance ${lease.instanceId}: its address ${lease.ip} is not on record`);
+  }
+
+  private letIn(lease: Lease): void {
+    this.commit("Cannot let the guest in", new TableMessages(TABLE).addElements(GUESTS, [guestElement(lease)]));
+  }
+
   private replacePorts(instanceId: string, ports: readonly PortMapping[]): Res<void> {
     const old = this.store.publishedOf(instanceId);
     const held: PortMapping[] = [];
@@ -258,7 +270,7 @@ class Network implements NetworkService {
   private settlePorts(old: readonly Published[], now: readonly Published[]): void {
     for (const port of old) if (!now.some((p) => portName(p) === portName(port))) this.reservations.drop(port);
     const udp = new Set([...old, ...now].filter((p) => p.protocol === "udp").map((p) => p.hostPort));
-    if (udp.size > 0) this.forget((c) => c.original.protocol === IPPROTO.udp && udp.has(c.original.destinationPort));
+    if (udp.size > 0) forgetConnections(this.log, (c) => c.original.protocol === IPPROTO.udp && udp.has(c.original.destinationPort));
   }
 
   private releaseNow(instanceIds: readonly string[]): void {
@@ -271,7 +283,7 @@ class Network implements NetworkService {
       released.add(parseAddress(lease.ip) ?? 0);
     }
     // The next instance with this address must not be sent what was meant for this one.
-    if (released.size > 0) this.forget((c) => ends(c).some((address) => released.has(address)));
+    if (released.size > 0) forgetConnections(this.log, (c) => ends(c).some((address) => released.has(address)));
   }
 
   private dropElements(lease: Lease, ports: readonly Published[]): void {
@@ -282,31 +294,4 @@ class Network implements NetworkService {
     ]);
     this.settlePorts(ports, []);
   }
-
-  /** Stale connections end by themselves in time, so a kernel that cannot list them (no NF_CT_NETLINK) is no failure. */
-  private forget(matches: (connection: Connection) => boolean): void {
-    const socket = new ConntrackSocket();
-    try {
-      socket.forget(matches);
-    } catch (error) {
-      this.log(`old connections were not forgotten: ${messageOf(error)}`);
-    } finally {
-      socket.close();
-    }
-  }
-}
-
-/** Every address that a connection has, before and after translation. */
-const ends = (c: Connection): number[] => [c.original.source, c.original.destination, c.reply.source, c.reply.destination];
-
-/** Runs what is synchronous underneath; whatever the system-call layer or SQLite throws becomes `host.network`. */
-function attempt<T>(what: string, body: () => Res<T>): AsyncRes<T> {
-  let result: Res<T>;
-  try {
-    result = body();
-  } catch (error) {
-    const hint = error instanceof NetlinkError && error.errno === E.EPERM ? " (root or CAP_NET_ADMIN is needed)" : "";
-    result = err(wrap("host.network", what + hint, error));
-  }
-  return new ResultAsync(Promise.resolve(result));
 }

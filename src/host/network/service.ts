@@ -28,6 +28,11 @@ export interface NetworkService {
    * `vnet_hdr` on, offloads off until the driver negotiates them.
    */
   openTap(lease: Lease): AsyncRes<number>;
+  /**
+   * As openTap() for a TAP that a monitor held on: `fd` is the one that it handed back, and stays the caller's.
+   * What was negotiated with the guest's driver stays as it is. `host.network` where it is not the instance's TAP.
+   */
+  adoptTap(lease: Lease, fd: number): AsyncRes<void>;
   /** Publishes ports (replacing what was published for the instance); `port.taken` where another has one. */
   publish(instanceId: string, ports: readonly PortMapping[]): AsyncRes<void>;
   unpublish(instanceId: string): AsyncRes<void>;

@@ -3,9 +3,9 @@ import { E } from "../../ffi/abi/errno.ts";
 import { closeFd } from "../../ffi/fd.ts";
 import type { Link, RouteSocket } from "../../ffi/netlink/route.ts";
 import { SysError } from "../../ffi/syscall.ts";
-import { openTapDevice } from "../../ffi/tun.ts";
+import { openTapDevice, tapName } from "../../ffi/tun.ts";
 import { ok } from "neverthrow";
-import { DormouseError, fail, type Res } from "../../errors.ts";
+import { DormouseError, fail, messageOf, type Res } from "../../errors.ts";
 import { HOST_MAC, macBytes, parseAddress, TAP_PREFIX } from "./address.ts";
 import type { Lease } from "./service.ts";
 import { ROUTE_PROTOCOL } from "./shared.ts";
@@ -40,6 +40,20 @@ export function openGuestTap(route: RouteSocket, lease: Lease): Res<number> {
     closeFd(fd); // and with it the TAP
     throw error;
   }
+}
+
+/** Checks that `fd` is the instance's TAP, and brings that to the state that it should be in. */
+export function adoptGuestTap(route: RouteSocket, lease: Lease, fd: number): Res<void> {
+  const what = `Cannot take over the TAP ${lease.tap} of instance ${lease.instanceId}`;
+  let name: string;
+  try {
+    name = tapName(fd);
+  } catch (error) {
+    const why = error instanceof SysError && error.errno === E.EBADFD ? "the link was removed from the host; stop and start the instance" : messageOf(error);
+    return fail("host.network", `${what}: ${why}`, { cause: error });
+  }
+  if (name !== lease.tap) return fail("host.network", `${what}: its monitor handed out ${name} instead`);
+  return repairGuestTap(route, lease) ? ok() : fail("host.network", `${what}: the host has no such link`);
 }
 
 /** Brings a TAP that exists to the state that it should be in; false where there is none. */

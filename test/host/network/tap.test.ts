@@ -117,6 +117,27 @@ test("the TAP goes with its last descriptor", () => {
   tap = -1;
 });
 
+test("a TAP that a monitor hands back is set up as a new one is", async () => {
+  const table = () => run("nft", "list", "set", "ip", "dormouse", "guests");
+  const link = () => [run("ip", "-br", "link", "show", lease.tap), run("ip", "route", "show", "dev", lease.tap), run("ip", "neigh", "show", "dev", lease.tap)];
+  const before = [...link(), table()];
+  run("ip", "link", "set", lease.tap, "down"); // routes and neighbours go with it
+  run("nft", "flush", "set", "ip", "dormouse", "guests");
+  (await network.adoptTap(lease, tap))._unsafeUnwrap();
+  expect([...link(), table()]).toEqual(before);
+  (await network.adoptTap(lease, tap))._unsafeUnwrap();
+  expect([...link(), table()]).toEqual(before);
+});
+
+test("no other TAP is taken for it, and none that was removed", async () => {
+  const other = network.allocate("b")._unsafeUnwrap(), otherTap = (await network.openTap(other))._unsafeUnwrap();
+  expect((await network.adoptTap(lease, otherTap))._unsafeUnwrapErr().message).toContain(`its monitor handed out ${other.tap} instead`);
+  expect((await network.adoptTap({ ...lease, ip: other.ip }, tap))._unsafeUnwrapErr().message).toContain("not on record");
+  run("ip", "link", "del", other.tap);
+  expect((await network.adoptTap(other, otherTap))._unsafeUnwrapErr().message).toContain("the link was removed from the host");
+  closeFd(otherTap);
+});
+
 test("a filter in the kernel drops what it says", async () => {
   const accept = new Uint8Array([6, 0, 0, 0, 0xff, 0xff, 0, 0]), drop = new Uint8Array([6, 0, 0, 0, 0, 0, 0, 0]); // BPF_RET | BPF_K
   const ping = () => Bun.spawnSync(["ping", "-c", "1", "-W", "0.01", lease.ip]);
