@@ -45,7 +45,7 @@ export class Session {
       restore: () => notYet("restore a machine"),
       release: () => notYet("release a machine"),
       tap: (_params, _fds, reply) => reply({ result: null, fds: { tap: this.need().devices.tap() } }),
-      addLayer: () => notYet("add a layer to a disk"),
+      addLayer: (params, fds, reply) => this.addLayer(params.disk, fds, (error) => reply(error === null ? { result: null } : { error })),
       shutdown: (params, _fds, reply) => reply({ result: this.shutdown(params.graceMs, params.signal) }),
       kill: () => this.end("killed", "killed"),
       vsock: (params, fds, reply) => this.need().devices.connect(params.port, fds.take("stream"), (error) => reply(error === null ? { result: null } : { error })),
@@ -81,6 +81,12 @@ export class Session {
   private need(): Running {
     if (this.running === null) throw new Error("no guest has been booted");
     return this.running;
+  }
+
+  private addLayer(disk: number, fds: RequestFds, done: (error: string | null) => void): void {
+    const { devices } = this.need();
+    if (this.record.status.state !== "paused") throw new Error(`Cannot add a layer to disk ${disk}: the guest is not paused`);
+    devices.addLayer(disk, fds, done);
   }
 
   private shutdown(graceMs: number, signal: number): VmmStatus {

@@ -7,9 +7,11 @@ import { DormouseError, messageOf, wrap, type AsyncRes } from "../../errors.ts";
 import { cloneFile } from "../../ffi/sparse.ts";
 
 /** Changes with anything below that changes what mkfs makes, so that older templates are not used. */
-const GEOMETRY = "g1";
+const GEOMETRY = "g2";
 const TEMPLATES_KEPT = 8;
 const MIB = 2 ** 20;
+/** The monitor addresses writable disks in these (src/block-map.ts); mkfs alone would take smaller ones for small disks. */
+const BLOCK = 4096;
 /** Below this the journal would take a good part of the disk. */
 const SMALL = 512 * MIB;
 
@@ -78,7 +80,7 @@ export class UpperDisks {
     // The file is new and all zero: with that said, nothing is written but the metadata in use, and the guest's kernel
     // doesn't zero the inode tables later either, which would fill the sparse file.
     const journal = bytes < SMALL ? 4 : 16;
-    const options = (extra: string) => ["-q", "-F", "-m", "0", "-L", "upper", "-J", `size=${journal}`, "-E", `nodiscard,lazy_journal_init=1,${extra}`, path];
+    const options = (extra: string) => ["-q", "-F", "-b", String(BLOCK), "-m", "0", "-L", "upper", "-J", `size=${journal}`, "-E", `nodiscard,lazy_journal_init=1,${extra}`, path];
     const first = await this.run(options("assume_storage_prezeroed=1"));
     // e2fsprogs before 1.47 don't know that option.
     const last = first === null || !first.includes("assume_storage_prezeroed") ? first : await this.run(options("lazy_itable_init=1"));

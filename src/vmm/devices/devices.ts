@@ -1,15 +1,17 @@
 // All devices of one machine: made from what `boot` brought, put on the bus in a fixed order, asked as one.
 // The order is the guest's: vda, vdb, … are the disks in theirs; eth0 is the one network device.
 import type { Epoll } from "../../ffi/epoll.ts";
-import { fileSize } from "../../ffi/fd.ts";
+import { closeFd, fileSize } from "../../ffi/fd.ts";
 import type { RequestFds } from "../control.ts";
 import type { GuestMemory } from "../memory.ts";
 import type { PciFunction, PciPlatform } from "../pci.ts";
 import { GUEST_CID, type BootParams, type VmmStats } from "../protocol.ts";
 import type { Device } from "../virtio/device.ts";
 import { VirtioPci } from "../virtio/transport.ts";
+import { BlockMap } from "./block/block-map.ts";
 import { BlockDevice } from "./block/device.ts";
 import { createDiskIo } from "./block/io.ts";
+import { Layers } from "./block/layers.ts";
 import { ConsoleDevice } from "./console/device.ts";
 import { FramedPort } from "./console/framed-port.ts";
 import { LogSink } from "./console/log-sink.ts";
@@ -47,10 +49,8 @@ export class Devices {
     const appLog = new LogSink([fds.take("app0"), fds.take("app1")]);
     this.port = new FramedPort(CONTROL_PORT, events.onFrame, events.log);
     const io = createDiskIo(epoll, events.log);
-    this.disks = params.disks.map((disk, i) => {
-      const fd = fds.take(`disk${i}`);
-      return new BlockDevice({ name: `disk${i}`, readonly: disk.readonly, serial: disk.serial, backing: { fd, bytes: fileSize(fd) } }, io);
-    });
+    this.disks = params.disks.map(({ readonly, serial, layers }, i) =>
+      new BlockDevice({ name: `disk${i}`, readonly, serial, backing: Layers.open(i, layers ?? 1, (name) => fds.take(name)) }, io));
     this.tapFd = params.mac === undefined ? -1 : fds.take("tap");
     this.net = params.mac === undefined ? null : new NetDevice({ fd: this.tapFd, mac: macBytes(params.mac) }, epoll, events.log);
     this.vsock = new VsockDevice(GUEST_CID, epoll);
@@ -63,6 +63,24 @@ export class Devices {
 
   /** Joins a stream socket, owned from now on, to a connection to `port` of the guest; calls back once, with null or why not. */
   connect(port: number, fd: number, done: (error: string | null) => void): void { this.vsock.connect(port, fd, done); }
+
+  /** Descriptors `disk` and `map` become the newest layer of a disk; calls back once, with null or why not. Throws where they are no layer for it. */
+  addLayer(disk: number, fds: RequestFds, done: (error: string | null) => void): void {
+    const device = this.disks[disk];
+    if (device === undefined) throw new Error(`Cannot add a layer to disk ${disk}: there are ${this.disks.length} disks`);
+    const fd = fds.take("disk"), mapFd = fds.take("map");
+    const close = () => [fd, mapFd].forEach(closeFd);
+    try {
+      const map = new BlockMap(`the block map of the new layer of disk${disk}`, mapFd, fileSize(fd));
+      device.addLayer({ fd, map }, (error) => {
+        if (error !== null) close();
+        done(error);
+      });
+    } catch (error) {
+      close();
+      throw error;
+    }
+  }
 
   /** The TAP's descriptor; it stays the devices' own. */
   tap(): number {

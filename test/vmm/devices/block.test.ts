@@ -4,54 +4,17 @@ import { closeSync, ftruncateSync, mkdtempSync, openSync, readFileSync, rmSync, 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Epoll } from "../../../src/ffi/epoll.ts";
-import { VIRTIO_BLK, virtio_blk_config } from "../../../src/ffi/abi/virtio_blk.ts";
+import { virtio_blk_config } from "../../../src/ffi/abi/virtio_blk.ts";
 import { BlockDevice } from "../../../src/vmm/devices/block/device.ts";
-import type { DiskIo } from "../../../src/vmm/devices/block/disk-io.ts";
 import { UringIo } from "../../../src/vmm/devices/block/uring.ts";
-import { WorkerIo } from "../../../src/vmm/devices/block/worker-io.ts";
 import { TokenBucket } from "../../../src/vmm/devices/token-bucket.ts";
-import { Driver, type ChainBuffer } from "../driver.ts";
+import { DISCARD, Disk, FLUSH, GET_ID, IN, IOERR, OK, OUT, UNSUPP, ways, ZEROES } from "./block-driver.ts";
 
-const { VIRTIO_BLK_T_IN: IN, VIRTIO_BLK_T_OUT: OUT, VIRTIO_BLK_T_FLUSH: FLUSH, VIRTIO_BLK_T_GET_ID: GET_ID, VIRTIO_BLK_T_DISCARD: DISCARD, VIRTIO_BLK_T_WRITE_ZEROES: ZEROES } = VIRTIO_BLK;
-const OK = 0, IOERR = 1, UNSUPP = 2;
 
 const cleanup: (() => void)[] = [];
 afterEach(() => {
   for (const step of cleanup.splice(0).reverse()) step();
 });
-
-const ways: Record<string, (epoll: Epoll) => DiskIo> = {
-  io_uring: (epoll) => UringIo.create(epoll)!,
-  worker: (epoll) => new WorkerIo(epoll, (message) => { throw new Error(message); }),
-};
-
-class Disk extends Driver {
-  constructor(readonly path: string, device: BlockDevice, epoll: Epoll) {
-    super(device, epoll);
-  }
-  /** Queues one request; the address of its status byte comes back. */
-  request(type: number, sector: number, data: readonly ChainBuffer[] = [], table?: number): number {
-    const header = new DataView(new ArrayBuffer(16));
-    header.setUint32(0, type, true);
-    header.setBigUint64(8, BigInt(sector), true);
-    const status = this.put(new Uint8Array([0xff]));
-    this.queues[0]!.add([{ gpa: this.put(new Uint8Array(header.buffer)), length: 16 }, ...data, { gpa: status, length: 1, write: true }], table);
-    return status;
-  }
-  /** One request from start to end; its status, and the used length. */
-  do(type: number, sector: number, data: readonly ChainBuffer[] = []): { status: number; length: number } {
-    const status = this.request(type, sector, data);
-    this.queues[0]!.kick();
-    let used: { length: number }[] = [];
-    this.run(() => (used = this.queues[0]!.takeUsed()).length > 0);
-    return { status: this.bytes[status]!, length: used[0]!.length };
-  }
-  read(sector: number, length: number): Uint8Array {
-    const gpa = this.alloc(length);
-    expect(this.do(IN, sector, [{ gpa, length, write: true }])).toEqual({ status: OK, length: length + 1 });
-    return this.bytes.slice(gpa, gpa + length);
-  }
-}
 
 function disk(way: string, content: Uint8Array<ArrayBuffer>, readonly = false): Disk {
   const dir = mkdtempSync(join(tmpdir(), "dormouse-block-"));
@@ -71,7 +34,7 @@ describe.each(Object.keys(ways))("BlockDevice on %s", (way) => {
   test("reads what the file holds, into several buffers", () => {
     const content = pattern(1 << 20);
     const d = disk(way, content);
-    expect(d.read(3, 4096)).toEqual(content.slice(1536, 1536 + 4096));
+    expect(d.read(24, 4096)).toEqual(content.slice(12288, 12288 + 4096));
     const a = d.alloc(512), b = d.alloc(3584);
     expect(d.do(IN, 8, [{ gpa: a, length: 512, write: true }, { gpa: b, length: 3584, write: true }]).status).toBe(OK);
     expect(d.bytes.slice(a, a + 512)).toEqual(content.slice(4096, 4608));
@@ -83,9 +46,9 @@ describe.each(Object.keys(ways))("BlockDevice on %s", (way) => {
     const d = disk(way, new Uint8Array(1 << 20));
     const data = pattern(8192, 13);
     const gpa = d.put(data);
-    expect(d.do(OUT, 100, [{ gpa, length: 8192 }])).toEqual({ status: OK, length: 1 });
+    expect(d.do(OUT, 96, [{ gpa, length: 8192 }])).toEqual({ status: OK, length: 1 });
     expect(d.do(FLUSH, 0).status).toBe(OK);
-    expect(Uint8Array.from(readFileSync(d.path)).slice(51200, 51200 + 8192)).toEqual(data);
+    expect(Uint8Array.from(readFileSync(d.path)).slice(49152, 49152 + 8192)).toEqual(data);
   });
 
   test("completes 200 requests given at once, indirect ones too", () => {
@@ -94,7 +57,7 @@ describe.each(Object.keys(ways))("BlockDevice on %s", (way) => {
     const wanted: { gpa: number; sector: number; status: number }[] = [];
     for (let round = 0; round < 5; round++) {
       for (let i = 0; i < 200; i++) {
-        const gpa = d.alloc(4096), sector = (i * 37 + round) % 8000;
+        const gpa = d.alloc(4096), sector = ((i * 37 + round) % 1000) * 8;
         wanted.push({ gpa, sector, status: d.request(IN, sector, [{ gpa, length: 4096, write: true }], d.alloc(48)) });
       }
       d.queues[0]!.kick();
@@ -141,6 +104,21 @@ describe.each(Object.keys(ways))("BlockDevice on %s", (way) => {
     expect(d.do(IN, 0, [{ gpa, length: 100, write: true }]).status).toBe(IOERR);
     expect(d.do(77, 0).status).toBe(UNSUPP);
     expect(d.do(OUT, 0).status).toBe(OK);
+  });
+
+  test("a disk that is written is addressed in blocks of 4 KiB, one that is only read in sectors", () => {
+    const d = disk(way, pattern(1 << 16));
+    expect(d.device.config.getUint32(virtio_blk_config.at.blk_size, true)).toBe(4096);
+    const gpa = d.alloc(4096), range = new DataView(new ArrayBuffer(16));
+    range.setBigUint64(0, 8n, true);
+    range.setUint32(8, 4, true);
+    expect(d.do(IN, 1, [{ gpa, length: 4096, write: true }]).status).toBe(IOERR);
+    expect(d.do(OUT, 8, [{ gpa, length: 512 }]).status).toBe(IOERR);
+    expect(d.do(DISCARD, 0, [{ gpa: d.put(new Uint8Array(range.buffer)), length: 16 }]).status).toBe(IOERR);
+    expect(Uint8Array.from(readFileSync(d.path))).toEqual(pattern(1 << 16));
+    const shown = disk(way, pattern(1 << 16), true);
+    expect(shown.device.config.getUint32(virtio_blk_config.at.blk_size, true)).toBe(512);
+    expect(shown.read(3, 512)).toEqual(pattern(1 << 16).slice(1536, 2048));
   });
 
   test("does not write to a read-only disk", () => {
@@ -196,7 +174,7 @@ describe.each(Object.keys(ways))("BlockDevice on %s", (way) => {
     d.run(() => idle > 0);
     expect(device.inFlight).toBe(0);
     const before = d.queues[0]!.takeUsed().length;
-    const late = d.request(IN, 0, [{ gpa: d.alloc(512), length: 512, write: true }]);
+    const late = d.request(IN, 0, [{ gpa: d.alloc(4096), length: 4096, write: true }]);
     d.queues[0]!.kick();
     d.settle();
     expect({ idle, late: d.bytes[late] }).toEqual({ idle: 1, late: 0xff });
@@ -215,7 +193,7 @@ describe.each(Object.keys(ways))("BlockDevice on %s", (way) => {
     d.run(() => d.status === 0);
     expect((d.device as BlockDevice).inFlight).toBe(0);
     d.start();
-    expect(d.read(0, 512)).toEqual(new Uint8Array(512));
+    expect(d.read(0, 4096)).toEqual(new Uint8Array(4096));
   });
 });
 
@@ -243,7 +221,7 @@ test("a spare device gets its file later", () => {
   expect(d.platform.took(101)).toBe(true);
   expect(d.readCommon("config_generation")).not.toBe(generation);
   expect(device.config.getBigUint64(virtio_blk_config.at.capacity, true)).toBe(128n);
-  expect(d.read(0, 512)).toEqual(pattern(512));
+  expect(d.read(0, 4096)).toEqual(pattern(4096));
 });
 
 test("a bucket holds requests back until it has credit again", () => {
@@ -266,6 +244,6 @@ test("no space on the host is an error to the guest and counted", () => {
   cleanup.push(() => closeSync(full), () => epoll.close(), () => io.close());
   const device = new BlockDevice({ name: "disk0", readonly: false, serial: "", backing: { fd: full, bytes: 1 << 20 } }, io);
   const d = new Disk("", device, epoll).start() as Disk;
-  expect(d.do(OUT, 0, [{ gpa: d.alloc(512), length: 512 }]).status).toBe(IOERR);
+  expect(d.do(OUT, 0, [{ gpa: d.alloc(4096), length: 4096 }]).status).toBe(IOERR);
   expect(device.stats).toMatchObject({ errors: 1, noSpace: 1 });
 });

@@ -1,7 +1,7 @@
 // How block devices do I/O without ever waiting for it: the interface between a device and its way of I/O.
 
-/** Requests of one device at most in flight; tags are below it. */
-export const MAX_TAGS = 256;
+/** Requests of one device at most in flight, the guest's and one of the monitor's own; tags are below it. */
+export const MAX_TAGS = 256 + 1;
 /** Devices at most on one DiskIo. */
 export const MAX_CLIENTS = 24;
 
