@@ -1,16 +1,17 @@
 // `dormouse serve`: puts store, artifacts, network, images, instances and API together, and takes them apart again. Guests
 // outlive it: a stop leaves them running, and the next daemon finds them by their records and sockets.
 import { join } from "node:path";
-import { err, ok } from "neverthrow";
+import { err, errAsync, ok, okAsync } from "neverthrow";
 import { unpackArtifacts } from "./artifacts.ts";
-import type { Res } from "./errors.ts";
+import { DormouseError, type Res } from "./errors.ts";
 import { probeKvm } from "./host/doctor/probe.ts";
 import { imageMigrations, openImages } from "./host/images/images.ts";
 import type { ImageService } from "./host/images/service.ts";
-import { imageInUse, instanceMigrations, openInstances } from "./host/instances/instances.ts";
+import { imageInUse, instanceMigrations, openInstances, type InstanceDeps } from "./host/instances/instances.ts";
 import type { InstanceService } from "./host/instances/service.ts";
 import { networkMigrations, openNetwork } from "./host/network/network.ts";
 import type { NetworkService } from "./host/network/service.ts";
+import type { SleepService } from "./host/snapshots/service.ts";
 import { openPoller } from "./host/poller.ts";
 import { openStore, type Store } from "./host/store/store.ts";
 import { diskUsage } from "./host/usage.ts";
@@ -127,17 +128,30 @@ async function openNetworkOf(options: ServeOptions, store: Store, log: Logger, c
 
 interface Under { readonly store: Store; readonly network: NetworkService; readonly images: ImageService; readonly xsave: boolean }
 
-async function openInstancesOf({ dataDir }: ServeOptions, log: Logger, cleanup: Cleanup, { store, network, images, xsave }: Under): Promise<Res<InstanceService>> {
+async function openInstancesOf({ dataDir }: ServeOptions, log: Logger, cleanup: Cleanup, { store, network, images, xsave }: Under): Promise<Res<InstanceService & SleepService>> {
   const artifacts = await unpackArtifacts(join(dataDir, "artifacts"));
   if (artifacts.isErr()) return err(artifacts.error);
   const poller = openPoller();
   cleanup.push(() => poller.close());
   const instances = await openInstances({
-    db: store.db, dir: join(dataDir, "instances"), images, network, artifacts: artifacts.value, poller, cgroups: openCgroups(), logger: log, vmmCommand: vmmCommand(), xsave,
+    db: store.db, dir: join(dataDir, "instances"), memoryDir: join(dataDir, "memory"), ...PENDING(dataDir), images, network, artifacts: artifacts.value, poller, cgroups: openCgroups(), logger: log, vmmCommand: vmmCommand(), xsave,
   });
   if (instances.isOk()) cleanup.push(() => instances.value.close());
   return instances;
 }
+
+/** Stands in for parts that are not there yet; they refuse. */
+const PENDING = (dataDir: string): Pick<InstanceDeps, "disks" | "compression" | "visitors" | "lateVisitors"> => {
+  const no = () => new DormouseError("request.not_implemented", "Cannot clone a disk: it is not implemented yet");
+  return {
+    disks: {
+      files: ({ id }) => ok([{ path: join(dataDir, "instances", id, "upper.ext4"), map: null }]),
+      clone: () => errAsync(no()), replace: () => errAsync(no()), remove: () => ok(), bytes: () => 0,
+    },
+    compression: { schedule() {}, ensureRaw: () => okAsync(undefined), state: () => ({ state: "none", error: null, compressedBytes: null, uncompressedBytes: null }) },
+    visitors: async () => null, lateVisitors: async () => null,
+  };
+};
 
 function openDatabase({ dataDir }: ServeOptions, cleanup: Cleanup): Res<Store> {
   const store = openStore(join(dataDir, "dormouse.db"), [...networkMigrations, ...imageMigrations, ...instanceMigrations]);

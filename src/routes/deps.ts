@@ -2,6 +2,7 @@
 import type { ImageService } from "../host/images/service.ts";
 import type { InstanceService } from "../host/instances/service.ts";
 import type { NetworkService } from "../host/network/service.ts";
+import type { SleepService } from "../host/snapshots/service.ts";
 import type { Logger } from "../log.ts";
 import type { Live } from "./live.ts";
 
@@ -16,7 +17,7 @@ export interface HostFacts {
 
 export interface ApiDeps {
   readonly images: ImageService;
-  readonly instances: InstanceService;
+  readonly instances: InstanceService & SleepService;
   readonly network: NetworkService;
   readonly host: HostFacts;
   readonly live: Live;

@@ -47,8 +47,9 @@ export class Vm {
     vm = new Vm(options.folder, spawned.value.pid, client.value, poller);
     const fds = new BootFds();
     const config = cpio([{ name: "dormouse", mode: 0o040700 }, { name: "dormouse/config", mode: 0o100600, data: encodePairs(options.config) }]);
-    openBootFds({ dir: options.folder, kernelPath, initramfsPath, rootfsPath: options.image, upperPath: options.disk, config }, fds);
-    const params = bootParams({ memoryBytes: options.memoryBytes ?? 256 << 20, vcpus: options.vcpus ?? 1, mac: null }, probe.xsave);
+    const disk = { layers: [{ path: options.disk, map: null }] };
+    openBootFds({ dir: options.folder, kernelPath, initramfsPath, rootfsPath: options.image, disk, config }, fds);
+    const params = bootParams({ memoryBytes: options.memoryBytes ?? 256 << 20, vcpus: options.vcpus ?? 1, mac: null, name: "guest" }, probe.xsave, disk);
     const booted = await client.value.request("boot", params, { fds: fds.fds, timeoutMs: 60_000 });
     fds.close();
     if (booted.isErr()) throw booted.error;

@@ -12,8 +12,11 @@ import type { Spawned } from "../vmm/spawn.ts";
 import type { Context } from "./context.ts";
 import { removeNow } from "./remove.ts";
 import type { Instance } from "./service.ts";
-import { hold, settleEnded, unreachable } from "./settle.ts";
+import { knockWakes } from "./restore.ts";
+import { THAW_MS } from "./saving.ts";
+import { clearLeftovers, hold, settleEnded, unreachable } from "./settle.ts";
 import { restartIfAsked } from "./start.ts";
+import { killUnheld } from "./stop.ts";
 
 const STATUS_TIMEOUT_MS = 5_000;
 const HOLD_ATTEMPTS = 10, HOLD_DELAY_MS = 100;
@@ -27,11 +30,13 @@ export async function adoptAll(ctx: Context): Promise<Res<void>> {
   const reconciled = await ctx.deps.network.reconcile(new Set(instances.map((instance) => instance.id)));
   if (reconciled.isErr()) return err(reconciled.error);
   reportStrangers(ctx, new Set(instances.map((instance) => instance.id)));
+  ctx.generations.recover();
   return ok();
 }
 
 async function adopt(ctx: Context, instance: Instance): Promise<void> {
   const { id } = instance;
+  if (instance.state === "Standby") return adoptSleeper(ctx, instance);
   const process = ctx.records.process(id);
   if (process === null) {
     // It may have been killed between starting a monitor and writing that down: such a monitor has no guest.
@@ -58,6 +63,36 @@ async function adopt(ctx: Context, instance: Instance): Promise<void> {
     return settleDead(ctx, instance, DAEMON_DIED);
   }
   ctx.note(id, `taken over by a new daemon, process ${process.pid}`);
+  await takeTap(ctx, instance, machine);
+  // A standby or snapshot that never came to its commit, or a restore that did and never came to opening the gates.
+  if (status.value.state === "paused") await goOn(ctx, id, machine);
+}
+
+async function takeTap(ctx: Context, instance: Instance, machine: Machine): Promise<void> {
+  if (!instance.network) return;
+  const asked = await machine.requestFds("tap", null, { timeoutMs: STATUS_TIMEOUT_MS });
+  const tap = asked.isOk() ? asked.value.fds["tap"] : undefined;
+  if (tap !== undefined) ctx.taps.adopt(instance.id, tap);
+  else ctx.note(instance.id, `its TAP could not be taken over${asked.isErr() ? `: ${asked.error.message}` : ""}; no packet will wake it once it sleeps`, "warn");
+}
+
+async function goOn(ctx: Context, id: string, machine: Machine): Promise<void> {
+  ctx.taps.quiet(id);
+  const resumed = await machine.request("resume", null, { timeoutMs: THAW_MS });
+  ctx.note(id, resumed.isOk() ? "it stood still, and runs on" : `it stands still and can't go on: ${resumed.error.message}; stop it`, resumed.isOk() ? "info" : "warn");
+}
+
+/** Asleep on record: a monitor that is still there has nothing that counts, whether it was going to sleep or waking. */
+async function adoptSleeper(ctx: Context, { id, network }: Instance): Promise<void> {
+  const process = ctx.records.process(id);
+  if (process === null) await endUnused(ctx, id);
+  else if (process.bootId === bootId()) await killUnheld(ctx, id);
+  clearLeftovers(ctx, id);
+  const lease = network ? ctx.deps.network.lease(id) : null;
+  if (lease === null) return;
+  const tap = await ctx.taps.open(lease);
+  if (tap.isErr()) return ctx.note(id, `no packet will wake it: ${tap.error.message}`, "warn");
+  knockWakes(ctx, id);
 }
 
 /** A process that is ending refuses connections a moment before it is seen to have ended. */

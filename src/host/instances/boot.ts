@@ -3,8 +3,11 @@ import { E } from "../../ffi/abi/errno.ts";
 import { SYS } from "../../ffi/abi/syscalls.ts";
 import { closeFd, O_CREAT, O_RDONLY, O_RDWR, O_TRUNC, openFd, pwriteAll } from "../../ffi/fd.ts";
 import { cstring, must, SysError } from "../../ffi/syscall.ts";
-import type { BootParams } from "../../vmm/protocol.ts";
+import type { BootParams, RestoreParams } from "../../vmm/protocol.ts";
+import type { DiskLayer } from "../disks/service.ts";
+import type { Lease } from "../network/service.ts";
 import { logPaths, statusPath, type LogName } from "../vmm/files.ts";
+import type { Instance } from "./service.ts";
 
 const O_APPEND = 0o2000, MFD_CLOEXEC = 1;
 
@@ -14,9 +17,10 @@ export const CMDLINE = [
   "no_timer_check", "random.trust_cpu=on",
 ].join(" ");
 
-/** Descriptors by name, owned until close(). */
+/** Descriptors by name, owned until close() but for those that are lent. */
 export class BootFds {
   readonly fds: Record<string, number> = {};
+  private readonly lent = new Set<number>();
 
   open(name: string, path: string, flags: number): void {
     this.fds[name] = openFd(path, flags, 0o600);
@@ -26,30 +30,67 @@ export class BootFds {
     this.fds[name] = fd;
   }
 
+  /** Somebody else's, who closes it. */
+  lend(name: string, fd: number): void {
+    this.fds[name] = fd;
+    this.lent.add(fd);
+  }
+
   close(): void {
-    for (const fd of Object.values(this.fds)) closeFd(fd);
+    for (const fd of Object.values(this.fds)) if (!this.lent.has(fd)) closeFd(fd);
     for (const name of Object.keys(this.fds)) delete this.fds[name];
   }
 }
 
-export interface BootFiles {
+/** A writable disk's layers, the newest first; `map` is null for one that has nothing below it. */
+export interface DiskFiles { readonly layers: readonly DiskLayer[] }
+
+/** What boot and restore have in common. */
+interface MachineFiles {
   readonly dir: string;
+  readonly rootfsPath: string;
+  readonly disk: DiskFiles;
+}
+
+export interface BootFiles extends MachineFiles {
   readonly kernelPath: string;
   readonly initramfsPath: string;
-  readonly rootfsPath: string;
-  readonly upperPath: string;
   /** The second cpio archive. */
   readonly config: Uint8Array;
 }
 
+export interface RestoreFiles extends MachineFiles {
+  /** Of the saved machine and its bases, the newest first. */
+  readonly chain: readonly { readonly machine: string; readonly memory: string }[];
+}
+
 /** Opens all that `boot` takes but the TAP. Throws SysError naming the file; the caller closes what is open by then. */
 export function openBootFds(files: BootFiles, into: BootFds): void {
-  into.open("kvm", "/dev/kvm", O_RDWR);
   into.open("kernel", files.kernelPath, O_RDONLY);
   into.open("initrd", files.initramfsPath, O_RDONLY);
   into.add("config", memoryFile("dormouse-config", files.config));
+  openMachineFds(files, into);
+}
+
+/** As openBootFds(), for `restore`. */
+export function openRestoreFds(files: RestoreFiles, into: BootFds): void {
+  files.chain.forEach(({ machine, memory }, i) => {
+    into.open(`machine${i}`, machine, O_RDONLY);
+    into.open(`memory${i}`, memory, O_RDONLY);
+  });
+  openMachineFds(files, into);
+}
+
+function openMachineFds(files: MachineFiles, into: BootFds): void {
+  into.open("kvm", "/dev/kvm", O_RDWR);
   into.open("disk0", files.rootfsPath, O_RDONLY);
-  into.open("disk1", files.upperPath, O_RDWR);
+  files.disk.layers.forEach(({ path, map }, i) => {
+    const suffix = i === 0 ? "" : `.${i}`;
+    // What lies below the newest is immutable, and so is its map.
+    const flags = i === 0 ? O_RDWR : O_RDONLY;
+    into.open(`disk1${suffix}`, path, flags);
+    if (map !== null) into.open(`map1${suffix}`, map, flags);
+  });
   for (const [name, log] of LOGS) {
     const paths = logPaths(files.dir, log);
     into.open(`${name}0`, paths[0], O_RDWR | O_CREAT | O_APPEND);
@@ -66,13 +107,24 @@ function memoryFile(name: string, bytes: Uint8Array): number {
   return fd;
 }
 
-export const bootParams = (instance: { memoryBytes: number; vcpus: number; mac: string | null }, xsave: boolean): BootParams => ({
-  memoryBytes: instance.memoryBytes,
-  vcpus: instance.vcpus,
-  cmdline: CMDLINE,
+type Guest = Pick<Instance, "memoryBytes" | "vcpus" | "mac" | "name">;
+
+const machineParams = ({ memoryBytes, vcpus, mac }: Guest, xsave: boolean, disk: DiskFiles): Omit<BootParams, "cmdline"> => ({
+  memoryBytes,
+  vcpus,
   xsave,
-  disks: [{ readonly: true, serial: "rootfs" }, { readonly: false, serial: "upper" }],
-  ...(instance.mac === null ? {} : { mac: instance.mac }),
+  disks: [{ readonly: true, serial: "rootfs" }, { readonly: false, serial: "upper", ...(disk.layers.length > 1 ? { layers: disk.layers.length } : {}) }],
+  ...(mac === null ? {} : { mac }),
+});
+
+export const bootParams = (guest: Guest, xsave: boolean, disk: DiskFiles): BootParams => ({ ...machineParams(guest, xsave, disk), cmdline: CMDLINE });
+
+/** `generations`: ids, the newest first. */
+export const restoreParams = (guest: Guest, xsave: boolean, disk: DiskFiles, generations: readonly string[], lease: Lease | null, deadlineMs: number): RestoreParams => ({
+  ...machineParams(guest, xsave, disk),
+  generations,
+  identity: { hostname: guest.name, ...(lease === null ? {} : { ip: lease.ip, gateway: lease.gateway, mac: lease.mac }) },
+  deadlineMs,
 });
 
 /** Whether a start failed because /dev/kvm is not there or not ours. */

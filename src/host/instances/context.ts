@@ -2,17 +2,36 @@
 import { join } from "node:path";
 import type { Database } from "bun:sqlite";
 import type { Artifacts } from "../../artifacts.ts";
+import type { AsyncRes, Res } from "../../errors.ts";
 import { describeError, type Logger } from "../../log.ts";
+import type { DiskService } from "../disks/service.ts";
 import { FileWatches } from "../file-watches.ts";
 import type { ImageService } from "../images/service.ts";
 import type { NetworkService } from "../network/service.ts";
 import type { Poller } from "../poller.ts";
+import { Generations } from "../snapshots/generations.ts";
+import type { Compression, CompressionState } from "../snapshots/service.ts";
+import { Snapshots } from "../snapshots/snapshots.ts";
 import type { Cgroups } from "../vmm/cgroup.ts";
 import type { Machine } from "../vmm/machine.ts";
 import { Lanes } from "./lanes.ts";
+import type { DiskFiles } from "./boot.ts";
 import { appendOperation } from "./oplog.ts";
 import { Records } from "./records.ts";
+import type { Save } from "./saving.ts";
+import type { Instance } from "./service.ts";
+import type { Asked } from "./standby.ts";
+import { Taps } from "./taps.ts";
 import { UpperDisks } from "./upper.ts";
+
+/** What becomes of a committed generation's memory file while nobody needs it. */
+export interface MemoryCompression {
+  /** Has it compressed later. */
+  schedule(generation: string, dir: string, compression: Compression, delayMs: number): void;
+  /** Has it readable as it is; a compression under way is ended. */
+  ensureRaw(generation: string, dir: string): AsyncRes<void>;
+  state(generation: string): { readonly state: CompressionState; readonly error: string | null; readonly compressedBytes: number | null; readonly uncompressedBytes: number | null };
+}
 
 export interface InstanceDeps {
   /** With `instanceMigrations` applied. */
@@ -30,6 +49,14 @@ export interface InstanceDeps {
   readonly vmmCommand: readonly string[];
   /** Whether guests see XSAVE (`dormouse doctor`'s probe). */
   readonly xsave: boolean;
+  /** `<data>/memory`: saved machines. */
+  readonly memoryDir: string;
+  /** Why it must stay awake (who uses it), or null; see src/host/standby. */
+  readonly visitors: (instance: Instance, asked: Asked) => Promise<string | null>;
+  /** The same, asked while it is saved: who was let in since. */
+  readonly lateVisitors: (instance: Instance, asked: Asked) => Promise<string | null>;
+  readonly disks: DiskService;
+  readonly compression: MemoryCompression;
   /** What guests may have at most; the host's own unless given. */
   readonly host?: { readonly memoryBytes: number; readonly vcpus: number };
 }
@@ -39,6 +66,13 @@ export class Context {
   readonly lanes = new Lanes();
   readonly uppers: UpperDisks;
   readonly machines = new Map<string, Machine>();
+  readonly generations: Generations;
+  readonly snapshots: Snapshots;
+  readonly taps: Taps;
+  /** Saves under way, by instance. */
+  readonly saves = new Map<string, Save>();
+  /** Who wants to hear that a monitor has stopped reading its TAP. */
+  readonly onDeaf = new Map<string, () => void>();
   /** Wakes those who follow logs. */
   readonly files: FileWatches;
   /** The daemon is going: nothing new is begun, and news of machines are left to the next one. */
@@ -47,12 +81,18 @@ export class Context {
   constructor(readonly deps: InstanceDeps) {
     this.records = new Records(deps.db);
     this.files = new FileWatches(deps.poller);
+    this.generations = new Generations(deps.db, deps.memoryDir);
+    this.snapshots = new Snapshots(deps.db);
+    this.taps = new Taps(deps.network, deps.poller);
     this.uppers = new UpperDisks(join(deps.dir, ".templates"));
   }
 
   get poller(): Poller { return this.deps.poller; }
 
   dir(id: string): string { return join(this.deps.dir, id); }
+
+  /** The files of its writable disk. */
+  disk(id: string): Res<DiskFiles> { return this.deps.disks.files({ kind: "instance", id }).map((layers) => ({ layers })); }
 
   /** True where it is Stopped and no start is under way, or gone from the record: nothing more is written to its logs. */
   hasEnded(id: string): boolean {

@@ -30,7 +30,7 @@ export function create(ctx: Context, request: CreateInstance): AsyncRes<Instance
 }
 
 /** Folder, empty logs, address and ports: what can fail for a reason that the caller can mend fails before the answer. */
-async function prepare(ctx: Context, instance: Instance): Promise<Res<Instance>> {
+export async function prepare(ctx: Context, instance: Instance): Promise<Res<Instance>> {
   const prepared = await reserve(ctx, instance);
   if (prepared.isOk()) {
     ctx.note(instance.id, `created as ${instance.name} from ${instance.image} (${instance.imageDigest})`);
@@ -62,10 +62,14 @@ function makeFolder(dir: string): void {
   for (const name of ["app", "vmm", "dormouse"] as const) for (const path of logPaths(dir, name)) closeSync(openSync(path, "a", 0o600));
 }
 
+export const checkName = (name: string): Res<void> => name.length <= MAX_NAME && NAME.test(name) ? ok()
+  : fail("name.invalid", `Cannot name an instance ${JSON.stringify(name)}: a name is 1 to ${MAX_NAME} lower-case letters, digits and inner hyphens`);
+
 function check(ctx: Context, request: CreateInstance): Res<void> {
   const host = ctx.deps.host ?? { memoryBytes: totalmem(), vcpus: availableParallelism() };
   const { name, memoryBytes, vcpus, overlayBytes } = request;
-  if (name.length > MAX_NAME || !NAME.test(name)) return fail("name.invalid", `Cannot name an instance ${JSON.stringify(name)}: a name is 1 to ${MAX_NAME} lower-case letters, digits and inner hyphens`);
+  const named = checkName(name);
+  if (named.isErr()) return named;
   if (!Number.isSafeInteger(memoryBytes) || memoryBytes < MIN_MEMORY || memoryBytes % MIB !== 0) return fail("size.invalid", `Cannot give instance ${name} ${memoryBytes} bytes of memory: it must be whole MiB, at least ${MIN_MEMORY / MIB}`);
   if (memoryBytes > host.memoryBytes) return fail("resources.insufficient", `Cannot give instance ${name} ${memoryBytes} bytes of memory: this host has ${host.memoryBytes}`);
   if (!Number.isInteger(vcpus) || vcpus < 1 || vcpus > MAX_VCPUS) return fail("size.invalid", `Cannot give instance ${name} ${vcpus} CPUs: it must be 1 to ${MAX_VCPUS}`);

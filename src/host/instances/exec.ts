@@ -1,5 +1,5 @@
 // exec and attach: a connection to the guest's agent, through its VMM, for one command or the workload's own terminal.
-import { err, errAsync, ok, ResultAsync } from "neverthrow";
+import { err, errAsync, ok, okAsync, ResultAsync } from "neverthrow";
 import { DormouseError, fail, type AsyncRes, type Res } from "../../errors.ts";
 import { closeFd } from "../../ffi/fd.ts";
 import { streamPair } from "../../ffi/socket.ts";
@@ -8,6 +8,7 @@ import { execPayload, openSession } from "../agent/exec.ts";
 import { encodeFrame } from "../agent/frames.ts";
 import type { Context } from "./context.ts";
 import type { ExecListener, ExecRequest, ExecSession, Instance } from "./service.ts";
+import { wake } from "./restore.ts";
 import { VERB_FROM } from "./states.ts";
 import { wait } from "./wait.ts";
 
@@ -55,7 +56,8 @@ interface Connected { readonly fd: number; readonly instance: Instance }
 function connect(ctx: Context, ref: string, waitMs: number): AsyncRes<Connected> {
   const deadline = Date.now() + waitMs;
   return ctx.records.get(ref)
-    .asyncAndThen((instance) => instance.state === "Created" || instance.state === "Initializing"
+    .asyncAndThen((instance) => instance.state === "Standby" || ctx.saves.has(instance.id) ? wake(ctx, instance.id) : okAsync(instance))
+    .andThen((instance) => instance.state === "Created" || instance.state === "Initializing"
       ? wait(ctx, instance.id, "Running", waitMs, new AbortController().signal).map((waited) => waited.instance)
       : new ResultAsync(Promise.resolve(ok(instance))))
     .andThen((instance) => VERB_FROM.exec.includes(instance.state as never) ? new ResultAsync(reach(ctx, instance, deadline)) : errAsync(notRunning(instance)));

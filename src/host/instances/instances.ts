@@ -7,9 +7,11 @@ import { adoptAll } from "./adopt.ts";
 import { Context, type InstanceDeps } from "./context.ts";
 import { create } from "./create.ts";
 import { attach, exec } from "./exec.ts";
+import type { SleepService } from "../snapshots/service.ts";
 import { logs } from "./logs.ts";
 import { remove } from "./remove.ts";
 import type { InstanceService, InstanceStats } from "./service.ts";
+import { sleepServiceOf } from "./sleep.ts";
 import { start } from "./start.ts";
 import { VERB_FROM } from "./states.ts";
 import { stop } from "./stop.ts";
@@ -24,7 +26,7 @@ const CLOSE_WAIT_MS = 20_000;
 const PAGE = 4096;
 
 /** Takes over what runs and settles what doesn't, then answers. */
-export function openInstances(deps: InstanceDeps): AsyncRes<InstanceService> {
+export function openInstances(deps: InstanceDeps): AsyncRes<InstanceService & SleepService> {
   try {
     mkdirSync(deps.dir, { recursive: true, mode: 0o700 });
   } catch (error) {
@@ -33,7 +35,7 @@ export function openInstances(deps: InstanceDeps): AsyncRes<InstanceService> {
   if (deps.cgroups.reason !== null) deps.logger.warn("cgroups.unused", { reason: deps.cgroups.reason });
   const ctx = new Context(deps);
   return new ResultAsync(adoptAll(ctx).catch((error: unknown): Res<void> => err(wrap("internal", "Cannot take over the instances on record", error))))
-    .map(() => serviceOf(ctx));
+    .map(() => ({ ...serviceOf(ctx), ...sleepServiceOf(ctx, guarded) }));
 }
 
 const serviceOf = (ctx: Context): InstanceService => ({
@@ -83,5 +85,6 @@ async function close(ctx: Context): Promise<void> {
   ctx.closing = true;
   for (const machine of ctx.machines.values()) machine.detach();
   ctx.machines.clear();
+  ctx.taps.closeAll();
   ctx.files.close();
 }

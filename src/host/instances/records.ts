@@ -3,6 +3,7 @@ import type { Database } from "bun:sqlite";
 import { ok } from "neverthrow";
 import { fail, type Res } from "../../errors.ts";
 import type { AutoStandbyPolicy, SnapshotPolicy } from "../snapshots/service.ts";
+import { imageInSnapshots } from "../snapshots/snapshots.ts";
 import type { Spawned } from "../vmm/spawn.ts";
 import { decodeRow, encodeRow, type Row } from "./rows.ts";
 import type { CreateInstance, Instance, InstanceState, ListFilter } from "./service.ts";
@@ -30,9 +31,9 @@ const SELECT = `
     (SELECT json_group_object(p.phase, p.total_ms) FROM instance_phases p WHERE p.instance_id = i.id) AS phases
   FROM instances i JOIN instance_current_phase c ON c.instance_id = i.id`;
 
-/** True while an instance was made from the image: it must not be removed. */
+/** True while an instance or a snapshot was made from the image: it must not be removed. */
 export function imageInUse(db: Database, digest: string): boolean {
-  return db.query("SELECT 1 FROM instances WHERE image_digest = ? LIMIT 1").get(digest) !== null;
+  return db.query("SELECT 1 FROM instances WHERE image_digest = ? LIMIT 1").get(digest) !== null || imageInSnapshots(db, digest);
 }
 
 export class Records {
@@ -48,17 +49,22 @@ export class Records {
   /** Records it as Created. `instance.already_exists` where the name is taken. */
   insert(id: string, request: CreateInstance, imageDigest: string): Res<Instance> {
     const at = this.now();
-    const taken = this.db.transaction(() => {
-      if (this.db.query("SELECT 1 FROM instances WHERE name = ?").get(request.name) !== null) return true;
+    return this.db.transaction(() => this.insertFree(id, request, imageDigest, at)).immediate().map(() => this.changed(id));
+  }
+
+  nameFree(name: string): Res<void> {
+    if (this.db.query("SELECT 1 FROM instances WHERE name = ?").get(name) === null) return ok();
+    return fail("instance.already_exists", `Cannot create an instance with the name ${name}: there is one already; choose another name, or delete that one`);
+  }
+
+  private insertFree(id: string, request: CreateInstance, imageDigest: string, at: number): Res<void> {
+    return this.nameFree(request.name).map(() => {
       const row = encodeRow(id, request, imageDigest, at);
       const keys = Object.keys(row);
       this.db.query(`INSERT INTO instances (${keys.join(", ")}) VALUES (${keys.map(() => "?").join(", ")})`).run(...Object.values(row));
       this.db.query("INSERT INTO instance_current_phase VALUES (?, ?, ?)").run(id, phaseOf("Created"), at);
       this.db.query("INSERT INTO instance_transitions (instance_id, from_state, to_state, at) VALUES (?, NULL, 'Created', ?)").run(id, at);
-      return false;
-    }).immediate();
-    if (taken) return fail("instance.already_exists", `Cannot create an instance with the name ${request.name}: there is one already; choose another name, or delete that one`);
-    return ok(this.changed(id));
+    });
   }
 
   find(id: string): Instance | null {

@@ -19,6 +19,7 @@ export async function removeNow(ctx: Context, id: string, graceful: boolean): Pr
   ctx.records.markRemoving(id);
   const stopped = await (graceful ? stopNow(ctx, id, DEFAULT_GRACE_MS) : killNow(ctx, id));
   if (stopped.isErr()) return err(stopped.error);
+  ctx.taps.close(id);
   const released = await ctx.deps.network.release(id);
   if (released.isErr()) return err(released.error);
   try {
@@ -27,6 +28,7 @@ export async function removeNow(ctx: Context, id: string, graceful: boolean): Pr
     return err(wrap("host.storage", `Cannot delete the files of instance ${id}`, error));
   }
   ctx.records.delete(id);
+  ctx.generations.sweep();
   ctx.deps.logger.info("instance.deleted", { instance: id });
   return ok();
 }

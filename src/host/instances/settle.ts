@@ -33,6 +33,7 @@ export function hold(ctx: Context, id: string, spawned: Spawned, onSettled: OnSe
       latest = status;
       persist(ctx, id, () => { if (status === latest && ctx.machines.has(id)) observe(ctx, id, status); });
     },
+    onDeaf: () => ctx.onDeaf.get(id)?.(),
     onEnded() {
       ctx.machines.delete(id);
       persist(ctx, id, () => onSettled(ctx, id, settleEnded(ctx, id, "the monitor's process was killed")));
@@ -66,6 +67,8 @@ function observe(ctx: Context, id: string, status: VmmStatus): void {
   const state = STATE_OF[status.state];
   const before = ctx.records.find(id);
   if (state === undefined || before === null || before.state === state) return;
+  // What a monitor does while it saves or restores is the verb's to record, when it commits.
+  if (before.state === "Standby" || ctx.saves.has(id)) return;
   // A daemon that died between `boot` and its record missed the guest's first steps: they are made up for.
   if (!canHop(before.state, state)) ctx.records.transition(id, "Initializing", null, startChanges(before, status));
   ctx.records.transition(id, state, null, canHop(before.state, state) ? startChanges(before, status) : {});
@@ -92,7 +95,8 @@ export function settleEnded(ctx: Context, id: string, otherwise: string): VmmSta
   const status = readStatusFile(ctx.dir(id));
   // The file is emptied for each VMM, and a VMM is on record until it is settled: together they tell of a guest whose
   // start nobody lived to write down.
-  const unrecorded = ctx.records.process(id) !== null && status !== null && status.bootedAt !== null;
+  const asleep = ctx.records.find(id)?.state === "Standby";
+  const unrecorded = !asleep && ctx.records.process(id) !== null && status !== null && status.bootedAt !== null;
   clearLeftovers(ctx, id);
   const instance = ctx.records.find(id);
   if (instance === null || !(unrecorded || LIVE_STATES.includes(instance.state))) return status;
@@ -102,15 +106,18 @@ export function settleEnded(ctx: Context, id: string, otherwise: string): VmmSta
     ...(status?.bootedAt == null ? {} : { startedAt: status.bootedAt }),
     stoppedAt: status?.endedAt ?? Date.now(),
     exitCode: status?.exitCode ?? null,
+    liveGeneration: null,
     // What went well needs no message.
     exitMessage: told === "exited" && status?.exitCode === 0 ? (status.exitMessage || null) : message,
   });
+  ctx.generations.sweep();
   ctx.note(id, `stopped: ${message}${status?.exitCode === null || status === null ? "" : ` (exit code ${status.exitCode})`}`);
   return status;
 }
 
-/** Socket, control group and process record of a VMM that has ended. (Its TAP went with its last descriptor.) */
+/** Socket, control group, process record and (but for one that sleeps) TAP of a VMM that has ended. */
 export function clearLeftovers(ctx: Context, id: string): void {
+  if (ctx.records.find(id)?.state !== "Standby") ctx.taps.close(id);
   rmSync(socketPath(ctx.dir(id)), { force: true });
   ctx.records.clearProcess(id);
   removeGroup(ctx, id, GROUP_ATTEMPTS);

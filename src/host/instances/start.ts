@@ -8,7 +8,7 @@ import { describeError } from "../../log.ts";
 import type { Machine } from "../vmm/machine.ts";
 import { spawnVmm } from "../vmm/spawn.ts";
 import { argvOf } from "./argv.ts";
-import { BootFds, bootParams, isKvmMissing, openBootFds } from "./boot.ts";
+import { BootFds, bootParams, isKvmMissing, openBootFds, type DiskFiles } from "./boot.ts";
 import type { Context } from "./context.ts";
 import { guestConfig, type GuestNetwork } from "./guest-config.ts";
 import { clearLeftovers, hold, type OnSettled } from "./settle.ts";
@@ -39,7 +39,7 @@ export async function startNow(ctx: Context, id: string): Promise<Res<Instance>>
   const result = await attempt(ctx, id, fds).catch((error: unknown) => err(startError(error)));
   fds.close();
   if (result.isOk()) return ok(ctx.records.find(id)!);
-  await undo(ctx, id);
+  await undoStart(ctx, id);
   const { message } = result.error;
   ctx.records.transition(id, "Stopped", message, { stoppedAt: Date.now(), exitCode: null, exitMessage: message });
   ctx.note(id, message, "warn");
@@ -54,14 +54,15 @@ async function attempt(ctx: Context, id: string, fds: BootFds): Promise<Res<void
   const { config, rootfsPath } = image.value;
   if (argvOf(instance, config).length === 0)
     return fail("instance.start_failed", `Cannot start instance ${instance.name}: neither it nor its image ${instance.image} says which program to run; give a command`);
-  const upperPath = join(dir, "upper.ext4");
-  const upper = await ctx.uppers.ensure(upperPath, instance.overlayBytes);
+  const upper = await ctx.uppers.ensure(join(dir, "upper.ext4"), instance.overlayBytes);
   if (upper.isErr()) return err(upper.error);
+  const disk = ctx.disk(id);
+  if (disk.isErr()) return err(disk.error);
   const network = await plugIn(ctx, instance, fds);
   if (network.isErr()) return err(network.error);
-  const files = { dir, ...ctx.deps.artifacts, rootfsPath, upperPath, config: guestConfig(instance, config, network.value) };
+  const files = { dir, ...ctx.deps.artifacts, rootfsPath, disk: disk.value, config: guestConfig(instance, config, network.value) };
   openBootFds(files, fds);
-  return launch(ctx, id, fds);
+  return launch(ctx, id, fds, disk.value);
 }
 
 /** Lease, published ports and TAP; null for an instance without a network. */
@@ -72,25 +73,26 @@ async function plugIn(ctx: Context, instance: Instance, fds: BootFds): Promise<R
   if (lease.isErr()) return err(lease.error);
   const published = await network.publish(instance.id, instance.ports);
   if (published.isErr()) return err(published.error);
-  const tap = await network.openTap(lease.value);
+  const tap = await ctx.taps.open(lease.value);
   if (tap.isErr()) return err(tap.error);
-  fds.add("tap", tap.value);
+  fds.lend("tap", tap.value);
   return ok({ lease: lease.value, resolvers: network.resolvers() });
 }
 
-async function launch(ctx: Context, id: string, fds: BootFds): Promise<Res<void>> {
+async function launch(ctx: Context, id: string, fds: BootFds, disk: DiskFiles): Promise<Res<void>> {
   const machine = startMonitor(ctx, id);
   if (machine.isErr()) return err(machine.error);
   const instance = ctx.records.find(id)!;
-  const booted = await machine.value.request("boot", bootParams(instance, ctx.deps.xsave), { fds: fds.fds, timeoutMs: BOOT_TIMEOUT_MS });
+  const booted = await machine.value.request("boot", bootParams(instance, ctx.deps.xsave, disk), { fds: fds.fds, timeoutMs: BOOT_TIMEOUT_MS });
   if (booted.isErr()) return fail("instance.start_failed", `Cannot start instance ${instance.name}: ${booted.error.message}; its vmm log may say more`, { cause: booted.error });
   return ok();
 }
 
-function startMonitor(ctx: Context, id: string): Res<Machine> {
+/** Starts one and holds it; on record before anything is asked of it. */
+export function startMonitor(ctx: Context, id: string): Res<Machine> {
   const spawned = spawnVmm(ctx.deps.vmmCommand, ctx.dir(id));
   if (spawned.isErr()) return err(spawned.error);
-  // On record before anything is asked of it: a daemon that dies from here on leaves a monitor that is found again.
+  // A daemon that dies from here on leaves a monitor that is found again.
   ctx.records.setProcess(id, { ...spawned.value, bootId: bootId() });
   ctx.note(id, `monitor started, process ${spawned.value.pid}`);
   ctx.deps.cgroups.add(id, spawned.value.pid);
@@ -112,8 +114,8 @@ export function inBackground(ctx: Context, id: string, work: Promise<unknown>): 
   work.catch((error: unknown) => ctx.deps.logger.error("instance.start_unrecorded", { instance: id, error: describeError(error) }));
 }
 
-/** Ends what a failed start has begun. */
-async function undo(ctx: Context, id: string): Promise<void> {
+/** Ends what a failed start or restore has begun. */
+export async function undoStart(ctx: Context, id: string): Promise<void> {
   const machine = ctx.machines.get(id);
   if (machine !== undefined) {
     machine.kill();

@@ -1,10 +1,12 @@
-// stop: Created (once started), Initializing, Running, Paused, Shutdown, Unknown → Stopped.
-import { ResultAsync, ok } from "neverthrow";
+// stop: Created (once started), Initializing, Running, Paused, Shutdown, Unknown → Stopped. A sleeping one is woken for it: what its
+// program and kernel have not written yet is in its memory alone.
+import { err, ok, ResultAsync } from "neverthrow";
 import { fail, type AsyncRes, type DormouseError, type Res } from "../../errors.ts";
 import { EPOLLIN } from "../../ffi/epoll.ts";
 import { bootId, ProcessHandle, SIGKILL } from "../../ffi/process.ts";
 import type { Machine } from "../vmm/machine.ts";
 import type { Context } from "./context.ts";
+import { restoreNow } from "./restore.ts";
 import type { Instance } from "./service.ts";
 import { settleEnded } from "./settle.ts";
 import { VERB_FROM } from "./states.ts";
@@ -21,7 +23,10 @@ export function stop(ctx: Context, ref: string, options: { graceMs?: number } = 
       : fail("instance.invalid_state", `Cannot stop instance ${instance.name}: it is ${instance.state}`, { details: { state: instance.state } }))
     .asyncAndThen(({ id }) => {
       if (options.graceMs !== undefined) hurry(ctx, id, options.graceMs);
-      return new ResultAsync(ctx.lanes.run(id, "stop", () => stopNow(ctx, id, options.graceMs ?? DEFAULT_GRACE_MS)));
+      return new ResultAsync(ctx.lanes.run(id, "stop", async () => {
+        const awake = ctx.records.find(id)?.state === "Standby" ? await restoreNow(ctx, id) : ok();
+        return awake.isErr() ? err(awake.error) : stopNow(ctx, id, options.graceMs ?? DEFAULT_GRACE_MS);
+      }));
     });
 }
 
@@ -77,7 +82,8 @@ async function stopped(ctx: Context, id: string): Promise<Res<Instance>> {
   const instance = ctx.records.find(id);
   if (instance === null) return fail("instance.not_found", `Cannot stop instance ${id}: it was deleted meanwhile`);
   if (instance.state === "Stopped") return ok(instance);
-  if (instance.state !== "Standby") settleEnded(ctx, id, "it was stopped while its monitor could not be found");
+  if (instance.state === "Standby") return ok(instance);
+  settleEnded(ctx, id, "it was stopped while its monitor could not be found");
   return ok(ctx.records.find(id)!);
 }
 

@@ -1,7 +1,7 @@
 // Saved machines: rows and folders. Order everywhere: a row `writing` before its files, `ready` by the commit of whoever needs it;
 // when nobody does any more the row goes first and the folder after it, and what a crash leaves between the two sweep() removes.
 import type { Database } from "bun:sqlite";
-import { existsSync, mkdirSync, readdirSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { createId } from "@paralleldrive/cuid2";
 import { ok } from "neverthrow";
@@ -9,6 +9,9 @@ import { fail, wrap, type Res } from "../../errors.ts";
 
 /** The next save over a chain of so many is written whole: a restore maps each generation's runs, and reads each one's map. */
 export const MAX_CHAIN = 8;
+
+/** Unit of st_blocks, stat(2). */
+const BLOCK = 512;
 
 export interface Generation { readonly id: string; readonly baseId: string | null; readonly depth: number; readonly state: "writing" | "ready"; readonly dataBytes: number }
 
@@ -72,6 +75,12 @@ export class Generations {
       chain.push(paths);
     }
     return chain.length === 0 ? fail("snapshot.damaged", `Cannot use the snapshot ${id}: it is not on record`) : ok(chain);
+  }
+
+  /** Bytes on disk of its own files, not of those that it stands on. */
+  bytes(id: string): number {
+    const { dir } = this.paths(id);
+    return existsSync(dir) ? readdirSync(dir).reduce((sum, name) => sum + statSync(join(dir, name)).blocks * BLOCK, 0) : 0;
   }
 
   /** Ids of the generation and all below it, newest first. */

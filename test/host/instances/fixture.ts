@@ -2,12 +2,13 @@
 import { mkdirSync, mkdtempSync, readdirSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { ok } from "neverthrow";
+import { ok, okAsync } from "neverthrow";
 import { fail } from "../../../src/errors.ts";
 import { instanceMigrations, openInstances, type InstanceDeps } from "../../../src/host/instances/instances.ts";
 import type { CreateInstance, InstanceService } from "../../../src/host/instances/service.ts";
 import type { ImageConfig } from "../../../src/host/images/service.ts";
 import type { Lease, PortMapping } from "../../../src/host/network/service.ts";
+import type { SleepService } from "../../../src/host/snapshots/service.ts";
 import { openPoller, type Poller } from "../../../src/host/poller.ts";
 import { openStore, type Store } from "../../../src/host/store/store.ts";
 import { openCgroups } from "../../../src/host/vmm/cgroup.ts";
@@ -50,7 +51,7 @@ export class MemoryNetwork {
 export interface Fixture {
   readonly root: string;
   readonly store: Store;
-  readonly instances: InstanceService;
+  readonly instances: InstanceService & SleepService;
   readonly network: MemoryNetwork;
   readonly poller: Poller;
   readonly logged: string[];
@@ -93,13 +94,23 @@ export function freshRoot(): string {
   return root;
 }
 
+/** One plain disk an instance; nobody visits, nothing is compressed. */
+const plain = (root: string): Pick<InstanceDeps, "disks" | "compression" | "visitors" | "lateVisitors"> => ({
+  disks: {
+    files: ({ id }) => ok([{ path: join(root, "instances", id, "upper.ext4"), map: null }]),
+    clone: () => fail("internal", "no clones here").asyncMap(async () => { throw new Error(); }), replace: () => fail("internal", "no clones here").asyncMap(async () => undefined), remove: () => ok(), bytes: () => 0,
+  },
+  compression: { schedule() {}, ensureRaw: () => okAsync(undefined), state: () => ({ state: "none", error: null, compressedBytes: null, uncompressedBytes: null }) },
+  visitors: async () => null, lateVisitors: async () => null,
+});
+
 export async function open(root = freshRoot(), change: Partial<InstanceDeps> = {}, network = new MemoryNetwork()): Promise<Fixture> {
   mkdirSync(root, { recursive: true });
   const store = openStore(join(root, "dormouse.db"), instanceMigrations)._unsafeUnwrap();
   const poller = openPoller();
   const logged: string[] = [];
   const opened = await openInstances({
-    db: store.db, dir: join(root, "instances"), poller, network, xsave: true,
+    db: store.db, dir: join(root, "instances"), memoryDir: join(root, "memory"), ...plain(root), poller, network, xsave: true,
     images: { ready: (name) => (name === "missing" ? fail("image.not_found", "Cannot find the image missing") : name === "slow" ? fail("image.not_ready", "The image slow is being pulled") : ok({ config: imageConfig, rootfsPath: join(root, "rootfs"), record: { name: "img", digest: DIGEST } as never })) },
     artifacts: { kernelPath: join(root, "kernel"), initramfsPath: join(root, "initramfs") },
     cgroups: openCgroups(), logger: createLogger("debug", (line) => logged.push(line)),

@@ -1,0 +1,147 @@
+// restore: Standby → Running. Until the record says that the snapshot is consumed, the guest runs with its gates shut and can be
+// ended without a trace; from then on the saved machine is void, and the instance is what its monitor is.
+import { err, ok, okAsync, ResultAsync } from "neverthrow";
+import { DormouseError, fail, messageOf, wrap, type AsyncRes, type Res } from "../../errors.ts";
+import type { RestoreResult } from "../../vmm/protocol.ts";
+import type { Lease } from "../network/service.ts";
+import type { Machine } from "../vmm/machine.ts";
+import { BootFds, openRestoreFds, restoreParams } from "./boot.ts";
+import type { Context } from "./context.ts";
+import { THAW_MS } from "./saving.ts";
+import type { Instance } from "./service.ts";
+import { startMonitor, undoStart } from "./start.ts";
+import { VERB_FROM } from "./states.ts";
+
+/** How long a guest may take to acknowledge who and when it is; a loaded host under emulation needs seconds. */
+const ACKNOWLEDGE_MS = 60_000;
+/** Loading state and device maps before that. */
+const LOAD_MS = 60_000;
+
+export function restore(ctx: Context, ref: string): AsyncRes<Instance> {
+  return ctx.records.get(ref).asyncAndThen(({ id }) => new ResultAsync(ctx.lanes.run(id, "restore", () => restoreNow(ctx, id))));
+}
+
+/** Whether a packet or a request may wake it. */
+export const wakes = ({ autoStandby }: Instance): boolean => autoStandby !== null && autoStandby.enabled && autoStandby.wakeOnPacket;
+
+/** For a request that has come: one that runs is as wanted, one that is falling asleep is held back or woken. */
+export function wake(ctx: Context, ref: string): AsyncRes<Instance> {
+  return ctx.records.get(ref).asyncAndThen((found) => {
+    ctx.saves.get(found.id)?.callOff("a request came for it");
+    if (found.state === "Running" && !ctx.lanes.verbs(found.id).includes("standby")) return okAsync(found);
+    return new ResultAsync<Instance, DormouseError>(ctx.lanes.run(found.id, "wake", () => wakeNow(ctx, found.id)));
+  });
+}
+
+async function wakeNow(ctx: Context, id: string): Promise<Res<Instance>> {
+  const instance = ctx.records.find(id);
+  if (instance === null) return fail("instance.not_found", `Cannot wake instance ${id}: it was deleted meanwhile`);
+  if (instance.state === "Running") return ok(instance);
+  if (instance.state === "Standby" && wakes(instance)) return restoreNow(ctx, id);
+  const why = instance.state === "Standby" ? "it sleeps, and waking by requests is off for it: restore it" : `it is ${instance.state}`;
+  return fail("instance.invalid_state", `Cannot wake instance ${instance.name}: ${why}`, { details: { state: instance.state } });
+}
+
+/** Has packets wake a sleeping instance where its policy says so; elsewhere its address is closed. */
+export function knockWakes(ctx: Context, id: string): void {
+  const instance = ctx.records.find(id);
+  if (instance === null || instance.state !== "Standby") return;
+  if (!wakes(instance)) return ctx.taps.close(id);
+  try {
+    ctx.taps.listen(id, { onKnock: () => knock(ctx, id), onGone: () => ctx.note(id, "no packet will wake it any more: its link was removed", "warn") });
+  } catch (error) {
+    ctx.note(id, `no packet will wake it: ${messageOf(error)}`, "warn");
+  }
+}
+
+function knock(ctx: Context, id: string): void {
+  if (ctx.closing) return;
+  ctx.note(id, "a packet came: waking");
+  const failed = (why: string) => ctx.note(id, `it could not be woken: ${why}`, "warn");
+  ctx.lanes.run(id, "wake", () => wakeNow(ctx, id)).then((woken) => { if (woken.isErr()) failed(woken.error.message); }, (error: unknown) => failed(messageOf(error)));
+}
+
+/** Inside of the instance's lane. A failure before the commit leaves it Standby, with the error on record. */
+export async function restoreNow(ctx: Context, id: string): Promise<Res<Instance>> {
+  const instance = ctx.records.find(id);
+  if (instance === null) return fail("instance.not_found", `Cannot restore instance ${id}: it was deleted meanwhile`);
+  if (!VERB_FROM.restore.includes(instance.state as never))
+    return fail("instance.invalid_state", `Cannot restore instance ${instance.name}: it is ${instance.state}, not Standby`, { details: { state: instance.state } });
+  const fds = new BootFds();
+  const loaded = await load(ctx, instance, fds).catch((error: unknown): Res<Loaded> => err(wrap("instance.start_failed", `Cannot restore instance ${instance.name}`, error)));
+  fds.close();
+  if (loaded.isErr()) return stayAsleep(ctx, id, loaded.error);
+  return release(ctx, id, loaded.value);
+}
+
+interface Loaded { readonly machine: Machine; readonly result: RestoreResult }
+
+async function load(ctx: Context, instance: Instance, fds: BootFds): Promise<Res<Loaded>> {
+  const { id } = instance;
+  const saved = ctx.records.generationsOf(id).saved;
+  if (saved === null) return fail("snapshot.damaged", `Cannot restore instance ${instance.name}: no saved machine of it is on record`);
+  for (const generation of ctx.generations.chainIds(saved)) {
+    const raw = await ctx.deps.compression.ensureRaw(generation, ctx.generations.paths(generation).dir);
+    if (raw.isErr()) return err(raw.error);
+  }
+  const chain = ctx.generations.chain(saved);
+  if (chain.isErr()) return err(chain.error);
+  const image = ctx.deps.images.ready(instance.imageDigest);
+  if (image.isErr()) return err(image.error);
+  const lease = await lendTap(ctx, instance, fds);
+  if (lease.isErr()) return err(lease.error);
+  const disk = ctx.disk(id);
+  if (disk.isErr()) return err(disk.error);
+  openRestoreFds({ dir: ctx.dir(id), rootfsPath: image.value.rootfsPath, disk: disk.value, chain: chain.value }, fds);
+  const machine = startMonitor(ctx, id);
+  if (machine.isErr()) return err(machine.error);
+  const params = restoreParams(instance, ctx.deps.xsave, disk.value, ctx.generations.chainIds(saved), lease.value, ACKNOWLEDGE_MS);
+  const result = await machine.value.request("restore", params, { fds: fds.fds, timeoutMs: LOAD_MS + ACKNOWLEDGE_MS });
+  return result.map((value) => ({ machine: machine.value, result: value })).mapErr((error) => named(instance, error));
+}
+
+async function lendTap(ctx: Context, instance: Instance, fds: BootFds): Promise<Res<Lease | null>> {
+  if (!instance.network) return ok(null);
+  const lease = ctx.deps.network.allocate(instance.id);
+  if (lease.isErr()) return err(lease.error);
+  const published = await ctx.deps.network.publish(instance.id, instance.ports);
+  if (published.isErr()) return err(published.error);
+  const tap = await ctx.taps.open(lease.value);
+  if (tap.isErr()) return err(tap.error);
+  fds.lend("tap", tap.value);
+  return ok(lease.value);
+}
+
+/** The monitor says why in words that begin with the reason's code (src/machine-state). */
+function named({ name }: Instance, error: DormouseError): DormouseError {
+  const [, code] = /\b(snapshot\.(?:damaged|incompatible))\b/.exec(error.message) ?? [];
+  const text = error.message.replace(/^snapshot\.\w+: /, "");
+  return fail((code ?? "instance.start_failed") as "snapshot.damaged", `Cannot restore instance ${name}: ${text}; its vmm log may say more`, { cause: error }).error;
+}
+
+async function stayAsleep(ctx: Context, id: string, error: DormouseError): Promise<Res<Instance>> {
+  await undoStart(ctx, id);
+  // Whoever knocked sends again, and that is the next attempt.
+  ctx.taps.discard(id);
+  ctx.records.transition(id, "Standby", error.message, { stateError: error.message });
+  ctx.note(id, error.message, "warn");
+  knockWakes(ctx, id);
+  return err(error);
+}
+
+/** The commit, then the gates. */
+async function release(ctx: Context, id: string, { machine, result }: Loaded): Promise<Res<Instance>> {
+  const { saved } = ctx.records.generationsOf(id);
+  ctx.records.transition(id, "Running", null, { savedGeneration: null, liveGeneration: saved, stateError: null });
+  ctx.taps.quiet(id);
+  const released = await machine.request("release", null, { timeoutMs: THAW_MS });
+  if (released.isErr()) {
+    ctx.note(id, `it woke, and its workload could not be let go: ${released.error.message}; killing it`, "warn");
+    machine.kill();
+    await machine.ended;
+    return fail("instance.start_failed", `Cannot restore instance ${id}: ${released.error.message}`, { cause: released.error });
+  }
+  const { load: loadMs, machine: machineMs, run, acknowledged } = result.stepsMs;
+  ctx.note(id, `awake: state loaded in ${loadMs} ms, machine made in ${machineMs} ms, running after ${run} ms, acknowledged after ${acknowledged} ms`);
+  return ok(ctx.records.find(id)!);
+}

@@ -1,0 +1,153 @@
+// Named snapshots: taken of an instance, given back to it in place, or to a new one.
+import { err, errAsync, ok, ResultAsync } from "neverthrow";
+import { fail, type AsyncRes, type Res } from "../../errors.ts";
+import type { DiskOwner } from "../disks/service.ts";
+import type { Compression, Snapshot, SnapshotFilter, SnapshotKind, TargetState } from "../snapshots/service.ts";
+import type { SnapshotRecord } from "../snapshots/snapshots.ts";
+import type { Machine } from "../vmm/machine.ts";
+import type { Context } from "./context.ts";
+import { checkName } from "./create.ts";
+import { captured, handOver } from "./fork.ts";
+import { compressLater } from "./saving.ts";
+import { bringTo, conceive, onTo, settleChild } from "./offspring.ts";
+import type { Instance } from "./service.ts";
+import { killNow } from "./stop.ts";
+
+export interface TakeSnapshot {
+  readonly kind: SnapshotKind;
+  readonly name: string | null;
+  readonly tags: Readonly<Record<string, string>>;
+  readonly compression?: Compression;
+}
+
+const diskOf = (id: string): DiskOwner => ({ kind: "snapshot", id });
+const instanceDisk = (id: string): DiskOwner => ({ kind: "instance", id });
+
+export function createSnapshot(ctx: Context, ref: string, request: TakeSnapshot): AsyncRes<Snapshot> {
+  const named = request.name === null ? ok() : checkName(request.name);
+  // Each is one of its own: two without a name are two snapshots, and none joins another.
+  const id = ctx.snapshots.newId();
+  return named.andThen(() => ctx.records.get(ref)).asyncAndThen((source) => new ResultAsync(ctx.lanes.run(source.id, `snapshot ${id}`, () => take(ctx, source.id, id, request))));
+}
+
+async function take(ctx: Context, sourceId: string, id: string, request: TakeSnapshot): Promise<Res<Snapshot>> {
+  const source = ctx.records.find(sourceId);
+  if (source === null) return fail("instance.not_found", `Cannot take a snapshot of instance ${sourceId}: it was deleted meanwhile`);
+  const wrong = refusal(source, request.kind);
+  if (wrong !== null) return fail("instance.invalid_state", `Cannot take a snapshot of instance ${source.name}: ${wrong}`, { details: { state: source.state } });
+  if (ctx.snapshots.isTaken(source.id, request.name)) return fail("name.taken", `Cannot take a snapshot of instance ${source.name} as ${request.name}: it has one of that name; choose another, or delete that one`);
+  const machine = ctx.machines.get(source.id);
+  const taken = source.state === "Running" && machine !== undefined ? await takeRunning(ctx, source, machine, id, request) : await takeResting(ctx, source, id, request);
+  if (taken.isErr()) return err(taken.error);
+  ctx.note(source.id, `snapshot ${request.name ?? id} taken`);
+  const record = ctx.snapshots.find(id)!;
+  if (record.generationId !== null) compressLater(ctx, record.generationId, record.compression ?? source.snapshotPolicy?.compression ?? null, 0);
+  return ok(view(ctx, record));
+}
+
+function refusal({ state }: Instance, kind: SnapshotKind): string | null {
+  if (kind === "Stopped") return state === "Stopped" ? null : `a snapshot of kind Stopped needs a stopped instance, and it is ${state}`;
+  return state === "Running" || state === "Standby" ? null : `a snapshot of kind Standby needs one that runs or sleeps, and it is ${state}`;
+}
+
+const newSnapshot = ({ name, kind, tags, compression }: TakeSnapshot) => ({ name, kind, tags, compression: compression ?? null });
+
+async function takeResting(ctx: Context, source: Instance, id: string, request: TakeSnapshot): Promise<Res<void>> {
+  const clone = await ctx.deps.disks.clone(instanceDisk(source.id), diskOf(id));
+  if (clone.isErr()) return err(clone.error);
+  const finished = clone.value.finish();
+  if (finished.isErr()) return finished;
+  ctx.snapshots.insert(id, source, newSnapshot(request), request.kind === "Stopped" ? null : ctx.records.generationsOf(source.id).saved);
+  return ok();
+}
+
+function takeRunning(ctx: Context, source: Instance, machine: Machine, id: string, request: TakeSnapshot): Promise<Res<void>> {
+  return captured(ctx, source, machine, async ({ generation, result }) => {
+    const clone = await ctx.deps.disks.clone(instanceDisk(source.id), diskOf(id));
+    if (clone.isErr()) return err(clone.error);
+    const handed = await handOver(machine, clone.value);
+    if (handed.isErr()) return clone.value.undo().andThen(() => handed);
+    ctx.deps.db.transaction(() => {
+      ctx.generations.ready(generation.id, result.dataBytes);
+      ctx.snapshots.insert(id, source, newSnapshot(request), generation.id);
+    }).immediate();
+    return ok();
+  });
+}
+
+/** In place: what the instance is now is lost. */
+export function restoreSnapshot(ctx: Context, ref: string, snapshotRef: string, target: TargetState | null): AsyncRes<Instance> {
+  return ctx.records.get(ref).andThen((instance) => ctx.snapshots.get(snapshotRef).map((snapshot) => ({ instance, snapshot }))).asyncAndThen(({ instance, snapshot }) => {
+    if (snapshot.sourceInstanceId !== instance.id)
+      return errAsync(fail("snapshot.not_found", `Cannot restore instance ${instance.name} from snapshot ${snapshotRef}: it is another instance's; fork it instead`).error);
+    const to = target ?? defaultTarget(snapshot);
+    const wrong = targetRefusal(snapshot, to);
+    if (wrong !== null) return errAsync(fail("request.bad", `Cannot restore instance ${instance.name}: ${wrong}`).error);
+    return new ResultAsync(ctx.lanes.run(instance.id, `restore snapshot ${snapshot.id} to ${to}`, () => restoreInPlace(ctx, instance.id, snapshot.id, to)));
+  });
+}
+
+const defaultTarget = ({ kind }: SnapshotRecord): TargetState => (kind === "Standby" ? "Running" : "Stopped");
+const targetRefusal = ({ kind }: SnapshotRecord, target: TargetState): string | null =>
+  kind === "Stopped" && target === "Standby" ? "a snapshot of kind Stopped has no memory to sleep on; its target is Stopped or Running" : null;
+
+async function restoreInPlace(ctx: Context, id: string, snapshotId: string, target: TargetState): Promise<Res<Instance>> {
+  const snapshot = ctx.snapshots.find(snapshotId);
+  if (snapshot === null) return fail("snapshot.not_found", `Cannot restore instance ${id}: its snapshot ${snapshotId} was deleted meanwhile`);
+  const whole = snapshot.generationId === null ? ok() : ctx.generations.chain(snapshot.generationId).map(() => undefined);
+  if (whole.isErr()) return err(whole.error);
+  const killed = await killNow(ctx, id);
+  if (killed.isErr()) return err(killed.error);
+  const replaced = await ctx.deps.disks.replace(diskOf(snapshot.id), instanceDisk(id), () => {
+    if (snapshot.generationId === null) ctx.records.transition(id, "Stopped", `restored from snapshot ${snapshot.id}`, { savedGeneration: null });
+    else ctx.records.transition(id, "Standby", `restored from snapshot ${snapshot.id}`, { savedGeneration: snapshot.generationId, exitCode: null, exitMessage: null });
+  });
+  if (replaced.isErr()) return err(replaced.error);
+  ctx.generations.sweep();
+  ctx.note(id, `back at snapshot ${snapshot.name ?? snapshot.id}`);
+  return bringTo(ctx, id, target);
+}
+
+export function forkSnapshot(ctx: Context, ref: string, request: { readonly name: string; readonly targetState: TargetState | null }): AsyncRes<Instance> {
+  return checkName(request.name).andThen(() => ctx.snapshots.get(ref)).asyncAndThen((snapshot) => {
+    const target = request.targetState ?? defaultTarget(snapshot);
+    const wrong = targetRefusal(snapshot, target);
+    if (wrong !== null) return errAsync(fail("request.bad", `Cannot fork snapshot ${ref}: ${wrong}`).error);
+    // In the snapshot's lane, so that it is not deleted under the clone.
+    return new ResultAsync(ctx.lanes.run(snapshot.id, `fork ${request.name}`, () => bear(ctx, snapshot.id, request.name))).andThen((id) => new ResultAsync(onTo(ctx, id, target)));
+  });
+}
+
+async function bear(ctx: Context, snapshotId: string, name: string): Promise<Res<string>> {
+  const snapshot = ctx.snapshots.find(snapshotId);
+  if (snapshot === null) return fail("snapshot.not_found", `Cannot fork snapshot ${snapshotId}: it was deleted meanwhile`);
+  const child = await conceive(ctx, name, { like: snapshot.source, imageDigest: snapshot.imageDigest, disk: diskOf(snapshot.id) });
+  if (child.isErr()) return err(child.error);
+  return child.value.clone.finish().map(() => {
+    settleChild(ctx, child.value.instance.id, snapshot.generationId);
+    return child.value.instance.id;
+  });
+}
+
+export function removeSnapshot(ctx: Context, ref: string): AsyncRes<void> {
+  return ctx.snapshots.get(ref).asyncAndThen(({ id }) => new ResultAsync(ctx.lanes.run(id, "remove", async () => {
+    if (ctx.snapshots.find(id) === null) return ok();
+    ctx.snapshots.delete(id);
+    ctx.generations.sweep();
+    return ctx.deps.disks.remove(diskOf(id));
+  })));
+}
+
+export const listSnapshots = (ctx: Context, filter?: SnapshotFilter): Snapshot[] => ctx.snapshots.list(filter).map((record) => view(ctx, record));
+export const getSnapshot = (ctx: Context, ref: string): Res<Snapshot> => ctx.snapshots.get(ref).map((record) => view(ctx, record));
+
+function view(ctx: Context, record: SnapshotRecord): Snapshot {
+  const { source: _, imageDigest: __, generationId, ...rest } = record;
+  const memory = generationId === null ? null : ctx.deps.compression.state(generationId);
+  const bytes = ctx.deps.disks.bytes(diskOf(record.id)) + (generationId === null ? 0 : ctx.generations.bytes(generationId));
+  return {
+    ...rest, sizeBytes: bytes,
+    compressionState: memory?.state ?? "none", compressionError: memory?.error ?? null,
+    compressedSizeBytes: memory?.compressedBytes ?? null, uncompressedSizeBytes: memory?.uncompressedBytes ?? null,
+  };
+}

@@ -1,0 +1,81 @@
+// standby: Running → Standby. The commit of the record is the point of no return: before it the guest runs on whatever fails,
+// after it only the saved machine counts.
+import { err, ok, ResultAsync } from "neverthrow";
+import { fail, messageOf, type AsyncRes, type Res } from "../../errors.ts";
+import type { StandbyOptions } from "../snapshots/service.ts";
+import type { Machine } from "../vmm/machine.ts";
+import type { Context } from "./context.ts";
+import { knockWakes } from "./restore.ts";
+import { calledOff, compressLater, resume, save, type Saved } from "./saving.ts";
+import type { Instance } from "./service.ts";
+import { VERB_FROM } from "./states.ts";
+
+/** Who asks decides who is asked: by hand, quiet connections are no reason to stay awake; by itself, any is. */
+export type Asked = "by hand" | "by itself";
+
+export function standby(ctx: Context, ref: string, options: StandbyOptions = {}, asked: Asked = "by hand"): AsyncRes<Instance> {
+  return ctx.records.get(ref).asyncAndThen(({ id }) => new ResultAsync(ctx.lanes.run(id, "standby", () => standbyNow(ctx, id, options, asked))));
+}
+
+async function standbyNow(ctx: Context, id: string, options: StandbyOptions, asked: Asked): Promise<Res<Instance>> {
+  const instance = ctx.records.find(id);
+  if (instance === null) return fail("instance.not_found", `Cannot put instance ${id} to sleep: it was deleted meanwhile`);
+  const machine = ctx.machines.get(id);
+  if (!VERB_FROM.standby.includes(instance.state as never) || machine === undefined)
+    return fail("instance.invalid_state", `Cannot put instance ${instance.name} to sleep: it is ${instance.state}, not Running`, { details: { state: instance.state } });
+  const inUse = options.force ? null : await ctx.deps.visitors(instance, asked);
+  if (inUse !== null) return err(calledOff(instance, inUse));
+  ctx.note(id, "going to sleep");
+  const saved = await save(ctx, instance, machine, () => listenEarly(ctx, id));
+  if (saved.isErr()) return stayAwake(ctx, id, saved);
+  const visitor = await lateVisitor(ctx, instance, options, asked);
+  if (visitor !== null) {
+    const resumed = await resume(ctx, id, machine, saved.value.generation);
+    if (resumed.isErr()) return stayAwake(ctx, id, resumed.map(() => instance));
+    return stayAwake(ctx, id, err(calledOff(instance, visitor)));
+  }
+  return commit(ctx, instance, machine, saved.value, options);
+}
+
+/** Between the guest's last read and the commit a knock calls it off. */
+function listenEarly(ctx: Context, id: string): void {
+  const callOff = (reason: string) => ctx.saves.get(id)?.callOff(reason);
+  try {
+    ctx.taps.listen(id, { onKnock: () => callOff("a packet came for it"), onGone: () => callOff("its link has gone") });
+  } catch (error) {
+    callOff(messageOf(error));
+  }
+}
+
+function stayAwake<T>(ctx: Context, id: string, failed: Res<T>): Res<Instance> {
+  ctx.taps.quiet(id);
+  const error = failed._unsafeUnwrapErr();
+  ctx.note(id, error.message, "warn");
+  return err(error);
+}
+
+/** Whoever came while it was being saved: by packet, by exec, or by a connection that was let in just before. */
+async function lateVisitor(ctx: Context, instance: Instance, options: StandbyOptions, asked: Asked): Promise<string | null> {
+  const came = (): string | null => ctx.saves.get(instance.id)?.calledOff ?? (ctx.taps.knocked(instance.id) ? "a packet came for it" : null);
+  return came() ?? (options.force ? null : await ctx.deps.lateVisitors(instance, asked)) ?? came();
+}
+
+/** No waiting from the last look at the TAP to the commit: what comes in between waits there, and wakes. */
+async function commit(ctx: Context, instance: Instance, machine: Machine, { generation, result }: Saved, options: StandbyOptions): Promise<Res<Instance>> {
+  const { id } = instance;
+  try {
+    ctx.records.transition(id, "Standby", null, { savedGeneration: generation.id, liveGeneration: null }, () => ctx.generations.ready(generation.id, result.dataBytes));
+  } catch (error) {
+    const resumed = await resume(ctx, id, machine, generation);
+    ctx.taps.quiet(id);
+    if (resumed.isErr()) ctx.note(id, resumed.error.message, "warn");
+    throw error;
+  }
+  ctx.saves.delete(id);
+  ctx.note(id, `asleep: ${result.dataBytes} bytes of memory written, paused after ${result.pausedMs} ms`);
+  machine.kill();
+  await machine.ended;
+  compressLater(ctx, generation.id, options.compression ?? instance.snapshotPolicy?.compression ?? null, options.compressionDelayMs ?? instance.snapshotPolicy?.standbyCompressionDelayMs ?? 0);
+  knockWakes(ctx, id);
+  return ok(ctx.records.find(id)!);
+}

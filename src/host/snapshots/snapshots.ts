@@ -1,0 +1,93 @@
+// Named snapshots on record. Their memory is a generation, their disk belongs to src/host/disks.
+import type { Database } from "bun:sqlite";
+import { createId } from "@paralleldrive/cuid2";
+import { ok } from "neverthrow";
+import { fail, type Res } from "../../errors.ts";
+import type { CreateInstance, Instance } from "../instances/service.ts";
+import type { Compression, SnapshotFilter, SnapshotKind } from "./service.ts";
+
+/** What is known of one without asking disk or compressor. */
+export interface SnapshotRecord {
+  readonly id: string;
+  readonly name: string | null;
+  readonly kind: SnapshotKind;
+  readonly tags: Readonly<Record<string, string>>;
+  readonly createdAt: number;
+  readonly sourceInstanceId: string;
+  readonly sourceInstanceName: string;
+  readonly imageDigest: string;
+  /** What a fork is made like. */
+  readonly source: CreateInstance;
+  /** Null for kind Stopped. */
+  readonly generationId: string | null;
+  readonly compression: Compression | null;
+}
+
+interface Row {
+  id: string; name: string | null; kind: SnapshotKind; tags: string; created_at: number; source_id: string; source_name: string;
+  image_digest: string; source: string; generation_id: string | null; compression: string | null;
+}
+
+export interface NewSnapshot { readonly name: string | null; readonly kind: SnapshotKind; readonly tags: Readonly<Record<string, string>>; readonly compression: Compression | null }
+
+/** True while a snapshot was made of an instance of the image: it must not be removed. */
+export function imageInSnapshots(db: Database, digest: string): boolean {
+  return db.query("SELECT 1 FROM snapshots WHERE image_digest = ? LIMIT 1").get(digest) !== null;
+}
+
+export class Snapshots {
+  constructor(private readonly db: Database) {}
+
+  newId(): string { return createId(); }
+
+  isTaken(sourceId: string, name: string | null): boolean {
+    return name !== null && this.db.query("SELECT 1 FROM snapshots WHERE source_id = ? AND name = ?").get(sourceId, name) !== null;
+  }
+
+  /** Part of the transaction that makes its generation ready. Throws where the name is taken: ask first, in the source's lane. */
+  insert(id: string, of: Instance, { name, kind, tags, compression }: NewSnapshot, generationId: string | null): void {
+    this.db.query("INSERT INTO snapshots (id, name, kind, tags, created_at, source_id, source_name, image_digest, source, generation_id, compression) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
+      .run(id, name, kind, JSON.stringify(tags), Date.now(), of.id, of.name, of.imageDigest, JSON.stringify(likeness(of)), generationId, compression && JSON.stringify(compression));
+  }
+
+  find(id: string): SnapshotRecord | null {
+    const row = this.db.query<Row, [string]>("SELECT * FROM snapshots WHERE id = ?").get(id);
+    return row === null ? null : decode(row);
+  }
+
+  /** Exact id, exact name where it is unique over all sources, then unique id prefix. */
+  get(ref: string): Res<SnapshotRecord> {
+    const exact = this.find(ref);
+    if (exact !== null) return ok(exact);
+    const named = this.db.query<Row, [string]>("SELECT * FROM snapshots WHERE name = ? LIMIT 2").all(ref);
+    const rows = named.length > 0 || !/^[a-z0-9]+$/.test(ref) ? named : this.db.query<Row, [string]>("SELECT * FROM snapshots WHERE id LIKE ? || '%' LIMIT 2").all(ref);
+    if (rows.length > 1) return fail("name.ambiguous", `Cannot tell which snapshot ${ref} means: more than one has that name or begins so; give its id`);
+    return rows.length === 0 ? fail("snapshot.not_found", `Cannot find the snapshot ${ref}: no id or name is, and no id begins, like that`) : ok(decode(rows[0]!));
+  }
+
+  /** Newest first. */
+  list(filter: SnapshotFilter = {}): SnapshotRecord[] {
+    const wanted = Object.entries(filter.tags ?? {});
+    return this.db.query<Row, []>("SELECT * FROM snapshots ORDER BY created_at DESC, id").all().map(decode).filter((one) =>
+      (filter.kind === undefined || one.kind === filter.kind) && (filter.name === undefined || one.name === filter.name) &&
+      (filter.sourceInstanceId === undefined || one.sourceInstanceId === filter.sourceInstanceId) && wanted.every(([key, value]) => one.tags[key] === value));
+  }
+
+  delete(id: string): void { this.db.query("DELETE FROM snapshots WHERE id = ?").run(id); }
+}
+
+/** What a fork takes over; its name is its own, and so are published ports, which only one can have. */
+function likeness(of: Instance): CreateInstance {
+  const { name, image, memoryBytes, vcpus, overlayBytes, env, tags, entrypoint, cmd, network, ports, tty, openStdin, autoStandby, snapshotPolicy } = of;
+  return { name, image, memoryBytes, vcpus, overlayBytes, env, tags, entrypoint, cmd, network, ports, tty, openStdin, autoStandby, snapshotPolicy };
+}
+
+function decode(row: Row): SnapshotRecord {
+  // Written by insert() from checked values, in a table that is ours alone.
+  const json = <T>(text: string): T => JSON.parse(text) as T;
+  return {
+    id: row.id, name: row.name, kind: row.kind, tags: json<Record<string, string>>(row.tags), createdAt: row.created_at,
+    sourceInstanceId: row.source_id, sourceInstanceName: row.source_name, imageDigest: row.image_digest, source: json<CreateInstance>(row.source),
+    generationId: row.generation_id, compression: row.compression === null ? null : json<Compression>(row.compression),
+  };
+}
