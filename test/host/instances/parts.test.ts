@@ -61,8 +61,8 @@ test("cpio() is read by cpio(1)", async () => {
   expect([statSync(join(dir, "dormouse")).mode, statSync(join(dir, "dormouse/config")).mode]).toEqual([0o040700, 0o100600]);
 });
 
-test("states: nothing leaves Stopped but a start, and only Unknown is reached from everywhere", () => {
-  expect(INSTANCE_STATES.filter((state) => canHop("Stopped", state))).toEqual(["Initializing", "Unknown"]);
+test("states: nothing leaves Stopped but a start and a snapshot that is given back, and only Unknown is reached from everywhere", () => {
+  expect(INSTANCE_STATES.filter((state) => canHop("Stopped", state))).toEqual(["Initializing", "Standby", "Unknown"]);
   for (const state of INSTANCE_STATES) expect(canHop(state, "Unknown")).toBe(true);
   expect([mayReach("Created", "Running"), mayReach("Stopped", "Running"), mayReach("Running", "Created"), mayReach("Running", "Stopped"), mayReach("Running", "Initializing")]).toEqual([true, false, false, true, false]);
 });

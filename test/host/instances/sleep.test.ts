@@ -1,0 +1,137 @@
+// Standby and restore as the daemon does them, over stand-in monitors: what is on record and on disk after each, and after each failure.
+import { afterAll, expect, test } from "bun:test";
+import { existsSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { monitorsIn, never, open, removeRoots, request, type Fixture } from "./fixture.ts";
+
+afterAll(removeRoots);
+
+async function running(fixture: Fixture, name: string, cmd: readonly string[]): Promise<void> {
+  (await fixture.instances.create(request(name, cmd)))._unsafeUnwrap();
+  (await fixture.instances.wait(name, "Running", 20_000, never()))._unsafeUnwrap();
+}
+
+const generations = ({ root }: Fixture): string[] => readdirSync(join(root, "memory"));
+const stateOf = ({ instances }: Fixture, name: string) => instances.get(name)._unsafeUnwrap().state;
+const codeOf = async (result: PromiseLike<{ isErr(): boolean; _unsafeUnwrapErr(): { code: string } }>): Promise<string> => (await result)._unsafeUnwrapErr().code;
+
+test("standby() ends the monitor and keeps its machine; restore() brings it back and keeps the machine's files while it runs over them", async () => {
+  const fixture = await open();
+  await running(fixture, "one", ["serve"]);
+  const slept = (await fixture.instances.standby("one"))._unsafeUnwrap();
+  expect({ state: slept.state, hasSnapshot: slept.hasSnapshot, monitors: monitorsIn(fixture.root), generations: generations(fixture).length }).toEqual({ state: "Standby", hasSnapshot: true, monitors: [], generations: 1 });
+  const [before] = generations(fixture);
+  const woken = (await fixture.instances.restore("one"))._unsafeUnwrap();
+  expect({ state: woken.state, hasSnapshot: woken.hasSnapshot, monitors: monitorsIn(fixture.root).length, generations: generations(fixture) }).toEqual({ state: "Running", hasSnapshot: false, monitors: 1, generations: [before!] });
+  // The second sleep is a delta over the first, which stays; once it is stopped nobody needs either.
+  (await fixture.instances.standby("one"))._unsafeUnwrap();
+  expect(generations(fixture).length).toBe(2);
+  (await fixture.instances.restore("one"))._unsafeUnwrap();
+  (await fixture.instances.stop("one", { graceMs: 1000 }))._unsafeUnwrap();
+  expect(generations(fixture)).toEqual([]);
+  await fixture.close();
+});
+
+test("what can't sleep or wake says so, and stays as it is", async () => {
+  const fixture = await open();
+  await running(fixture, "one", ["serve"]);
+  expect(await codeOf(fixture.instances.restore("one"))).toBe("instance.invalid_state");
+  (await fixture.instances.standby("one"))._unsafeUnwrap();
+  expect(await codeOf(fixture.instances.standby("one"))).toBe("instance.invalid_state");
+  expect(await codeOf(fixture.instances.start("one", {}))).toBe("instance.invalid_state");
+  // Waking by requests is off without a policy.
+  expect(await codeOf(fixture.instances.wake("one"))).toBe("instance.invalid_state");
+  expect(stateOf(fixture, "one")).toBe("Standby");
+  (await fixture.instances.stop("one", { graceMs: 1000 }))._unsafeUnwrap();
+  expect({ state: stateOf(fixture, "one"), generations: generations(fixture) }).toEqual({ state: "Stopped", generations: [] });
+  expect(await codeOf(fixture.instances.standby("one"))).toBe("instance.invalid_state");
+  await fixture.close();
+});
+
+test("two standbys at once are one; so are two restores", async () => {
+  const fixture = await open();
+  await running(fixture, "one", ["serve"]);
+  const slept = await Promise.all([fixture.instances.standby("one"), fixture.instances.standby("one")]);
+  expect(slept.map((one) => one._unsafeUnwrap().state)).toEqual(["Standby", "Standby"]);
+  const woken = await Promise.all([fixture.instances.restore("one"), fixture.instances.restore("one")]);
+  expect(woken.map((one) => one._unsafeUnwrap().state)).toEqual(["Running", "Running"]);
+  expect(monitorsIn(fixture.root).length).toBe(1);
+  await fixture.close();
+});
+
+test("a save that fails leaves the guest running and nothing behind", async () => {
+  const fixture = await open();
+  await running(fixture, "one", ["save-fails"]);
+  const error = (await fixture.instances.standby("one"))._unsafeUnwrapErr();
+  expect({ code: error.code, message: error.message, state: stateOf(fixture, "one"), generations: generations(fixture), monitors: monitorsIn(fixture.root).length })
+    .toEqual({ code: "host.process", message: "Cannot save instance one: Cannot save the machine: no space left on the disk", state: "Running", generations: [], monitors: 1 });
+  await fixture.close();
+});
+
+test("wake() calls a standby off that has begun", async () => {
+  const fixture = await open();
+  await running(fixture, "one", ["save-slowly", "60000"]);
+  const sleeping = fixture.instances.standby("one");
+  const begun = Promise.withResolvers<void>();
+  const look = setInterval(() => { if (generations(fixture).length > 0) begun.resolve(); }, 5);
+  await begun.promise;
+  clearInterval(look);
+  const woken = (await fixture.instances.wake("one"))._unsafeUnwrap();
+  const error = (await sleeping)._unsafeUnwrapErr();
+  expect({ state: woken.state, code: error.code, now: stateOf(fixture, "one"), generations: generations(fixture) }).toEqual({ state: "Running", code: "conflict", now: "Running", generations: [] });
+  await fixture.close();
+});
+
+test("a wake that the guest does not acknowledge leaves it asleep, with the reason, and its machine as good as before", async () => {
+  const fixture = await open();
+  await running(fixture, "one", ["refuse-wake"]);
+  (await fixture.instances.standby("one"))._unsafeUnwrap();
+  const kept = generations(fixture);
+  const error = (await fixture.instances.restore("one"))._unsafeUnwrapErr();
+  const { state, stateError } = fixture.instances.get("one")._unsafeUnwrap();
+  expect(error.message).toContain("the guest did not acknowledge who it is");
+  expect({ state, stateError, kept: generations(fixture), monitors: monitorsIn(fixture.root) }).toEqual({ state: "Standby", stateError: error.message, kept, monitors: [] });
+  await fixture.close();
+});
+
+test("a saved machine whose file was removed behind our back is refused by name, and the instance can still be deleted", async () => {
+  const fixture = await open();
+  await running(fixture, "one", ["serve"]);
+  (await fixture.instances.standby("one"))._unsafeUnwrap();
+  rmSync(join(fixture.root, "memory", generations(fixture)[0]!, "machine"));
+  expect(await codeOf(fixture.instances.restore("one"))).toBe("snapshot.damaged");
+  expect(stateOf(fixture, "one")).toBe("Standby");
+  (await fixture.instances.remove("one", { graceful: true }))._unsafeUnwrap();
+  expect(generations(fixture)).toEqual([]);
+  await fixture.close();
+});
+
+test("a monitor that is killed while it saves leaves its instance Stopped with the reason, never on an older machine", async () => {
+  const fixture = await open();
+  await running(fixture, "one", ["save-slowly", "60000"]);
+  const sleeping = fixture.instances.standby("one");
+  const begun = Promise.withResolvers<void>();
+  const look = setInterval(() => { if (generations(fixture).length > 0) begun.resolve(); }, 5);
+  await begun.promise;
+  clearInterval(look);
+  for (const pid of monitorsIn(fixture.root)) process.kill(pid, "SIGKILL");
+  expect((await sleeping).isErr()).toBe(true);
+  (await fixture.instances.wait("one", "Stopped", 20_000, never()))._unsafeUnwrap();
+  const { state, hasSnapshot, exitMessage } = fixture.instances.get("one")._unsafeUnwrap();
+  expect({ state, hasSnapshot, exitMessage, generations: generations(fixture) }).toEqual({ state: "Stopped", hasSnapshot: false, exitMessage: "the monitor's process was killed", generations: [] });
+  await fixture.close();
+});
+
+test("the next daemon finds a sleeper asleep, and sweeps what no record tells of", async () => {
+  const fixture = await open();
+  await running(fixture, "one", ["serve"]);
+  (await fixture.instances.standby("one"))._unsafeUnwrap();
+  const kept = generations(fixture);
+  await fixture.close();
+  const stray = join(fixture.root, "memory", "stray");
+  writeFileSync(stray, "");
+  const next = await open(fixture.root);
+  expect({ state: stateOf(next, "one"), generations: generations(next), stray: existsSync(stray) }).toEqual({ state: "Standby", generations: kept, stray: false });
+  expect((await next.instances.restore("one"))._unsafeUnwrap().state).toBe("Running");
+  await next.close();
+});
