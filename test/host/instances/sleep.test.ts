@@ -2,6 +2,7 @@
 import { afterAll, expect, test } from "bun:test";
 import { existsSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import type { AsyncRes } from "../../../src/errors.ts";
 import { monitorsIn, never, open, removeRoots, request, type Fixture } from "./fixture.ts";
 
 afterAll(removeRoots);
@@ -13,7 +14,7 @@ async function running(fixture: Fixture, name: string, cmd: readonly string[]): 
 
 const generations = ({ root }: Fixture): string[] => readdirSync(join(root, "memory"));
 const stateOf = ({ instances }: Fixture, name: string) => instances.get(name)._unsafeUnwrap().state;
-const codeOf = async (result: PromiseLike<{ isErr(): boolean; _unsafeUnwrapErr(): { code: string } }>): Promise<string> => (await result)._unsafeUnwrapErr().code;
+const codeOf = async (result: AsyncRes<unknown>): Promise<string> => (await result)._unsafeUnwrapErr().code;
 
 test("standby() ends the monitor and keeps its machine; restore() brings it back and keeps the machine's files while it runs over them", async () => {
   const fixture = await open();
