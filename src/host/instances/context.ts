@@ -33,6 +33,9 @@ export interface MemoryCompression {
   state(generation: string): { readonly state: CompressionState; readonly error: string | null; readonly compressedBytes: number | null; readonly uncompressedBytes: number | null };
 }
 
+export const SLEEP_STEPS = ["begun", "deaf", "saved", "asleep", "ended", "started", "acknowledged", "awake", "released"] as const;
+export type SleepStep = (typeof SLEEP_STEPS)[number];
+
 export interface InstanceDeps {
   /** With `instanceMigrations` applied. */
   readonly db: Database;
@@ -57,6 +60,8 @@ export interface InstanceDeps {
   readonly lateVisitors: (instance: Instance, asked: Asked) => Promise<string | null>;
   readonly disks: DiskService;
   readonly compression: MemoryCompression;
+  /** Told of each step of a standby and a restore as it is done: for tests that kill whoever is at work there. */
+  readonly onStep?: (step: SleepStep) => void;
   /** What guests may have at most; the host's own unless given. */
   readonly host?: { readonly memoryBytes: number; readonly vcpus: number };
 }
@@ -88,6 +93,8 @@ export class Context {
   }
 
   get poller(): Poller { return this.deps.poller; }
+
+  step(step: SleepStep): void { this.deps.onStep?.(step); }
 
   dir(id: string): string { return join(this.deps.dir, id); }
 

@@ -95,6 +95,7 @@ async function load(ctx: Context, instance: Instance, fds: BootFds): Promise<Res
   openRestoreFds({ dir: ctx.dir(id), rootfsPath: image.value.rootfsPath, disk: disk.value, chain: chain.value }, fds);
   const machine = startMonitor(ctx, id);
   if (machine.isErr()) return err(machine.error);
+  ctx.step("started");
   const params = restoreParams(instance, ctx.deps.xsave, disk.value, ctx.generations.chainIds(saved), lease.value, ACKNOWLEDGE_MS);
   const result = await machine.value.request("restore", params, { fds: fds.fds, timeoutMs: LOAD_MS + ACKNOWLEDGE_MS });
   return result.map((value) => ({ machine: machine.value, result: value })).mapErr((error) => named(instance, error));
@@ -131,8 +132,10 @@ async function stayAsleep(ctx: Context, id: string, error: DormouseError): Promi
 
 /** The commit, then the gates. */
 async function release(ctx: Context, id: string, { machine, result }: Loaded): Promise<Res<Instance>> {
+  ctx.step("acknowledged");
   const { saved } = ctx.records.generationsOf(id);
   ctx.records.transition(id, "Running", null, { savedGeneration: null, liveGeneration: saved, stateError: null });
+  ctx.step("awake");
   ctx.taps.quiet(id);
   const released = await machine.request("release", null, { timeoutMs: THAW_MS });
   if (released.isErr()) {
@@ -141,6 +144,7 @@ async function release(ctx: Context, id: string, { machine, result }: Loaded): P
     await machine.ended;
     return fail("instance.start_failed", `Cannot restore instance ${id}: ${released.error.message}`, { cause: released.error });
   }
+  ctx.step("released");
   const { load: loadMs, machine: machineMs, run, acknowledged } = result.stepsMs;
   ctx.note(id, `awake: state loaded in ${loadMs} ms, machine made in ${machineMs} ms, running after ${run} ms, acknowledged after ${acknowledged} ms`);
   return ok(ctx.records.find(id)!);

@@ -34,10 +34,11 @@ export async function save(ctx: Context, instance: Instance, machine: Machine, d
   if (begun.isErr()) return err(begun.error);
   const generation = begun.value;
   ctx.saves.set(id, begin(machine));
-  ctx.onDeaf.set(id, deaf);
+  ctx.onDeaf.set(id, () => (deaf(), ctx.step("deaf")));
+  ctx.step("begun");
   try {
     const result = await ask(ctx, instance, machine, generation);
-    if (result.isOk()) return ok({ generation, result: result.value });
+    if (result.isOk()) return ctx.step("saved"), ok({ generation, result: result.value });
     const why = ctx.saves.get(id)?.calledOff ?? null;
     drop(ctx, id, generation);
     return why === null ? err(failed(instance, result.error)) : err(calledOff(instance, why));

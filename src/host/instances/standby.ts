@@ -72,9 +72,11 @@ async function commit(ctx: Context, instance: Instance, machine: Machine, { gene
     throw error;
   }
   ctx.saves.delete(id);
+  ctx.step("asleep");
   ctx.note(id, `asleep: ${result.dataBytes} bytes of memory written, paused after ${result.pausedMs} ms`);
   machine.kill();
   await machine.ended;
+  ctx.step("ended");
   compressLater(ctx, generation.id, options.compression ?? instance.snapshotPolicy?.compression ?? null, options.compressionDelayMs ?? instance.snapshotPolicy?.standbyCompressionDelayMs ?? 0);
   knockWakes(ctx, id);
   return ok(ctx.records.find(id)!);
