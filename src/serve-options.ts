@@ -13,6 +13,8 @@ export interface ServeOptions {
   readonly range: string | null;
   /** Resolvers for guests; empty takes the host's, loopback ones left out. `--dns` (repeats), `DORMOUSE_DNS` (commas). */
   readonly dns: readonly string[];
+  /** How many started, idle monitors wait for the next start or wake; 0 for none. `--vmm-pool`, `DORMOUSE_VMM_POOL`. */
+  readonly vmmPool: number;
   /** Removes all that Dormouse made of the host's network, and ends. `--teardown`. */
   readonly teardown: boolean;
   /** `--log-level`, `DORMOUSE_LOG_LEVEL`. */
@@ -24,6 +26,7 @@ export const SERVE_DEFAULTS: ServeOptions = {
   dataDir: "/var/lib/dormouse",
   range: null,
   dns: [],
+  vmmPool: 2,
   teardown: false,
   logLevel: "info",
 };

@@ -16,6 +16,7 @@ import { openPoller } from "./host/poller.ts";
 import { openStore, type Store } from "./host/store/store.ts";
 import { diskUsage } from "./host/usage.ts";
 import { openCgroups } from "./host/vmm/cgroup.ts";
+import { openPool } from "./host/vmm/pool.ts";
 import { vmmCommand } from "./host/vmm/spawn.ts";
 import { createLogger, describeError, type Logger } from "./log.ts";
 import { createApp } from "./routes/app.ts";
@@ -128,13 +129,16 @@ async function openNetworkOf(options: ServeOptions, store: Store, log: Logger, c
 
 interface Under { readonly store: Store; readonly network: NetworkService; readonly images: ImageService; readonly xsave: boolean }
 
-async function openInstancesOf({ dataDir }: ServeOptions, log: Logger, cleanup: Cleanup, { store, network, images, xsave }: Under): Promise<Res<InstanceService & SleepService>> {
+async function openInstancesOf({ dataDir, vmmPool }: ServeOptions, log: Logger, cleanup: Cleanup, { store, network, images, xsave }: Under): Promise<Res<InstanceService & SleepService>> {
   const artifacts = await unpackArtifacts(join(dataDir, "artifacts"));
   if (artifacts.isErr()) return err(artifacts.error);
   const poller = openPoller();
   cleanup.push(() => poller.close());
+  const pool = openPool({ command: vmmCommand(), size: vmmPool, dir: join(dataDir, "pool"), poller, logger: log });
+  if (pool.isErr()) return err(pool.error);
+  cleanup.push(() => pool.value.close());
   const instances = await openInstances({
-    db: store.db, dir: join(dataDir, "instances"), memoryDir: join(dataDir, "memory"), ...PENDING(dataDir), images, network, artifacts: artifacts.value, poller, cgroups: openCgroups(), logger: log, vmmCommand: vmmCommand(), xsave,
+    db: store.db, dir: join(dataDir, "instances"), memoryDir: join(dataDir, "memory"), ...PENDING(dataDir), images, network, artifacts: artifacts.value, poller, cgroups: openCgroups(), logger: log, monitors: pool.value, xsave,
   });
   if (instances.isOk()) cleanup.push(() => instances.value.close());
   return instances;

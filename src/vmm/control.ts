@@ -31,6 +31,9 @@ export class Control {
     epoll.add(listener, EPOLLIN, () => this.accept());
   }
 
+  /** A daemon is there. */
+  get connected(): boolean { return this.connection >= 0; }
+
   send(event: Event): void {
     if (this.connection >= 0) this.post(this.connection, event);
   }

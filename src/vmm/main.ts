@@ -9,12 +9,16 @@ import { Session } from "./session.ts";
 /** Runs until its guest ends; never returns. Ends with status 0 after a guest, 1 where the monitor itself failed. */
 export function vmm(_args: readonly string[]): never {
   const epoll = new Epoll();
+  let session: Session | null = null;
   try {
-    const session = new Session(epoll, CONTROL_FD);
+    session = new Session(epoll, CONTROL_FD);
     while (!session.done) epoll.poll();
     exit(0);
   } catch (error) {
-    console.error("Cannot go on with this virtual machine:", error);
+    const message = `Cannot go on with this virtual machine: ${Bun.inspect(error)}`;
+    console.error(message);
+    // Standard error of a monitor out of the pool is not its instance's log.
+    session?.log(message);
     exit(1);
   }
 }

@@ -11,7 +11,7 @@ import { Record } from "./record.ts";
 
 /** What a shutdown may take beyond the workload's grace: killing the rest, syncing, unmounting. */
 const SHUTDOWN_SLACK_MS = 5000;
-/** A monitor that nobody talks to ends: its daemon died between starting it and `boot`. */
+/** A monitor that nobody is connected to ends: its daemon died between starting it and `boot`. */
 const UNUSED_MS = 60_000;
 
 interface Running { readonly machine: Machine; readonly devices: Devices }
@@ -25,7 +25,7 @@ export class Session {
   private readonly serial = new Tail();
   private running: Running | null = null;
 
-  constructor(private readonly epoll: Epoll, controlFd: number) {
+  constructor(private readonly epoll: Epoll, controlFd: number, unusedMs = UNUSED_MS) {
     this.record = new Record((status) => this.control.send({ event: "state", status }));
     this.control = new Control(epoll, controlFd, {
       boot: (params, fds, reply) => reply({ result: this.boot(params, fds) }),
@@ -51,7 +51,7 @@ export class Session {
       vsock: (params, fds, reply) => this.need().devices.connect(params.port, fds.take("stream"), (error) => reply(error === null ? { result: null } : { error })),
     }, () => { if (this.running === null) this.done = true; });
     epoll.add(this.deadline.fd, EPOLLIN, () => this.onDeadline());
-    this.deadline.arm(UNUSED_MS);
+    this.deadline.arm(unusedMs);
   }
 
   private boot(params: BootParams, fds: RequestFds): VmmStatus {
@@ -97,7 +97,7 @@ export class Session {
 
   private onDeadline(): void {
     this.deadline.drain();
-    if (this.running === null) this.done = true;
+    if (this.running === null) this.done = !this.control.connected;
     else this.end("killed", "the guest did not shut down in time and was killed");
   }
 
@@ -118,7 +118,8 @@ export class Session {
     this.running?.devices.writeVmmLog(bytes);
   }
 
-  private log(message: string): void {
+  /** Into the log of the instance, once it has one. */
+  log(message: string): void {
     this.running?.devices.writeVmmLog(Buffer.from(`[vmm] ${message}\n`));
   }
 

@@ -39,6 +39,7 @@ test("serve refuses values that it can't take", async () => {
   const { status, err } = await runCli(["serve", "--log-level", "loud"], { program: [program] });
   expect(status).toBe(2);
   expect(err).toContain("loud");
+  for (const size of ["-1", "many", "65"]) expect(await runCli(["serve", `--vmm-pool=${size}`], { program: [program] })).toMatchObject({ status: 2, err: expect.stringContaining("0 to 64") });
 });
 
 test("doctor: a row a requirement; --json for programs; its status follows the worst", async () => {

@@ -14,6 +14,7 @@ import type { Compression, CompressionState } from "../snapshots/service.ts";
 import { Snapshots } from "../snapshots/snapshots.ts";
 import type { Cgroups } from "../vmm/cgroup.ts";
 import type { Machine } from "../vmm/machine.ts";
+import type { Monitors } from "../vmm/pool.ts";
 import { Lanes } from "./lanes.ts";
 import type { DiskFiles } from "./boot.ts";
 import { appendOperation } from "./oplog.ts";
@@ -48,8 +49,8 @@ export interface InstanceDeps {
   readonly poller: Poller;
   readonly cgroups: Cgroups;
   readonly logger: Logger;
-  /** Starts a monitor; `vmmCommand()` outside of tests. */
-  readonly vmmCommand: readonly string[];
+  /** Where monitors come from: the pool, or `spawning()`. */
+  readonly monitors: Monitors;
   /** Whether guests see XSAVE (`dormouse doctor`'s probe). */
   readonly xsave: boolean;
   /** `<data>/memory`: saved machines. */

@@ -6,7 +6,6 @@ import { DormouseError, fail, messageOf, wrap, type AsyncRes, type Res } from ".
 import { bootId } from "../../ffi/process.ts";
 import { describeError } from "../../log.ts";
 import type { Machine } from "../vmm/machine.ts";
-import { spawnVmm } from "../vmm/spawn.ts";
 import { argvOf } from "./argv.ts";
 import { BootFds, bootParams, isKvmMissing, openBootFds, type DiskFiles } from "./boot.ts";
 import type { Context } from "./context.ts";
@@ -90,7 +89,7 @@ async function launch(ctx: Context, id: string, fds: BootFds, disk: DiskFiles): 
 
 /** Starts one and holds it; on record before anything is asked of it. */
 export function startMonitor(ctx: Context, id: string): Res<Machine> {
-  const spawned = spawnVmm(ctx.deps.vmmCommand, ctx.dir(id));
+  const spawned = ctx.deps.monitors.take(ctx.dir(id));
   if (spawned.isErr()) return err(spawned.error);
   // A daemon that dies from here on leaves a monitor that is found again.
   ctx.records.setProcess(id, { ...spawned.value, bootId: bootId() });

@@ -1,5 +1,5 @@
 // Starting `dormouse vmm`: a process of a session of its own that outlives the daemon, with nothing of the daemon's but
-// its listening control socket (descriptor 3) and the instance's log on standard output and error.
+// its listening control socket (descriptor 3) and a log on standard output and error.
 import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { ok } from "neverthrow";
@@ -19,17 +19,28 @@ export function vmmCommand(): readonly string[] {
   return [process.execPath, join(import.meta.dir, "../../main.ts"), "vmm"];
 }
 
-/** Starts `command` for the instance whose folder is `dir`, with a new control socket in it. */
+/** Starts `command` for the instance whose folder is `dir`, with a new control socket in it and its vmm log. */
 export function spawnVmm(command: readonly string[], dir: string): Res<Spawned> {
-  const owned: number[] = [];
-  const own = (fd: number) => (owned.push(fd), fd);
+  let listener = -1;
   try {
     mkdirSync(dir, { recursive: true, mode: 0o700 });
     rmSync(socketPath(dir), { force: true });
-    const listener = own(listenSeqpacket(socketPath(dir)));
-    const log = own(openFd(logPaths(dir, "vmm")[0], O_WRONLY | O_CREAT | O_APPEND));
+    listener = listenSeqpacket(socketPath(dir));
+    return spawnWith(command, listener, logPaths(dir, "vmm")[0]);
+  } catch (error) {
+    return fail("host.process", `Cannot start a monitor in ${dir}: ${messageOf(error)}`, { cause: error });
+  } finally {
+    if (listener >= 0) closeFd(listener);
+  }
+}
+
+/** Starts `command` with its control socket, which stays the caller's too; what it says is appended to the file `log`. */
+export function spawnWith(command: readonly string[], listener: number, log: string): Res<Spawned> {
+  let output = -1;
+  try {
+    output = openFd(log, O_WRONLY | O_CREAT | O_APPEND);
     const child = Bun.spawn([...command], {
-      stdio: ["ignore", log, log, listener],
+      stdio: ["ignore", output, output, listener],
       cwd: "/",
       // Nothing of the daemon's environment: it may hold secrets, and the runtime reads options from it.
       env: { PATH: "/usr/sbin:/usr/bin:/sbin:/bin", LANG: "C.UTF-8" },
@@ -37,11 +48,11 @@ export function spawnVmm(command: readonly string[], dir: string): Res<Spawned> 
     });
     child.unref();
     const start = processStart(child.pid);
-    if (start === null) return fail("host.process", `Cannot start the monitor: it ended at once; ${logPaths(dir, "vmm")[0]} may say why`);
+    if (start === null) return fail("host.process", `Cannot start the monitor: it ended at once; ${log} may say why`);
     return ok({ pid: child.pid, start });
   } catch (error) {
     return fail("host.process", `Cannot start the monitor ${command.join(" ")}: ${messageOf(error)}`, { cause: error });
   } finally {
-    owned.forEach(closeFd);
+    if (output >= 0) closeFd(output);
   }
 }

@@ -12,6 +12,7 @@ import type { SleepService } from "../../../src/host/snapshots/service.ts";
 import { openPoller, type Poller } from "../../../src/host/poller.ts";
 import { openStore, type Store } from "../../../src/host/store/store.ts";
 import { openCgroups } from "../../../src/host/vmm/cgroup.ts";
+import { spawning } from "../../../src/host/vmm/pool.ts";
 import { createLogger } from "../../../src/log.ts";
 
 export const STAND_IN = join(import.meta.dir, "stand-in.ts");
@@ -114,7 +115,7 @@ export async function open(root = freshRoot(), change: Partial<InstanceDeps> = {
     images: { ready: (name) => (name === "missing" ? fail("image.not_found", "Cannot find the image missing") : name === "slow" ? fail("image.not_ready", "The image slow is being pulled") : ok({ config: imageConfig, rootfsPath: join(root, "rootfs"), record: { name: "img", digest: DIGEST } as never })) },
     artifacts: { kernelPath: join(root, "kernel"), initramfsPath: join(root, "initramfs") },
     cgroups: openCgroups(), logger: createLogger("debug", (line) => logged.push(line)),
-    vmmCommand: [process.execPath, STAND_IN],
+    monitors: spawning([process.execPath, STAND_IN]),
     host: { memoryBytes: 8 * 2 ** 30, vcpus: 4 },
     ...change,
   });

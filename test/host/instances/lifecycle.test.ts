@@ -4,6 +4,7 @@ import { existsSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { Records } from "../../../src/host/instances/records.ts";
 import type { InstanceState } from "../../../src/host/instances/service.ts";
+import { spawning } from "../../../src/host/vmm/pool.ts";
 import { until } from "../../support/until.ts";
 import { DIGEST, freshRoot, monitorsIn, never, open, removeRoots, request, type Fixture } from "./fixture.ts";
 
@@ -69,11 +70,11 @@ test("a start that fails ends in Stopped with the reason and leaves no process a
 });
 
 test("a monitor that can't be started, and one that ends at once, say so", async () => {
-  f = await open(freshRoot(), { vmmCommand: ["/nonexistent/dormouse"] });
+  f = await open(freshRoot(), { monitors: spawning(["/nonexistent/dormouse"]) });
   await f.instances.create(request("none", ["serve"]));
   expect(await reached("none", "Stopped")).toMatchObject({ exitMessage: expect.stringContaining("/nonexistent/dormouse") });
   await f.close();
-  f = await open(freshRoot(), { vmmCommand: ["/bin/true"] });
+  f = await open(freshRoot(), { monitors: spawning(["/bin/true"]) });
   await f.instances.create(request("brief", ["serve"]));
   expect(await reached("brief", "Stopped")).toMatchObject({ exitMessage: expect.stringContaining("monitor") });
 });
