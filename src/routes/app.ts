@@ -8,6 +8,8 @@ import { refusal } from "./guard.ts";
 import { healthRoutes } from "./health.ts";
 import { imageRoutes } from "./images.ts";
 import { instanceRoutes } from "./instances/routes.ts";
+import { sleepRoutes } from "./instances/sleep.ts";
+import { snapshotRoutes } from "./snapshots/routes.ts";
 import { swaggerRoutes } from "./swagger.ts";
 import { unimplementedRoutes } from "./unimplemented.ts";
 import { usageRoutes } from "./usage.ts";
@@ -20,6 +22,8 @@ const apiRoutes = (deps: ApiDeps) =>
     .use(usageRoutes(deps))
     .use(imageRoutes(deps))
     .use(instanceRoutes(deps))
+    .use(sleepRoutes(deps))
+    .use(snapshotRoutes(deps))
     .use(unimplementedRoutes());
 
 /** The app; it does not listen (server.ts does). Hooks come before the routes, or they would not hold for them. */

@@ -8,6 +8,8 @@ import { describe } from "./describe.ts";
 export const API_VERSION = "0.28.0";
 export const RUNTIME = "dormouse";
 export const PLATFORM = "linux/amd64";
+/** What the contract has names for, of what the runtime can do. */
+const RUNTIME_FEATURES = ["fork", "snapshots", "standby", "vsock"];
 
 export const Capabilities = Type.Object(
   {
@@ -32,7 +34,7 @@ const example: Capabilities = {
   server: { version: "0.1.0", api_version: API_VERSION },
   host: { os: "linux", arch: "amd64" },
   default_runtime: { name: RUNTIME, available: true },
-  runtimes: [{ name: RUNTIME, available: true, features: ["vsock"] }],
+  runtimes: [{ name: RUNTIME, available: true, features: RUNTIME_FEATURES }],
   network: { model: "nat", guest_to_guest: false, gateway: "172.30.0.1", subnet: "172.30.0.0/16" },
   images: { default_platform: PLATFORM, platforms: [PLATFORM] },
   features: ["exec", "images", "instances", "logs"],
@@ -43,7 +45,7 @@ export const capabilitiesRoutes = ({ host, network }: ApiDeps) => {
     server: { version: host.version, api_version: API_VERSION },
     host: example.host,
     default_runtime: { name: RUNTIME, available: host.runtimeAvailable },
-    runtimes: [{ name: RUNTIME, available: host.runtimeAvailable, features: ["vsock"] }],
+    runtimes: [{ name: RUNTIME, available: host.runtimeAvailable, features: RUNTIME_FEATURES }],
     network: { model: "nat", guest_to_guest: false, gateway: network.gateway, subnet: network.subnet },
     images: example.images,
     features: example.features,

@@ -115,16 +115,27 @@ const RULES: Readonly<Record<string, string>> = {
   "Expected union value": "it is none of the values that are allowed",
 };
 
-interface Violation { readonly path: string; readonly message: string }
+interface Violation {
+  readonly path: string;
+  readonly message: string;
+  /** Of a union: what is wrong by each of its members. */
+  readonly errors?: readonly Iterable<Violation>[];
+}
 
 /** Names the first field at fault and the rule, in TypeBox's words, which never contain the value. */
 function validationError(error: unknown): DormouseError {
   const { type, all } = error as { type?: string; all?: readonly Partial<Violation>[] };
   if (type === "response") return new DormouseError("internal", "Cannot answer this request: the answer is not as documented.", { cause: error });
-  const first = all?.find((one) => typeof one.path === "string");
+  const first = innermost(all?.find((one): one is Violation => typeof one.path === "string"));
   const field = fieldName(first?.path ?? "");
   const rule = RULES[first?.message ?? ""] ?? (first?.message ?? "not as documented").replace(/^Expected/, "expected");
   return bad(field === "" ? `Cannot accept the request body: ${rule}.` : `Cannot accept field ${field}: ${rule}.`, field === "" ? undefined : field);
+}
+
+/** Inside of a union, the member that took the value until something deeper in it was wrong: not `null` for an object. */
+function innermost(found: Violation | undefined): Violation | undefined {
+  const deeper = (found?.errors ?? []).map((member) => [...member][0]).find((one) => one !== undefined && one.path.length > (found?.path.length ?? 0));
+  return deeper === undefined ? found : innermost(deeper);
 }
 
 /** `/port_mappings/0/guest_port` → `port_mappings[0].guest_port`. */

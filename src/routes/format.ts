@@ -50,6 +50,28 @@ export function parseDuration(text: string, what: string): Res<number> {
   return ok(total);
 }
 
+/** Longest time span that a setting takes: ten years. */
+export const SPAN_MAX_MS = 10 * 365 * 86_400_000;
+
+/** Whole milliseconds of a Go duration from `min` to ten years, for settings; what is more than nothing is at least one. */
+export function parseSpan(text: string, what: string, min: number): Res<number> {
+  return parseDuration(text, what).andThen((exact) => {
+    const ms = exact > 0 ? Math.max(1, Math.round(exact)) : 0;
+    if (ms >= min && ms <= SPAN_MAX_MS) return ok(ms);
+    const limit = ms > SPAN_MAX_MS ? `at most ${formatDuration(SPAN_MAX_MS)}` : min === 1 ? "more than 0" : `at least ${formatDuration(min)}`;
+    return fail("request.bad", `Cannot accept ${what}: it must be ${limit}.`, { details: { field: what } });
+  });
+}
+
+/** `1h30m`, `45s`, `12.345s`, `250ms` of milliseconds, without the zero parts that Go writes. */
+export function formatDuration(ms: number): string {
+  const whole = Math.round(ms);
+  if (whole < 1000) return whole === 0 ? "0s" : `${whole}ms`;
+  const parts = [[Math.floor(whole / 3_600_000), "h"], [Math.floor(whole / 60_000) % 60, "m"], [(whole % 60_000) / 1000, "s"]] as const;
+  return parts.filter(([count]) => count > 0).map(([count, unit]) => `${count}${unit}`).join("");
+}
+export const formatDurationOrNull = (ms: number | null): string | null => (ms === null ? null : formatDuration(ms));
+
 /** RFC 3339 in UTC of milliseconds since the epoch. */
 export const formatTime = (ms: number): string => new Date(ms).toISOString();
 export const formatTimeOrNull = (ms: number | null): string | null => (ms === null ? null : formatTime(ms));

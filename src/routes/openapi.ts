@@ -9,7 +9,9 @@ import { ErrorBody, WIRE_ERRORS } from "./errors.ts";
 import { Health } from "./health.ts";
 import { Image } from "./images-schema.ts";
 import { InstanceSchema, WaitAnswer } from "./instances/schema.ts";
+import { AutoStandbyStatusSchema } from "./instances/sleep-schema.ts";
 import { Stats } from "./instances/stats.ts";
+import { ScheduleSchema, SnapshotSchema } from "./snapshots/schema.ts";
 import { Usage } from "./usage.ts";
 
 /** Schemas that answers refer to by name. */
@@ -21,6 +23,9 @@ export const SCHEMAS = {
   Image,
   Instance: InstanceSchema,
   Stats,
+  AutoStandbyStatus: AutoStandbyStatusSchema,
+  Snapshot: SnapshotSchema,
+  SnapshotSchedule: ScheduleSchema,
   WaitAnswer,
   LogStream: Type.String({ description: "Server-sent events." }),
 };

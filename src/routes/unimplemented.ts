@@ -9,27 +9,10 @@ type Method = "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
 /** Method, path and summary, by tag; from the resources of the contract's client. */
 export const UNIMPLEMENTED: Readonly<Record<string, readonly (readonly [Method, string, string])[]>> = {
   Instances: [
-    ["PATCH", "/instances/:id", "Update an instance"],
-    ["POST", "/instances/:id/standby", "Put an instance in standby"],
-    ["POST", "/instances/:id/restore", "Restore an instance from standby"],
-    ["POST", "/instances/:id/fork", "Fork an instance"],
     ["GET", "/instances/:id/stat", "Look at a path in the guest"],
     ["GET", "/instances/:id/cp", "Copy files to or from the guest (WebSocket)"],
-    ["POST", "/instances/:id/auto-standby/hold", "Hold off automatic standby"],
-    ["GET", "/instances/:id/auto-standby/status", "Status of automatic standby"],
     ["POST", "/instances/:id/volumes/:volumeId", "Attach a volume"],
     ["DELETE", "/instances/:id/volumes/:volumeId", "Detach a volume"],
-    ["POST", "/instances/:id/snapshots", "Create a snapshot"],
-    ["POST", "/instances/:id/snapshots/:snapshotId/restore", "Restore a snapshot in place"],
-    ["PUT", "/instances/:id/snapshot-schedule", "Set the snapshot schedule"],
-    ["GET", "/instances/:id/snapshot-schedule", "Get the snapshot schedule"],
-    ["DELETE", "/instances/:id/snapshot-schedule", "Delete the snapshot schedule"],
-  ],
-  Snapshots: [
-    ["GET", "/snapshots", "List snapshots"],
-    ["GET", "/snapshots/:snapshotId", "Get a snapshot"],
-    ["DELETE", "/snapshots/:snapshotId", "Delete a snapshot"],
-    ["POST", "/snapshots/:snapshotId/fork", "Fork a snapshot"],
   ],
   Volumes: [
     ["POST", "/volumes", "Create a volume"],

@@ -50,15 +50,24 @@ describe("bad requests", () => {
     ["another platform", { name: "a", image: "i", platform: "linux/arm64" }, "invalid_platform", "platform"],
     ["one host port twice", { name: "a", image: "i", port_mappings: [{ guest_port: 1, host_port: 9 }, { guest_port: 2, host_port: 9 }] }, "bad_request", "port_mappings"],
     ["ports without a network", { name: "a", image: "i", network: { enabled: false }, port_mappings: [{ guest_port: 1, host_port: 9 }] }, "bad_request", "port_mappings"],
+    ["automatic standby without its timeout", { name: "a", image: "i", auto_standby: { enabled: true } }, "bad_request", "auto_standby.idle_timeout"],
+    ["a timeout of nothing", { name: "a", image: "i", auto_standby: { enabled: true, idle_timeout: "0s" } }, "bad_request", "auto_standby.idle_timeout"],
+    ["a timeout of a century", { name: "a", image: "i", auto_standby: { enabled: true, idle_timeout: "876000h" } }, "bad_request", "auto_standby.idle_timeout"],
+    ["a port out of range", { name: "a", image: "i", auto_standby: { ignore_destination_ports: [22, 65_536] } }, "bad_request", "auto_standby.ignore_destination_ports[1]"],
+    ["a network that is none", { name: "a", image: "i", auto_standby: { ignore_source_cidrs: ["10.0.0.0/33"] } }, "bad_request", "auto_standby.ignore_source_cidrs"],
+    ["a network of IPv6", { name: "a", image: "i", auto_standby: { ignore_source_cidrs: ["fd00::/8"] } }, "bad_request", "auto_standby.ignore_source_cidrs"],
+    ["a level out of range", { name: "a", image: "i", snapshot_policy: { compression: { enabled: true, algorithm: "lz4", level: 10 } } }, "bad_request", "snapshot_policy.compression.level"],
+    ["an unknown algorithm", { name: "a", image: "i", snapshot_policy: { compression: { enabled: true, algorithm: "gzip" } } }, "bad_request", "snapshot_policy.compression.algorithm"],
+    ["a delay that is no duration", { name: "a", image: "i", snapshot_policy: { standby_compression_delay: "soon" } }, "bad_request", "snapshot_policy.standby_compression_delay"],
     ["a NUL in the environment", { name: "a", image: "i", env: { A: "x\0y" } }, "bad_request", "env"],
   ])("%s is named", async (_, body, code, field) => {
     expect(await answer("/instances", json(body))).toMatchObject({ status: 400, code, field, retry: "false" });
   });
 
   test.each<[string, unknown]>([
-    ["auto_standby", { enabled: true }], ["auto_standby", { enabled: false, idle_timeout: "5m" }], ["credentials", { A: { inject: [], source: { env: "B" } } }],
+    ["credentials", { A: { inject: [], source: { env: "B" } } }],
     ["devices", ["gpu0"]], ["disk_io_bps", "100MB/s"], ["expires_at", "2030-01-01T00:00:00Z"], ["gpu", { profile: "L40S-1Q" }], ["health_check", { type: "tcp", tcp: { port: 80 } }],
-    ["hotplug_size", "3GB"], ["restart_policy", { policy: "always" }], ["skip_guest_agent", true], ["snapshot_policy", { compression: { enabled: true } }], ["ttl", "1h"],
+    ["hotplug_size", "3GB"], ["restart_policy", { policy: "always" }], ["skip_guest_agent", true], ["ttl", "1h"],
     ["volumes", [{ volume_id: "v", mount_path: "/v" }]],
   ])("%s is refused while it is not implemented", async (field, value) => {
     expect(await answer("/instances", json({ name: "a", image: "i", [field]: value }))).toMatchObject({ status: 400, code: "not_supported", field });
@@ -114,13 +123,10 @@ describe("routes that are not there", () => {
   test("the contract's client reaches every one of them", async () => {
     const { client } = api;
     const calls = [
-      () => client.volumes.list(), () => client.volumes.get("v"), () => client.snapshots.list(), () => client.snapshots.fork("s", { name: "f" }), () => client.ingresses.list(),
+      () => client.volumes.list(), () => client.volumes.get("v"), () => client.ingresses.list(),
       () => client.devices.list(), () => client.devices.listAvailable(), () => client.builds.list(), () => client.builders.list(), () => client.pushes.list(), () => client.resources.get(),
-      () => client.resources.reclaimMemory({ reclaim_bytes: 1 }), () => client.instances.standby("i"), () => client.instances.restore("i"), () => client.instances.fork("i", { name: "f" }),
-      () => client.instances.update("i", {}), () => client.instances.stat("i", { path: "/" }), () => client.instances.autoStandby.status("i"), () => client.instances.autoStandby.hold("i"),
+      () => client.resources.reclaimMemory({ reclaim_bytes: 1 }), () => client.instances.stat("i", { path: "/" }),
       () => client.instances.volumes.attach("v", { id: "i", mount_path: "/v" }), () => client.instances.volumes.detach("v", { id: "i" }),
-      () => client.instances.snapshots.create("i", { kind: "Standby" }), () => client.instances.snapshots.restore("s", { id: "i" }),
-      () => client.instances.snapshotSchedule.get("i"), () => client.instances.snapshotSchedule.delete("i"),
     ];
     for (const call of calls) {
       const error = await call().then(() => null, (thrown: unknown) => thrown);

@@ -5,11 +5,12 @@ import { createApp } from "../../src/routes/app.ts";
 import type { ApiDeps } from "../../src/routes/deps.ts";
 import { Live } from "../../src/routes/live.ts";
 import { listen } from "../../src/routes/server.ts";
-import { MemoryImages, MemoryInstances, memoryNetwork } from "./memory.ts";
+import { MemoryImages, memoryNetwork } from "./memory.ts";
+import { MemorySleep } from "./memory-sleep.ts";
 
 export function startApi() {
   const images = new MemoryImages();
-  const instances = new MemoryInstances();
+  const instances = new MemorySleep();
   const live = new Live();
   const log: string[] = [];
   const deps: ApiDeps = {

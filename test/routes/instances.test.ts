@@ -35,14 +35,17 @@ describe("create", () => {
       name: "full", image: "nginx", size: "512MB", vcpus: 4, overlay_size: "3G", env: { A: "1", B: "" }, tags: { team: "x" }, entrypoint: ["/bin/sh"], cmd: ["-c", "true"],
       network: { enabled: true, bandwidth_download: "", egress: { enabled: false } }, hypervisor: "dormouse", platform: "linux/amd64", skip_kernel_headers: true,
       port_mappings: [{ guest_port: 80, host_port: 8080 }, { guest_port: 53, host_port: 8080, protocol: "udp" }], tty: true, open_stdin: true,
-      auto_standby: { enabled: false }, credentials: {}, devices: [], disk_io_bps: "", gpu: {}, health_check: { type: "none" }, hotplug_size: "0", restart_policy: { policy: "never" },
-      skip_guest_agent: false, snapshot_policy: { compression: { enabled: false } }, ttl: "0s", volumes: [], expires_at: null,
+      auto_standby: { enabled: true, idle_timeout: "1h30m", ignore_destination_ports: [22, 22], ignore_source_cidrs: ["10.1.2.3/8"] },
+      snapshot_policy: { compression: { enabled: true }, standby_compression_delay: "30s" }, credentials: {}, devices: [], disk_io_bps: "", gpu: {}, health_check: { type: "none" }, hotplug_size: "0", restart_policy: { policy: "never" },
+      skip_guest_agent: false, ttl: "0s", volumes: [], expires_at: null,
     };
     const response = await fetch(`${api.url}/instances`, json(body));
     expect(response.status).toBe(201);
     expect(await response.json()).toMatchObject({
       name: "full", size: "512MB", vcpus: 4, overlay_size: "3GB", env: { A: "1", B: "" }, tags: { team: "x" }, entrypoint: ["/bin/sh"], cmd: ["-c", "true"], tty: true, open_stdin: true,
       port_mappings: [{ guest_port: 80, host_port: 8080, protocol: "tcp" }, { guest_port: 53, host_port: 8080, protocol: "udp" }],
+      auto_standby: { enabled: true, idle_timeout: "1h30m", ignore_destination_ports: [22], ignore_source_cidrs: ["10.0.0.0/8"], wake_on_packet: true },
+      snapshot_policy: { compression: { enabled: true, algorithm: "zstd", level: 1 }, standby_compression_delay: "30s" },
     });
   });
 

@@ -7,7 +7,7 @@ import type { ImageRecord, ImageService } from "../../src/host/images/service.ts
 import type { CreateInstance, ExecListener, ExecRequest, ExecSession, Instance, InstanceService, InstanceState, ListFilter, LogOptions } from "../../src/host/instances/service.ts";
 import type { NetworkService } from "../../src/host/network/service.ts";
 
-const matches = (tags: Readonly<Record<string, string>>, wanted: Readonly<Record<string, string>> = {}) =>
+export const matches = (tags: Readonly<Record<string, string>>, wanted: Readonly<Record<string, string>> = {}) =>
   Object.entries(wanted).every(([key, value]) => tags[key] === value);
 
 export class MemoryImages implements Pick<ImageService, "pull" | "load" | "list" | "get" | "remove" | "tag" | "usage"> {
@@ -66,13 +66,13 @@ export class MemoryInstances implements InstanceService {
     for (const listener of this.listeners) listener(now);
     return now;
   }
-  #failure(): DormouseError | null {
+  protected failure(): DormouseError | null {
     const failure = this.failNext;
     this.failNext = null;
     return failure;
   }
   create: InstanceService["create"] = (request) => {
-    const failure = this.#failure();
+    const failure = this.failure();
     if (failure !== null) return errAsync(failure);
     if ([...this.records.values()].some((one) => one.name === request.name)) return errAsync(new DormouseError("instance.already_exists", `Cannot create instance ${request.name}: the name is taken.`));
     const id = createId();
@@ -88,17 +88,17 @@ export class MemoryInstances implements InstanceService {
     if (prefixed.length > 1) return fail("name.ambiguous", `Cannot tell which instance ${ref} is.`);
     return prefixed[0] === undefined ? fail("instance.not_found", `Cannot find instance ${ref}.`) : ok(prefixed[0]);
   };
-  #verb(ref: string, verb: string, from: InstanceState, to: InstanceState) {
+  protected verb(ref: string, verb: string, from: InstanceState, to: InstanceState) {
     this.calls.push(verb);
-    const failure = this.#failure();
+    const failure = this.failure();
     if (failure !== null) return errAsync<Instance, DormouseError>(failure);
     const found = this.get(ref);
     if (found.isErr()) return errAsync<Instance, DormouseError>(found.error);
     if (found.value.state !== from) return errAsync<Instance, DormouseError>(new DormouseError("instance.invalid_state", `Cannot ${verb} instance ${ref}: it is ${found.value.state}.`));
     return okAsync<Instance, DormouseError>(this.change(found.value.id, { state: to }));
   }
-  start: InstanceService["start"] = (ref, override) => this.#verb(ref, `start ${JSON.stringify(override)}`, "Stopped", "Running");
-  stop: InstanceService["stop"] = (ref) => this.#verb(ref, "stop", "Running", "Stopped");
+  start: InstanceService["start"] = (ref, override) => this.verb(ref, `start ${JSON.stringify(override)}`, "Stopped", "Running");
+  stop: InstanceService["stop"] = (ref) => this.verb(ref, "stop", "Running", "Stopped");
   remove: InstanceService["remove"] = (ref, { graceful }) => {
     this.calls.push(`remove ${graceful}`);
     const found = this.get(ref);
@@ -138,7 +138,7 @@ export class MemoryInstances implements InstanceService {
   exec: InstanceService["exec"] = (_ref, request, listener) => this.#open(request, listener);
   attach: InstanceService["attach"] = (_ref, listener) => this.#open(null, listener);
   #open(request: ExecRequest | null, listener: ExecListener) {
-    const failure = this.#failure();
+    const failure = this.failure();
     if (failure !== null) return errAsync<ExecSession, DormouseError>(failure);
     const exec: FakeExec = { request, listener, calls: [], input: [], accepting: true };
     this.execs.push(exec);
@@ -167,7 +167,7 @@ export class MemoryInstances implements InstanceService {
   close = async () => {};
 }
 
-function fresh(id: string, request: CreateInstance): Instance {
+export function fresh(id: string, request: CreateInstance): Instance {
   const now = Date.now();
   return {
     ...request, id, imageDigest: `sha256:${"a".repeat(64)}`, state: "Created", stateError: null, createdAt: now, startedAt: null, stoppedAt: null,

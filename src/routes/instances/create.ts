@@ -5,6 +5,7 @@ import type { PortMapping } from "../../host/network/service.ts";
 import { PLATFORM, RUNTIME } from "../capabilities.ts";
 import { bad, orThrow } from "../errors.ts";
 import { checkName, parseSize } from "../format.ts";
+import { toAutoStandby, toSnapshotPolicy } from "../policies.ts";
 import type { CreateBody } from "./schema.ts";
 import { refuseUnsupported, UNSUPPORTED_CREATE, UNSUPPORTED_NETWORK } from "./unsupported.ts";
 
@@ -17,7 +18,7 @@ export function toCreateInstance(body: CreateBody): CreateInstance {
   orThrow(checkName(body.name));
   refuseUnsupported(body, UNSUPPORTED_CREATE);
   refuseUnsupported(body.network ?? {}, UNSUPPORTED_NETWORK, "network.");
-  checkRuntime(body.hypervisor);
+  checkRuntime(body.hypervisor, "hypervisor");
   checkPlatform(body.platform);
   const network = body.network?.enabled ?? true;
   return {
@@ -34,8 +35,8 @@ export function toCreateInstance(body: CreateBody): CreateInstance {
     ports: toPorts(body.port_mappings ?? [], network),
     tty: body.tty ?? false,
     openStdin: body.open_stdin ?? false,
-    autoStandby: null,
-    snapshotPolicy: null,
+    autoStandby: toAutoStandby(body.auto_standby),
+    snapshotPolicy: toSnapshotPolicy(body.snapshot_policy),
   };
 }
 
@@ -45,7 +46,8 @@ export function isSameRequest(request: CreateInstance, instance: Instance, diges
   const there: Record<keyof typeof wanted, unknown> = {
     name: instance.name, memoryBytes: instance.memoryBytes, vcpus: instance.vcpus, overlayBytes: instance.overlayBytes,
     env: instance.env, tags: instance.tags, entrypoint: instance.entrypoint, cmd: instance.cmd, network: instance.network,
-    ports: instance.ports, tty: instance.tty, openStdin: instance.openStdin, autoStandby: instance.autoStandby, snapshotPolicy: instance.snapshotPolicy,
+    ports: instance.ports, tty: instance.tty, openStdin: instance.openStdin,
+    autoStandby: instance.autoStandby, snapshotPolicy: instance.snapshotPolicy,
   };
   return instance.imageDigest === digest && Bun.deepEquals(wanted, there);
 }
@@ -63,9 +65,10 @@ function positiveSize(text: string, field: string): number {
   throw new DormouseError("size.invalid", `Cannot accept field ${field}: it must be more than 0.`, { details: { field } });
 }
 
-function checkRuntime(hypervisor: string | undefined): void {
+/** Throws for a hypervisor other than the one there is. */
+export function checkRuntime(hypervisor: string | undefined, field: string): void {
   if (hypervisor === undefined || hypervisor === "" || hypervisor === RUNTIME) return;
-  throw new DormouseError("request.not_supported", `Cannot honour field hypervisor: there is only ${RUNTIME}.`, { details: { field: "hypervisor", available: [RUNTIME] } });
+  throw new DormouseError("request.not_supported", `Cannot honour field ${field}: there is only ${RUNTIME}.`, { details: { field, available: [RUNTIME] } });
 }
 
 function checkPlatform(platform: string | undefined): void {

@@ -13,6 +13,7 @@ import { checkWords, isSameRequest, toCreateInstance } from "./create.ts";
 import * as docs from "./docs.ts";
 import { ExecSocket } from "./exec.ts";
 import { logsResponse } from "./logs.ts";
+import { lifecycle } from "./outcome.ts";
 import { deleteQuery, listQuery, logsQuery, stopQuery, waitQuery } from "./queries.ts";
 import { type CreateBody, CreateInstanceBody, StartInstanceBody } from "./schema.ts";
 import { statsView } from "./stats.ts";
@@ -75,17 +76,11 @@ async function deleteInstance({ instances, live }: ApiDeps, request: Request, re
   return new Response(null, { status: 204 });
 }
 
-/** The verb's outcome; a repeat is forgiven where the instance is in one of the `reached` states already. */
-function lifecycle({ instances }: ApiDeps, request: Request, ref: string, reached: readonly InstanceState[], result: Awaited<ReturnType<ApiDeps["instances"]["stop"]>>): Response {
-  const outcome = forgiveRepeat(request, result, () => {
-    const now = instances.get(ref);
-    return now.isOk() && reached.includes(now.value.state) ? now.value : null;
-  });
-  return Response.json(instanceView(orThrow(outcome)));
-}
-
-function openExec({ instances, live }: ApiDeps, request: Request, ref: string): Response {
-  const { id, name, state } = orThrow(instances.get(ref));
+/** One that sleeps is woken before the upgrade, where its policy lets a request do that; the wake's error is the answer otherwise. */
+async function openExec({ instances, live }: ApiDeps, request: Request, ref: string): Promise<Response> {
+  const found = orThrow(instances.get(ref));
+  if (found.state === "Standby") live.keep(request);
+  const { id, name, state } = found.state === "Standby" ? orThrow(await instances.wake(found.id)) : found;
   if (state !== "Running") throw new DormouseError("instance.invalid_state", `Cannot run a command in instance ${name}: it is ${state}, not Running.`, { details: { state } });
   live.requireUpgrade(request);
   const protocol = chooseProtocol(request, [EXEC_V1]);

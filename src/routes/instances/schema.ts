@@ -1,6 +1,7 @@
 // Bodies of the instance routes and the instance as the wire shows it, with examples.
 import { type Static, Type } from "@sinclair/typebox";
 import { INSTANCE_STATES } from "../../host/instances/service.ts";
+import { AutoStandbySchema, SnapshotPolicySchema } from "../policies.ts";
 import { nullable, Reference, Tags, Time } from "../schema.ts";
 import { UNSUPPORTED_CREATE, UNSUPPORTED_NETWORK, unsupportedSchemas } from "./unsupported.ts";
 
@@ -31,6 +32,8 @@ const own = {
   cmd: Type.Optional(Words("Instead of the image's command.")),
   hypervisor: Type.Optional(Type.String({ description: "`dormouse` is the only one there is." })),
   platform: Type.Optional(Type.String({ description: "`os/arch[/variant]`; this host runs `linux/amd64`." })),
+  auto_standby: Type.Optional(nullable(AutoStandbySchema)),
+  snapshot_policy: Type.Optional(nullable(SnapshotPolicySchema)),
   skip_kernel_headers: Type.Optional(Type.Boolean({ description: "Kernel headers are never installed: the guest's kernel loads no modules. Both values mean the same." })),
   port_mappings: Type.Optional(Type.Array(PortMapping, { maxItems: 1000, description: "Ports of the host that lead to the guest. An extension." })),
   tty: Type.Optional(Type.Boolean({ default: false, description: "The program gets a terminal. An extension." })),
@@ -83,6 +86,8 @@ export const InstanceSchema = Type.Object(
     has_snapshot: Type.Boolean(),
     network: Type.Object({ enabled: Type.Boolean(), name: Type.Optional(Type.String()), ip: nullable(Type.String()), mac: nullable(Type.String()) }),
     volumes: Type.Array(Type.Unknown(), { maxItems: 0 }),
+    auto_standby: Type.Optional(AutoStandbySchema),
+    snapshot_policy: Type.Optional(SnapshotPolicySchema),
     current_phase: Type.String(),
     current_phase_since: Time("When that phase began."),
     phase_durations_ms: Type.Record(Type.String(), Type.Number(), { description: "Milliseconds in each phase, the current one until now." }),
@@ -125,6 +130,7 @@ export const instanceExample = {
   has_snapshot: false,
   network: { enabled: true, name: "default", ip: "172.30.0.2", mac: "02:00:ac:1e:00:02" },
   volumes: [],
+  auto_standby: { enabled: true, idle_timeout: "5m", ignore_destination_ports: [], ignore_source_cidrs: [], wake_on_packet: true },
   port_mappings: [{ guest_port: 80, host_port: 8080, protocol: "tcp" }],
   tty: false,
   open_stdin: false,
@@ -140,4 +146,5 @@ export const createExample = {
   env: { NGINX_PORT: "80" },
   tags: { team: "web" },
   port_mappings: [{ guest_port: 80, host_port: 8080 }],
+  auto_standby: { enabled: true, idle_timeout: "5m" },
 };

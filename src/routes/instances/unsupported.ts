@@ -19,36 +19,43 @@ const onlyObject = (allowed: Readonly<Record<string, unknown>>) => (value: unkno
 
 const noText = { only: "an empty string", isNeutral: (value: unknown) => value === "" };
 const noList = { only: "an empty list", isNeutral: (value: unknown) => Array.isArray(value) && value.length === 0 };
-const disabled = { only: '`{"enabled":false}`', isNeutral: onlyObject({ enabled: false }) };
+const noObject = { only: "an empty object", isNeutral: onlyObject({}) };
+const noHealthCheck = { only: '`{"type":"none"}`', isNeutral: onlyObject({ type: "none" }) };
+const noRestart = { only: '`{"policy":"never"}`', isNeutral: onlyObject({ policy: "never" }) };
+const noTtl = { only: "`0s`", isNeutral: (value: unknown) => value === "" || value === "0" || value === "0s" };
 
 /** Of `POST /instances`. `null` is neutral for each. */
 export const UNSUPPORTED_CREATE: UnsupportedFields = {
-  auto_standby: disabled,
-  credentials: { only: "an empty object", isNeutral: onlyObject({}) },
+  credentials: noObject,
   devices: noList,
   disk_io_bps: noText,
   expires_at: noText,
   gpu: { only: "an empty object", isNeutral: onlyObject({ profile: "" }) },
-  health_check: { only: '`{"type":"none"}`', isNeutral: onlyObject({ type: "none" }) },
+  health_check: noHealthCheck,
   hotplug_size: {
     only: "a size of 0",
     isNeutral: (value) => value === "" || (typeof value === "string" && parseSize(value, "hotplug_size").unwrapOr(1) === 0),
   },
-  restart_policy: { only: '`{"policy":"never"}`', isNeutral: onlyObject({ policy: "never" }) },
+  restart_policy: noRestart,
   skip_guest_agent: { only: "`false`: the agent is part of our init", isNeutral: (value) => value === false },
-  snapshot_policy: {
-    only: '`{"compression":{"enabled":false}}`',
-    isNeutral: (value) => isObject(value) && Object.entries(value).every(([key, one]) => key === "compression" && (one === null || disabled.isNeutral(one))),
-  },
-  ttl: { only: "`0s`", isNeutral: (value) => value === "" || value === "0" || value === "0s" },
+  ttl: noTtl,
   volumes: noList,
+};
+
+/** Of `PATCH /instances/{id}`. Environment variables could change only where credentials name them. */
+export const UNSUPPORTED_UPDATE: UnsupportedFields = {
+  env: noObject,
+  expires_at: noText,
+  health_check: noHealthCheck,
+  restart_policy: noRestart,
+  ttl: noTtl,
 };
 
 /** Of `network` in `POST /instances`. */
 export const UNSUPPORTED_NETWORK: UnsupportedFields = {
   bandwidth_download: noText,
   bandwidth_upload: noText,
-  egress: disabled,
+  egress: { only: '`{"enabled":false}`', isNeutral: onlyObject({ enabled: false }) },
 };
 
 /** Their schemas: any value passes, so that `refuseUnsupported` can answer with its own code. */

@@ -2,6 +2,7 @@
 import type { Instance } from "../../host/instances/service.ts";
 import { PLATFORM, RUNTIME } from "../capabilities.ts";
 import { formatSize, formatTime, formatTimeOrNull } from "../format.ts";
+import { autoStandbyView, snapshotPolicyView } from "../policies.ts";
 
 export function instanceView(instance: Instance) {
   return {
@@ -35,6 +36,8 @@ export function instanceView(instance: Instance) {
       mac: instance.mac,
     },
     volumes: [],
+    ...(instance.autoStandby === null ? {} : { auto_standby: autoStandbyView(instance.autoStandby) }),
+    ...(instance.snapshotPolicy === null ? {} : { snapshot_policy: snapshotPolicyView(instance.snapshotPolicy) }),
     port_mappings: instance.ports.map(({ guestPort, hostPort, protocol }) => ({ guest_port: guestPort, host_port: hostPort, protocol })),
     tty: instance.tty,
     open_stdin: instance.openStdin,
