@@ -34,6 +34,12 @@ export class Mapping {
     return Mapping.map(length, prot, flags, fd, offset);
   }
 
+  /** Puts pages of a file in the place of [offset, offset + length): read when they are touched, private once they are written. */
+  replace(offset: number, length: number, fd: number, fileOffset: number): void {
+    if (offset < 0 || length <= 0 || offset + length > this.length) throw new RangeError("Cannot map outside of the mapping");
+    must(`Cannot map ${length} bytes of a file`, SYS.mmap, this.address + offset, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, fileOffset);
+  }
+
   private static map(length: number, prot: number, flags: number, fd: number, offset: number): Mapping {
     const address = must(`Cannot map ${length} bytes`, SYS.mmap, 0, length, prot, flags, fd >>> 0, offset);
     return new Mapping(address, length);

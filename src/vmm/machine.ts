@@ -1,17 +1,19 @@
 // One virtual machine: memory, vCPUs, interrupts, PCI bus. Owns them all; they live as long as the process.
 import { Mapping } from "../ffi/memory.ts";
-import type { Epoll } from "../ffi/epoll.ts";
 import { KVM } from "../ffi/abi/kvm.ts";
 import { cpuidFor } from "./arch/x86/cpuid.ts";
 import { enterLongMode, loadLinux, type BootImage } from "./arch/x86/boot.ts";
-import { restoreVm, saveVm, StateReader, tellPaused, type VcpuState, type VmState } from "./arch/x86/state.ts";
+import { signalEventFd, type Epoll } from "../ffi/epoll.ts";
+import type { BoardState } from "../machine-state/saved-machine.ts";
+import type { VcpuState, VmState } from "../machine-state/x86.ts";
+import { restoreVm, saveVm, StateReader, tellPaused } from "./arch/x86/state.ts";
 import { PciBus } from "./bus.ts";
 import { Interrupts } from "./interrupts.ts";
 import { Kvm, type Vcpu, type Vm } from "./kvm.ts";
 import { GuestMemory } from "./memory.ts";
 import type { PciFunction, PciPlatform } from "./pci.ts";
-import { SERIAL_IRQ } from "./serial.ts";
-import { End, MACHINE_SIZE } from "./vcpu-shared.ts";
+import { SERIAL_IRQ, SERIAL_STATE_SIZE, serialInterrupts } from "./serial.ts";
+import { End, Machine as MachineWord, MACHINE_SIZE, SERIAL_OFFSET } from "./vcpu-shared.ts";
 import { Vcpus } from "./vcpus.ts";
 
 export const MAX_VCPUS = 16;
@@ -24,6 +26,10 @@ export interface MachineOptions {
   readonly vcpus: number;
   /** See CpuidOptions. */
   readonly xsave: boolean;
+  /** Fills memory before the guest has any of it. */
+  readonly fill?: (ram: Mapping) => void;
+  /** What each vCPU sees, for one that was saved; else what this host has. */
+  readonly cpuid?: readonly Uint8Array<ArrayBuffer>[];
   /** Serial output; the bytes are valid only during the call. */
   readonly onSerial: (bytes: Uint8Array) => void;
   /** A vCPU ended; the machine runs no more. Once. */
@@ -32,8 +38,8 @@ export interface MachineOptions {
 
 export interface MachineEnd { readonly kind: "reset" | "triple-fault" | "failure"; readonly message: string }
 
-/** What lies in KVM; memory and devices are saved apart. */
-export interface MachineState { readonly vcpus: readonly VcpuState[]; readonly vm: VmState }
+/** What lies in KVM and with the vCPUs; memory and devices are saved apart. */
+export interface MachineState { readonly vcpus: readonly VcpuState[]; readonly vm: VmState; readonly board: BoardState }
 
 export class Machine {
   readonly memory: GuestMemory;
@@ -43,6 +49,8 @@ export class Machine {
   private readonly bus: PciBus;
   private readonly interrupts: Interrupts;
   private readonly vcpus: Vcpu[] = [];
+  private readonly cpuids: DataView[] = [];
+  private serialIrq = -1;
   private readonly workers: Vcpus;
   private ended = false;
 
@@ -52,6 +60,7 @@ export class Machine {
     // KVM maps a huge page into the guest only where guest and host addresses agree in their low 21 bits.
     const ram = Mapping.aligned(options.memoryBytes);
     this.memory = GuestMemory.of(ram);
+    options.fill?.(ram);
     this.memory.regions.forEach((region, slot) => this.vm.setMemory(slot, region.gpa, region.size, region.hva));
     this.interrupts = new Interrupts(this.vm);
     this.workers = new Vcpus(epoll, options.vcpus, {
@@ -78,43 +87,69 @@ export class Machine {
     this.workers.resume();
   }
 
-  /** Puts a saved machine's state into this new one, whose memory is in place already; it is paused until resume(). */
-  restore(state: MachineState): void {
+  /**
+   * Puts what lies in KVM of a saved machine into this new one, whose memory is in place already; it is paused until resume().
+   * Devices are restored after it (they raise interrupts), restoreBoard() comes after them.
+   */
+  restore(state: Pick<MachineState, "vcpus" | "vm">): void {
     if (state.vcpus.length !== this.vcpus.length) throw new Error(`Cannot restore ${state.vcpus.length} vCPUs into ${this.vcpus.length}`);
+    this.startVcpus(true); // their threads start meanwhile; parked, they touch nothing of this
     const reader = new StateReader(this.kvm);
     this.vcpus.forEach((vcpu, i) => reader.restoreVcpu(vcpu, state.vcpus[i]!));
     restoreVm(this.vm, state.vm);
-    for (const vcpu of this.vcpus) tellPaused(vcpu);
-    this.startVcpus(true);
+  }
+
+  /** Serial port and where the BARs are. The serial port's interrupt may have been on its way: it comes again. */
+  restoreBoard(board: BoardState): void {
+    new Int32Array(this.workers.shared.buffer(0, MACHINE_SIZE))[MachineWord.PCI_ADDRESS] = board.pciAddress | 0;
+    this.workers.shared.bytes(SERIAL_OFFSET, SERIAL_STATE_SIZE).set(board.serial.slice(0, SERIAL_STATE_SIZE));
+    this.bus.restore(board.bars);
+    if (serialInterrupts(board.serial)) signalEventFd(this.serialIrq);
   }
 
   /** Only after pause() has called back. */
   save(): MachineState {
+    this.workers.drainSerial();
     const reader = new StateReader(this.kvm);
-    return { vcpus: this.vcpus.map((vcpu) => reader.saveVcpu(vcpu)), vm: saveVm(this.vm) };
+    const bytesOf = (table: DataView) => Uint8Array.from(new Uint8Array(table.buffer, table.byteOffset, table.byteLength));
+    const pciAddress = new Int32Array(this.workers.shared.buffer(0, MACHINE_SIZE))[MachineWord.PCI_ADDRESS]! >>> 0;
+    return {
+      vcpus: this.vcpus.map((vcpu, i) => ({ ...reader.saveVcpu(vcpu), cpuid: bytesOf(this.cpuids[i]!) })), vm: saveVm(this.vm),
+      board: { pciAddress, serial: [...this.workers.shared.bytes(SERIAL_OFFSET, SERIAL_STATE_SIZE)], bars: this.bus.save() },
+    };
   }
+
+  /** What its first vCPU sees. */
+  get cpuid(): DataView { return this.cpuids[0]!; }
 
   /** `done` runs once no vCPU is in the guest any more. */
   pause(done: () => void): void { this.workers.park(done); }
-  resume(): void { this.workers.resume(); }
+  /** `running` runs once every vCPU is on its way into the guest. */
+  resume(running?: () => void): void {
+    for (const vcpu of this.vcpus) tellPaused(vcpu);
+    this.workers.resume(running);
+  }
   exits(): number { return this.workers.exits(); }
   drainSerial(): void { this.workers.drainSerial(); }
 
   private startVcpus(parked: boolean): void {
-    const serialIrq = this.interrupts.isa(SERIAL_IRQ);
-    for (const vcpu of this.vcpus) this.workers.start(vcpu, serialIrq, parked);
+    this.serialIrq = this.interrupts.isa(SERIAL_IRQ);
+    for (const vcpu of this.vcpus) this.workers.start(vcpu, this.serialIrq, parked);
   }
 
   private createVcpus(): void {
     const supported = this.kvm.supportedCpuid();
-    const tscDeadline = this.kvm.extension(KVM.KVM_CAP_TSC_DEADLINE_TIMER) !== 0;
     for (let index = 0; index < this.options.vcpus; index++) {
       const vcpu = this.vm.createVcpu(index);
       vcpu.useHostTscFrequency();
-      vcpu.setCpuid(cpuidFor(supported, { index, count: this.options.vcpus, tscDeadline, xsave: this.options.xsave }));
+      const saved = this.options.cpuid?.[index];
+      const table = saved === undefined ? hostTable(this.kvm, supported, index, this.options.vcpus, this.options.xsave) : new DataView(saved.buffer, saved.byteOffset, saved.byteLength);
+      vcpu.setCpuid(table);
+      this.cpuids.push(table);
       this.vcpus.push(vcpu);
     }
   }
+
 
   private pciPlatform(): PciPlatform {
     return {
@@ -132,6 +167,16 @@ export class Machine {
     this.workers.drainSerial();
     this.options.onEnd(describeEnd(why, detail));
   }
+}
+
+function hostTable(kvm: Kvm, supported: DataView, index: number, count: number, xsave: boolean): DataView {
+  return cpuidFor(supported, { index, count, tscDeadline: kvm.extension(KVM.KVM_CAP_TSC_DEADLINE_TIMER) !== 0, xsave });
+}
+
+/** What the first of `vcpus` would see on this host. */
+export function hostCpuid(kvmFd: number, vcpus: number, xsave: boolean): DataView {
+  const kvm = new Kvm(kvmFd);
+  return hostTable(kvm, kvm.supportedCpuid(), 0, vcpus, xsave);
 }
 
 function describeEnd(why: number, detail: number): MachineEnd {

@@ -6,6 +6,8 @@ import { HOLE_END, HOLE_START } from "./layout.ts";
 /** toArrayBuffer maps at most 4 GiB a buffer; views of 2 GiB keep offsets in 31 bits. */
 const VIEW_SHIFT = 31;
 const VIEW_SIZE = 2 ** VIEW_SHIFT;
+/** RAM that one of GuestMemory.bytes holds, but for the last. */
+export const VIEW_BYTES = VIEW_SIZE;
 
 /** RAM [gpa, gpa + size) at host address hva. */
 export interface Region { readonly gpa: number; readonly size: number; readonly hva: number }

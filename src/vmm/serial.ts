@@ -64,6 +64,9 @@ export class Serial {
   }
 }
 
+/** Whether the saved registers ask for interrupts. */
+export const serialInterrupts = (registers: readonly number[]): boolean => ((registers[IER] ?? 0) & IER_THRI) !== 0;
+
 /** DTR→DSR, RTS→CTS, OUT1→RI, OUT2→DCD. */
 function loopback(mcr: number): number {
   return ((mcr & 1) << 5) | ((mcr & 2) << 3) | ((mcr & 4) << 4) | ((mcr & 8) << 4);

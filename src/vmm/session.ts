@@ -1,20 +1,26 @@
-// One monitor's life: waits for `boot`, runs the machine, answers the daemon, keeps the record, ends.
+// One monitor's life: waits for `boot` or `restore`, runs the machine, answers the daemon, keeps the record, ends.
 import { EPOLLIN, TimerFd, type Epoll } from "../ffi/epoll.ts";
-import { fileSize } from "../ffi/fd.ts";
+import { fileSize, O_RDONLY, openFd } from "../ffi/fd.ts";
+import { faultMessage, MachineStateError } from "../machine-state/fault.ts";
 import { decodePairs, encodePairs, pairValue } from "../pairs.ts";
-import { Control, type RequestFds } from "./control.ts";
+import { Agent } from "./agent.ts";
+import { Control, type Handlers, type Reply, type RequestFds } from "./control.ts";
 import { Devices } from "./devices/devices.ts";
+import type { Guest } from "./guest.ts";
 import { Machine, MAX_MEMORY, MAX_VCPUS, MIN_MEMORY, type MachineEnd } from "./machine.ts";
 import { panicMessage, Tail } from "./panic.ts";
-import { Frame, type BootParams, type EndReason, type VmmStats, type VmmStatus } from "./protocol.ts";
+import { Frame, type BootParams, type EndReason, type RestoreParams, type SaveParams, type VmmStats, type VmmStatus } from "./protocol.ts";
 import { Record } from "./record.ts";
+import { restore } from "./restore.ts";
+import { Sleep } from "./sleep.ts";
+import { NO_CHAIN } from "./snapshot/plan.ts";
 
 /** What a shutdown may take beyond the workload's grace: killing the rest, syncing, unmounting. */
 const SHUTDOWN_SLACK_MS = 5000;
 /** A monitor that nobody is connected to ends: its daemon died between starting it and `boot`. */
 const UNUSED_MS = 60_000;
 
-interface Running { readonly machine: Machine; readonly devices: Devices }
+interface Running { readonly guest: Guest; readonly sleep: Sleep }
 
 export class Session {
   /** The process may end: nothing of the guest runs any more, and all is written. */
@@ -23,52 +29,50 @@ export class Session {
   private readonly control: Control;
   private readonly deadline = new TimerFd();
   private readonly serial = new Tail();
+  /** The one file that a monitor opens by itself, and early: later it may not be allowed to. */
+  private readonly pagemapFd = openPagemap();
+  /** From its first line on, also while it is still being made. */
+  private devices: Devices | null = null;
+  private agent: Agent;
   private running: Running | null = null;
 
   constructor(private readonly epoll: Epoll, controlFd: number, unusedMs = UNUSED_MS) {
     this.record = new Record((status) => this.control.send({ event: "state", status }));
-    this.control = new Control(epoll, controlFd, {
-      boot: (params, fds, reply) => reply({ result: this.boot(params, fds) }),
-      status: (_params, _fds, reply) => reply({ result: this.record.status }),
-      stats: (_params, _fds, reply) => reply({ result: this.stats() }),
-      pause: (_params, _fds, reply) => this.need().machine.pause(() => {
-        this.record.paused();
-        reply({ result: this.record.status });
-      }),
-      resume: (_params, _fds, reply) => {
-        this.need().machine.resume();
-        this.record.resumed();
-        reply({ result: this.record.status });
-      },
-      save: () => notYet("save a machine"),
-      cancelSave: (_params, _fds, reply) => reply({ result: null }),
-      restore: () => notYet("restore a machine"),
-      release: () => notYet("release a machine"),
-      tap: (_params, _fds, reply) => reply({ result: null, fds: { tap: this.need().devices.tap() } }),
-      addLayer: (params, fds, reply) => this.addLayer(params.disk, fds, (error) => reply(error === null ? { result: null } : { error })),
-      shutdown: (params, _fds, reply) => reply({ result: this.shutdown(params.graceMs, params.signal) }),
-      kill: () => this.end("killed", "killed"),
-      vsock: (params, fds, reply) => this.need().devices.connect(params.port, fds.take("stream"), (error) => reply(error === null ? { result: null } : { error })),
-    }, () => { if (this.running === null) this.done = true; });
+    this.agent = new Agent(epoll, (type, payload) => this.devices?.sendFrame(type, payload) ?? false);
+    this.control = new Control(epoll, controlFd, this.handlers(), () => this.onHangUp());
     epoll.add(this.deadline.fd, EPOLLIN, () => this.onDeadline());
     this.deadline.arm(unusedMs);
   }
 
+  private handlers(): Handlers {
+    const resume = (_params: null, _fds: RequestFds, reply: Reply<"resume">) =>
+      this.need().sleep.resume((status, error) => reply(status === null ? { error: `Cannot let the guest go on: ${error}` } : { result: status }));
+    return {
+      boot: (params, fds, reply) => reply({ result: this.boot(params, fds) }),
+      restore: (params, fds, reply) => this.restore(params, fds, reply),
+      status: (_params, _fds, reply) => reply({ result: this.record.status }),
+      stats: (_params, _fds, reply) => reply({ result: this.stats() }),
+      pause: (_params, _fds, reply) => this.need().sleep.pause(() => reply({ result: this.record.status })),
+      resume,
+      release: resume,
+      save: (params, fds, reply) => this.save(params, fds, reply),
+      cancelSave: (_params, _fds, reply) => {
+        this.running?.sleep.cancelSave();
+        reply({ result: null });
+      },
+      tap: (_params, _fds, reply) => reply({ result: null, fds: { tap: this.need().guest.devices.tap() } }),
+      addLayer: (params, fds, reply) => this.addLayer(params.disk, fds, (error) => reply(error === null ? { result: null } : { error })),
+      shutdown: (params, _fds, reply) => reply({ result: this.shutdown(params.graceMs, params.signal) }),
+      kill: () => this.end("killed", "killed"),
+      vsock: (params, fds, reply) => this.need().guest.devices.connect(params.port, fds.take("stream"), (error) => reply(error === null ? { result: null } : { error })),
+    };
+  }
+
   private boot(params: BootParams, fds: RequestFds): VmmStatus {
-    if (this.running !== null) throw new Error("this monitor runs a guest already");
-    check(params);
-    const machine = new Machine(this.epoll, {
-      kvmFd: fds.take("kvm"), memoryBytes: params.memoryBytes, vcpus: params.vcpus, xsave: params.xsave,
-      onSerial: (bytes) => this.onSerial(bytes),
-      onEnd: (end) => this.onMachineEnd(end),
-    });
-    if (fds.has("status")) this.record.open(fds.take("status"));
-    const devices = new Devices(this.epoll, machine, params, fds, {
-      onFrame: (type, payload) => this.onFrame(type, payload),
-      log: (message) => this.log(message),
-    });
-    this.running = { machine, devices };
-    this.deadline.arm(0);
+    this.begin(params, fds);
+    const machine = new Machine(this.epoll, { kvmFd: fds.take("kvm"), memoryBytes: params.memoryBytes, vcpus: params.vcpus, xsave: params.xsave, ...this.machineEvents() });
+    const devices = new Devices(this.epoll, machine, params, fds, this.deviceEvents());
+    this.run({ machine, devices, agent: this.agent, params, chain: NO_CHAIN });
     const file = (name: string) => {
       const fd = fds.take(name);
       return { fd, size: fileSize(fd) };
@@ -78,21 +82,81 @@ export class Session {
     return this.record.status;
   }
 
+  /** Whatever fails ends the monitor: a machine that is half there is of no use, and nothing of it has run. */
+  private restore(params: RestoreParams, fds: RequestFds, reply: Reply<"restore">): void {
+    this.begin(params, fds);
+    const fail = (error: unknown) => {
+      const message = error instanceof MachineStateError ? faultMessage(error) : error instanceof Error ? error.message : String(error);
+      reply({ error: message });
+      this.end("internal", message);
+    };
+    try {
+      const { machine, devices, chain, saved, loadMs, machineMs } = restore(this.epoll, params, fds, this.machineEvents(), this.deviceEvents());
+      const { sleep } = this.run({ machine, devices, agent: this.agent, params, chain });
+      this.record.restored(saved.guest.bootedAt, saved.guest.runningAt);
+      const startedAt = performance.now();
+      let run = 0;
+      sleep.wake(params.identity, params.deadlineMs, () => { run = performance.now() - startedAt; }, (error) => {
+        if (this.done) return;
+        if (error !== null) return fail(new Error(`Cannot wake the guest: ${error}`));
+        reply({ result: { status: this.record.status, stepsMs: { load: loadMs, machine: machineMs, run, acknowledged: performance.now() - startedAt } } });
+      });
+    } catch (error) {
+      fail(error);
+    }
+  }
+
+  private save(params: SaveParams, fds: RequestFds, reply: Reply<"save">): void {
+    const { sleep } = this.need();
+    const refusal = sleep.refusal(params.base);
+    if (refusal !== null) throw new Error(refusal);
+    if (this.pagemapFd < 0) this.log("the page map of this process can't be read: all pages that are not zero are written");
+    sleep.saveTo(params, { machine: fds.take("machine"), memory: fds.take("memory") }, (result, error) => reply(result === null ? { error } : { result }));
+  }
+
+  private begin(params: Pick<BootParams, "vcpus" | "memoryBytes">, fds: RequestFds): void {
+    if (this.running !== null) throw new Error("this monitor runs a guest already");
+    check(params);
+    if (fds.has("status")) this.record.open(fds.take("status"));
+  }
+
+  private run(guest: Guest): Running {
+    const { epoll, pagemapFd, record } = this;
+    this.devices = guest.devices;
+    this.running = { guest, sleep: new Sleep(guest, { epoll, pagemapFd, record, deaf: () => this.control.send({ event: "deaf" }) }) };
+    this.deadline.arm(0);
+    return this.running;
+  }
+
+  private machineEvents() {
+    return { onSerial: (bytes: Uint8Array) => this.onSerial(bytes), onEnd: (end: MachineEnd) => this.onMachineEnd(end) };
+  }
+
+  private deviceEvents() {
+    return { onFrame: (type: number, payload: Uint8Array) => this.onFrame(type, payload), log: (message: string) => this.log(message) };
+  }
+
   private need(): Running {
     if (this.running === null) throw new Error("no guest has been booted");
     return this.running;
   }
 
   private addLayer(disk: number, fds: RequestFds, done: (error: string | null) => void): void {
-    const { devices } = this.need();
+    const { devices } = this.need().guest;
     if (this.record.status.state !== "paused") throw new Error(`Cannot add a layer to disk ${disk}: the guest is not paused`);
     devices.addLayer(disk, fds, done);
   }
 
   private shutdown(graceMs: number, signal: number): VmmStatus {
-    this.need().devices.sendFrame(Frame.SHUTDOWN, encodePairs([["signal", String(signal)], ["grace_ms", String(graceMs)]]));
+    this.need().guest.devices.sendFrame(Frame.SHUTDOWN, encodePairs([["signal", String(signal)], ["grace_ms", String(graceMs)]]));
     this.deadline.arm(graceMs + SHUTDOWN_SLACK_MS);
     return this.record.status;
+  }
+
+  /** The daemon has gone: what it had begun is called off, so that the guest does not wait for the next one. */
+  private onHangUp(): void {
+    if (this.running === null) this.done = true;
+    else this.running.sleep.cancelSave();
   }
 
   private onDeadline(): void {
@@ -102,9 +166,10 @@ export class Session {
   }
 
   private onFrame(type: number, payload: Uint8Array): void {
-    if (type !== Frame.STATE) return this.log(`the guest sent a frame of unknown type ${type}`);
+    if (type !== Frame.STATE && type !== Frame.ACK) return this.log(`the guest sent a frame of unknown type ${type}`);
     const pairs = decodePairs(payload);
-    if (pairs === null) return this.log("the guest sent a state that can't be read");
+    if (pairs === null) return this.log("the guest sent a frame that can't be read");
+    if (type === Frame.ACK) return this.agent.answered(pairs);
     const state = pairValue(pairs, "state");
     if (state === "running") this.record.running();
     else if (state === "exited") {
@@ -115,12 +180,12 @@ export class Session {
 
   private onSerial(bytes: Uint8Array): void {
     this.serial.add(bytes);
-    this.running?.devices.writeVmmLog(bytes);
+    this.devices?.writeVmmLog(bytes);
   }
 
   /** Into the log of the instance, once it has one. */
   log(message: string): void {
-    this.running?.devices.writeVmmLog(Buffer.from(`[vmm] ${message}\n`));
+    this.devices?.writeVmmLog(Buffer.from(`[vmm] ${message}\n`));
   }
 
   private onMachineEnd(end: MachineEnd): void {
@@ -137,17 +202,22 @@ export class Session {
   }
 
   private stats(): VmmStats {
-    const { machine, devices } = this.need();
+    const { machine, devices } = this.need().guest;
     const cpu = process.cpuUsage();
     return { cpuSeconds: (cpu.user + cpu.system) / 1e6, exits: machine.exits(), ...devices.stats() };
   }
 }
 
-function notYet(what: string): never {
-  throw new Error(`Cannot ${what}: this monitor does not implement it yet`);
+/** -1 where the host hides it. */
+function openPagemap(): number {
+  try {
+    return openFd("/proc/self/pagemap", O_RDONLY);
+  } catch {
+    return -1; // a save says so, and writes more
+  }
 }
 
-function check(params: BootParams): void {
+function check(params: Pick<BootParams, "vcpus" | "memoryBytes">): void {
   if (!Number.isInteger(params.vcpus) || params.vcpus < 1 || params.vcpus > MAX_VCPUS) throw new Error(`vcpus must be 1 to ${MAX_VCPUS}`);
   if (!Number.isInteger(params.memoryBytes) || params.memoryBytes % 2 ** 20 !== 0 || params.memoryBytes < MIN_MEMORY || params.memoryBytes > MAX_MEMORY)
     throw new Error(`memoryBytes must be whole MiB from ${MIN_MEMORY} to ${MAX_MEMORY}`);

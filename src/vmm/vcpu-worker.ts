@@ -44,6 +44,7 @@ class VcpuLoop {
   loop(): void {
     const { words, run } = this;
     Atomics.store(words, Word.TID, syscall(SYS.gettid));
+    signalEventFd(this.start.mainFd); // somebody may wait for it to run
     const fd = this.start.vcpuFd;
     while (Atomics.load(words, Word.ENDED) === End.NONE) {
       if (Atomics.load(words, Word.PARK) !== 0) this.park();
@@ -183,6 +184,7 @@ class VcpuLoop {
     signalEventFd(this.start.mainFd);
     while (Atomics.load(words, Word.PARK) !== 0 && Atomics.load(words, Word.ENDED) === End.NONE) syscall(SYS.read, this.start.wakeFd, this.sink, 8);
     Atomics.store(words, Word.PARKED, 0);
+    signalEventFd(this.start.mainFd);
   }
 
   end(why: number, detail: number): void {

@@ -46,6 +46,7 @@ export class Vcpus {
   private readonly slots: Slot[] = [];
   private readonly machineWords: Int32Array;
   private onParked: (() => void) | null = null;
+  private onRunning: (() => void) | null = null;
   private readonly startTimer = new TimerFd();
 
   constructor(private readonly epoll: Epoll, count: number, private readonly handler: AccessHandler) {
@@ -84,13 +85,16 @@ export class Vcpus {
   /** Asks all vCPUs to stop; `done` runs once all are parked (or have ended), maybe at once. */
   park(done: () => void): void {
     this.onParked = done;
+    this.onRunning = null;
     for (const slot of this.slots) Atomics.store(slot.words, Word.PARK, 1);
     for (const slot of this.slots) this.kick(slot);
     this.checkParked();
   }
 
-  resume(): void {
+  /** `running` runs once no vCPU is parked any more. */
+  resume(running?: () => void): void {
     this.onParked = null;
+    this.onRunning = running ?? null;
     for (const slot of this.slots) {
       Atomics.store(slot.words, Word.PARK, 0);
       slot.wakeEvent.signal();
@@ -125,6 +129,15 @@ export class Vcpus {
       this.handler.ended(slot.vcpu.index, ended, slot.words[Word.DETAIL]!);
     }
     this.checkParked();
+    this.checkRunning();
+  }
+
+  private checkRunning(): void {
+    const done = this.onRunning;
+    if (done === null) return;
+    for (const { words } of this.slots) if (Atomics.load(words, Word.TID) === 0 || Atomics.load(words, Word.PARKED) !== 0) return;
+    this.onRunning = null;
+    done();
   }
 
   private checkParked(): void {

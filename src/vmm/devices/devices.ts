@@ -1,13 +1,15 @@
 // All devices of one machine: made from what `boot` brought, put on the bus in a fixed order, asked as one.
 // The order is the guest's: vda, vdb, … are the disks in theirs; eth0 is the one network device.
+import { errnoName } from "../../ffi/abi/errno.ts";
 import type { Epoll } from "../../ffi/epoll.ts";
 import { closeFd, fileSize } from "../../ffi/fd.ts";
+import type { MachineParams } from "../../machine-state/saved-machine.ts";
 import type { RequestFds } from "../control.ts";
 import type { GuestMemory } from "../memory.ts";
 import type { PciFunction, PciPlatform } from "../pci.ts";
 import { GUEST_CID, type BootParams, type VmmStats } from "../protocol.ts";
 import type { Device } from "../virtio/device.ts";
-import { VirtioPci } from "../virtio/transport.ts";
+import { VirtioPci, type TransportState } from "../virtio/transport.ts";
 import { BlockMap } from "./block/block-map.ts";
 import { BlockDevice } from "./block/device.ts";
 import { createDiskIo } from "./block/io.ts";
@@ -42,9 +44,14 @@ export class Devices {
   private readonly vsock: VsockDevice;
   private readonly port: FramedPort;
   private readonly vmmLog: LogSink;
+  private readonly transports: VirtioPci[] = [];
 
-  constructor(epoll: Epoll, board: Board, params: BootParams, fds: RequestFds, events: DeviceEvents) {
-    const add = (device: Device) => board.add(new VirtioPci(device, board.memory, board.platform, epoll, events.log));
+  constructor(epoll: Epoll, board: Board, private readonly params: Pick<BootParams, "disks" | "mac">, fds: RequestFds, events: DeviceEvents) {
+    const add = (device: Device) => {
+      const transport = new VirtioPci(device, board.memory, board.platform, epoll, events.log);
+      this.transports.push(transport);
+      board.add(transport);
+    };
     this.vmmLog = new LogSink([fds.take("vmm0"), fds.take("vmm1")]);
     const appLog = new LogSink([fds.take("app0"), fds.take("app1")]);
     this.port = new FramedPort(CONTROL_PORT, events.onFrame, events.log);
@@ -80,6 +87,79 @@ export class Devices {
       close();
       throw error;
     }
+  }
+
+  /** Somebody in the guest has opened the control port: there is an agent. */
+  get agent(): boolean { return this.port.everOpened; }
+
+  /** For MachineParams. */
+  get disksAndNetwork(): Pick<MachineParams, "disks" | "network"> {
+    const disks = this.params.disks.map(({ readonly, serial }, i) => ({ readonly, serial, bytes: this.disks[i]!.capacity }));
+    return { disks, network: this.net !== null };
+  }
+
+  // --- sleep and wake
+
+  /** Nothing is read from the TAP any more. */
+  deafen(): void { this.net?.gate(true, false); }
+
+  /** While the vCPUs are paused: finishes what is in flight; `done` runs once nothing touches guest memory any more, until resume(). */
+  quiesce(done: () => void): void {
+    let left = this.disks.length;
+    const one = () => {
+      if (left-- > 0) return;
+      for (const transport of this.transports) transport.hold();
+      done();
+    };
+    for (const disk of this.disks) disk.quiesce(one);
+    one();
+  }
+
+  /** Takes back deafen() and quiesce(). Before the vCPUs run. */
+  resume(): void {
+    for (const transport of this.transports) transport.letGo();
+    for (const disk of this.disks) disk.resume();
+    this.net?.gate(false, false);
+  }
+
+  /** Nothing is written to disks, nothing crosses the TAP, until openGates(). */
+  shutGates(): void {
+    for (const disk of this.disks) disk.shut();
+    this.net?.gate(true, true);
+  }
+
+  openGates(): void {
+    for (const disk of this.disks) disk.open();
+    this.net?.gate(false, false);
+  }
+
+  /** Brings all that the guest has written to the storage. */
+  sync(done: (error: string | null) => void): void {
+    let left = 1, failed: string | null = null;
+    const one = (error: string | null) => {
+      failed ??= error;
+      if (--left === 0) done(failed);
+    };
+    this.disks.forEach((disk, i) => {
+      if (this.params.disks[i]!.readonly) return;
+      left++;
+      disk.sync((errno) => one(errno === 0 ? null : `cannot sync disk${i}: ${errnoName(errno)}`));
+    });
+    one(null);
+  }
+
+  /** Only after quiesce(). */
+  save(): TransportState[] { return this.transports.map((transport) => transport.save()); }
+
+  /** Into new devices; null, or why the states don't fit. The vCPUs must have theirs already. */
+  restore(states: readonly unknown[]): string | null {
+    if (states.length !== this.transports.length) return `the machine was saved with ${states.length} devices, and here are ${this.transports.length}`;
+    for (const [i, transport] of this.transports.entries()) {
+      const refused = transport.restore(states[i] as TransportState);
+      if (refused !== null) return refused;
+    }
+    this.vsock.resetTransport();
+    return null;
   }
 
   /** The TAP's descriptor; it stays the devices' own. */

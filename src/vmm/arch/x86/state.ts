@@ -2,29 +2,10 @@
 // Every part is the bytes of one KVM structure (Documentation/virt/kvm/api.rst). The order of restoring matters.
 import { KVM, kvm_clock_data, kvm_debugregs, kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_msrs, kvm_pit_state2, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave } from "../../../ffi/abi/kvm.ts";
 import { errnoName } from "../../../ffi/abi/errno.ts";
+import type { VcpuState, VmState } from "../../../machine-state/x86.ts";
 import type { Kvm, Vcpu, Vm } from "../../kvm.ts";
 
 type Bytes = Uint8Array<ArrayBuffer>;
-
-export interface VcpuState {
-  readonly mpState: Bytes;
-  readonly regs: Bytes;
-  readonly sregs: Bytes;
-  readonly xsave: Bytes;
-  readonly xcrs: Bytes;
-  readonly debugRegs: Bytes;
-  readonly lapic: Bytes;
-  /** `struct kvm_msr_entry`, one after the other. */
-  readonly msrs: Bytes;
-  readonly events: Bytes;
-  readonly tscKhz: number;
-}
-
-export interface VmState {
-  readonly irqchips: readonly [Bytes, Bytes, Bytes];
-  readonly pit: Bytes;
-  readonly clock: Bytes;
-}
 
 const MSR_TSC = 0x10, MSR_TSC_DEADLINE = 0x6e0;
 const CHIPS = [KVM.KVM_IRQCHIP_PIC_MASTER, KVM.KVM_IRQCHIP_PIC_SLAVE, KVM.KVM_IRQCHIP_IOAPIC] as const;
@@ -57,7 +38,7 @@ export class StateReader {
   }
 
   /** Only while the vCPU is parked. */
-  saveVcpu(vcpu: Vcpu): VcpuState {
+  saveVcpu(vcpu: Vcpu): Omit<VcpuState, "cpuid"> {
     return {
       mpState: get(vcpu, "KVM_GET_MP_STATE", kvm_mp_state.size), // first: it makes KVM take in pending INIT and SIPI
       regs: get(vcpu, "KVM_GET_REGS", kvm_regs.size),

@@ -135,6 +135,7 @@ export class BlockDevice implements Device, TransferOwner {
   sync(done: (errno: number) => void): void { this.transfers.sync(done); }
 
   arena(): Iovecs { return this.iovecs; }
+  get capacity(): number { return this.bytes; }
   get inFlight(): number { return QUEUE_SIZE - this.freeCount; }
 
   activate(context: DeviceContext): void { this.context = context; }

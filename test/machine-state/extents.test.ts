@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { coalesce, decodeExtents, encodeExtents, ExtentBuilder, overlay, type Content, type Extent } from "../../../src/vmm/snapshot/extents.ts";
+import { coalesce, decodeExtents, encodeExtents, ExtentBuilder, overlay, type Content, type Extent } from "../../src/machine-state/extents.ts";
 
 const PAGES = 64;
 let seed = 7;

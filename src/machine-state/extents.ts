@@ -64,6 +64,48 @@ export function coalesce(extents: readonly Extent[], limit: number): Extent[] {
   return overlay(joined, extents.filter((extent) => extent.content === "zero"));
 }
 
+/** Those parts of `extents` that lie in one of `mask`; both sorted and disjoint. */
+export function within<C>(extents: readonly Extent<C>[], mask: readonly Extent<unknown>[]): Extent<C>[] {
+  const out = new ExtentBuilder<C>();
+  let i = 0;
+  for (const { page, pages, content } of extents) {
+    while (i < mask.length && mask[i]!.page + mask[i]!.pages <= page) i++;
+    for (let j = i; j < mask.length && mask[j]!.page < page + pages; j++) {
+      const from = Math.max(page, mask[j]!.page), to = Math.min(page + pages, mask[j]!.page + mask[j]!.pages);
+      out.add(from, to - from, content);
+    }
+  }
+  return out.extents;
+}
+
+/** Runs of a chain that a restore maps at most: the kernel's max_map_count is 65,530, and each hole between two runs is a mapping too. */
+export const MAX_MAPPINGS = 4096;
+
+/** Where each page of a chain is: the index of the map (newest first) whose file has it, or NOWHERE: it is zero. */
+export type ChainExtent = Extent<number>;
+export const NOWHERE = -1;
+
+export const chainOf = (maps: readonly (readonly Extent[])[]): ChainExtent[] =>
+  maps.map((map, i) => map.map((extent): ChainExtent => ({ ...extent, content: extent.content === "data" ? i : NOWHERE })))
+    .reduceRight<ChainExtent[]>((older, newer) => overlay(newer, older), []);
+
+/** What a restore has to map: the runs of a chain that have data, one a file. */
+export const dataRuns = (chain: readonly ChainExtent[]): ChainExtent[] => chain.filter(({ content }) => content !== NOWHERE);
+
+/** `own` as a delta over `older`, with gaps filled and zeroes written out until the whole maps to at most `limit` runs. `ramPages` bounds it. */
+export function fit(own: readonly Extent[], older: readonly ChainExtent[], ramPages: number, limit = MAX_MAPPINGS): Extent[] {
+  const fits = (delta: readonly Extent[]) => {
+    const newest = delta.map((extent): ChainExtent => ({ ...extent, content: extent.content === "data" ? Infinity : NOWHERE }));
+    return dataRuns(overlay(newest, older)).length <= limit;
+  };
+  if (fits(own)) return [...own];
+  const written = new ExtentBuilder<Content>();
+  for (const { page, pages } of own) written.add(page, pages, "data");
+  for (let runs = limit; runs >= 1; runs = Math.floor(runs / 2))
+    for (const candidate of [coalesce(own, runs), coalesce(written.extents, runs)]) if (fits(candidate)) return candidate;
+  return [{ page: 0, pages: ramPages, content: "data" }];
+}
+
 /** Bytes on disk: 12 a run, little endian: u32 page, u32 pages, u32 content (1 data, 2 zero). */
 const RECORD = 12, DATA = 1, ZERO = 2;
 

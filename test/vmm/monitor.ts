@@ -1,0 +1,135 @@
+// A monitor process of its own with a tiny guest in it, driven over its control socket; its guest's memory seen from outside.
+import { closeSync, mkdirSync, openSync, readFileSync, readSync, truncateSync, writeFileSync, writeSync } from "node:fs";
+import { join } from "node:path";
+import { closeFd, O_CREAT, O_RDONLY, O_RDWR, O_TRUNC, openFd } from "../../src/ffi/fd.ts";
+import type { Poller } from "../../src/host/poller.ts";
+import { VmmClient } from "../../src/host/vmm/client.ts";
+import { socketPath } from "../../src/host/vmm/files.ts";
+import { spawnVmm, vmmCommand } from "../../src/host/vmm/spawn.ts";
+import type { RestoreParams, RestoreResult, SaveParams, VmmStatus } from "../../src/vmm/protocol.ts";
+import type { Res } from "../../src/errors.ts";
+import { tinyGuest } from "./guests/build.ts";
+
+export const MEMORY = 64 * 2 ** 20;
+const DISK_BYTES = 2 ** 20;
+const TIMEOUT_MS = 60_000;
+/** Where the ticker keeps its words, and what it fills. */
+const LOOP = 0x200000, TICKS = 0x200008, ORDER = 0x200010, ORDERS = 0x200018, MAGIC = 0x200020;
+export const FILLED = 0x2000000;
+
+const SHAPE = { memoryBytes: MEMORY, vcpus: 1, xsave: true, disks: [{ readonly: false, serial: "upper" }] };
+
+export class Monitor {
+  readonly statuses: VmmStatus[] = [];
+  deaf = 0;
+  closed = "";
+  private base = -1;
+  private constructor(readonly dir: string, readonly pid: number, readonly client: VmmClient) {}
+
+  static start(dir: string, poller: Poller): Monitor {
+    mkdirSync(dir, { recursive: true });
+    writeFileSync(join(dir, "disk"), "");
+    truncateSync(join(dir, "disk"), DISK_BYTES);
+    const { pid } = spawnVmm(vmmCommand(), dir)._unsafeUnwrap();
+    let monitor: Monitor | null = null;
+    const client = VmmClient.connect(socketPath(dir), poller, {
+      onState: (status) => void monitor!.statuses.push(status), onDeaf: () => void monitor!.deaf++, onClosed: (reason) => void (monitor!.closed = reason),
+    });
+    monitor = new Monitor(dir, pid, client._unsafeUnwrap());
+    return monitor;
+  }
+
+  private fds(more: Readonly<Record<string, number>>): Record<string, number> {
+    const file = (name: string) => openFd(join(this.dir, name), O_RDWR | O_CREAT);
+    return { kvm: openFd("/dev/kvm", O_RDWR), disk0: file("disk"), app0: file("app.0.log"), app1: file("app.1.log"), vmm0: file("vmm.0.log"), vmm1: file("vmm.1.log"), status: file("status.json"), ...more };
+  }
+
+  async boot(guest: string, change: Partial<typeof SHAPE> = {}): Promise<void> {
+    const fds = this.fds({ kernel: tinyGuest(guest).fd, initrd: openFd("/dev/null", O_RDONLY), config: openFd("/dev/null", O_RDONLY) });
+    const answer = await this.client.request("boot", { ...SHAPE, cmdline: "", ...change }, { fds, timeoutMs: TIMEOUT_MS });
+    Object.values(fds).forEach(closeFd);
+    answer._unsafeUnwrap();
+  }
+
+  /** Into `<files>/machine` and `memory`, which may be something else than plain files. */
+  async save(files: string, params: SaveParams) {
+    const fds = openGeneration(files);
+    const answer = this.client.request("save", params, { fds, timeoutMs: TIMEOUT_MS });
+    Object.values(fds).forEach(closeFd);
+    return answer;
+  }
+
+  /** `folders` and their generations, newest first. */
+  async restore(folders: readonly string[], generations: readonly string[], change: Partial<RestoreParams> = {}): Promise<Res<RestoreResult>> {
+    const chain = folders.flatMap((folder, i): [string, number][] => [[`machine${i}`, openFd(join(folder, "machine"), O_RDONLY)], [`memory${i}`, openFd(join(folder, "memory"), O_RDONLY)]]);
+    const fds = this.fds(Object.fromEntries(chain));
+    const answer = await this.client.request("restore", { ...SHAPE, generations, identity: { hostname: "box" }, deadlineMs: 10_000, ...change }, { fds, timeoutMs: TIMEOUT_MS });
+    Object.values(fds).forEach(closeFd);
+    return answer;
+  }
+
+  // --- the ticker's memory
+
+  get loop(): number { return Number(this.word(LOOP)); }
+  get ticks(): number { return Number(this.word(TICKS)); }
+  get orders(): number { return Number(this.word(ORDERS)); }
+  order(what: number): void {
+    const word = new BigInt64Array([BigInt(what)]);
+    this.access((fd, at) => writeSync(fd, new Uint8Array(word.buffer), 0, 8, at + ORDER));
+  }
+
+  word(gpa: number): bigint {
+    const word = new BigUint64Array(1);
+    this.access((fd, at) => readSync(fd, new Uint8Array(word.buffer), 0, 8, at + gpa));
+    return word[0]!;
+  }
+
+  private access(use: (fd: number, base: number) => number): void {
+    if (this.base < 0) this.base = this.findMemory();
+    const fd = openSync(`/proc/${this.pid}/mem`, "r+");
+    try {
+      use(fd, this.base);
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  /** Guest memory begins on a 2 MiB line; the ticker has signed it. */
+  private findMemory(): number {
+    const fd = openSync(`/proc/${this.pid}/mem`, "r"), text = Buffer.alloc(8);
+    try {
+      for (const line of readFileSync(`/proc/${this.pid}/maps`, "latin1").split("\n")) {
+        const start = parseInt(line, 16);
+        if (start % 2 ** 21 !== 0 || !signed(fd, start + MAGIC, text)) continue;
+        return start;
+      }
+    } finally {
+      closeSync(fd);
+    }
+    throw new Error("Cannot find the guest's memory: it has not signed it yet");
+  }
+
+  /** Ends it; nothing that it had open is held any more. */
+  async end(): Promise<void> {
+    try {
+      process.kill(this.pid, "SIGKILL");
+    } catch {
+      // it has ended by itself
+    }
+    this.client.close();
+  }
+}
+
+function signed(fd: number, at: number, into: Buffer): boolean {
+  try {
+    return readSync(fd, into, 0, 8, at) === 8 && into.toString("latin1") === "TICKER!\0";
+  } catch {
+    return false; // nothing is mapped there
+  }
+}
+
+function openGeneration(folder: string): { machine: number; memory: number } {
+  mkdirSync(folder, { recursive: true });
+  const file = (name: string) => openFd(join(folder, name), O_RDWR | O_CREAT | O_TRUNC);
+  return { machine: file("machine"), memory: file("memory") };
+}
