@@ -8,7 +8,9 @@
 #include "workload.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/random.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -56,6 +58,7 @@ static int parse(struct request *request, char *payload, size_t n) {
 struct job {
   struct child child;
   int report;  // where it says why it failed
+  int (*then)(void);  // what init does once it is done, before the answer; may be NULL
   char id[ID_MAX];
 };
 
@@ -65,14 +68,15 @@ static void job_done(struct child *child, int status) {
   if (n > 0) failure[n] = 0;
   else if (status != 0) failx("Cannot finish the request: its process was killed");
   close(job->report);
-  port_ack(job->id, status == 0);
+  port_ack(job->id, status == 0 && (!job->then || job->then() == 0));
   free(job);
 }
 
-static void job_start(const char *id, int (*run)(void)) {
+static void job_start(const char *id, int (*run)(void), int (*then)(void)) {
   struct job *job = must_alloc(calloc(1, sizeof *job));
   int pipes[2];
   snprintf(job->id, sizeof job->id, "%s", id);
+  job->then = then;
   pid_t pid = pipe2(pipes, O_CLOEXEC) < 0 ? -1 : fork();
   if (pid < 0) {
     fail("Cannot create a process");
@@ -138,12 +142,42 @@ static void start_freeze(const char *id) {
   freeze_check(&freeze.events, 0);
 }
 
+// --- names: what the last WAKE said. The files that hold them are written by THAW: until then the host may hold back every write to a
+// disk, and a WAKE that waited for one would never be acknowledged.
+static struct {
+  bool written;
+  char hostname[HOST_NAME_MAX + 1], ip[INET_ADDRSTRLEN];
+} names = {.written = true};
+
+static const char *name_now(const char *own, const char *configured) { return *own ? own : configured; }
+
+static void name_set(char *own, size_t room, const char *configured, const char *name) {
+  const char *now = name_now(own, configured);
+  if (!name || (now && strcmp(now, name) == 0)) return;
+  snprintf(own, room, "%s", name);
+  names.written = false;
+}
+
+static int run_etc(void) {
+  struct config identity = *workload.config;
+  identity.dns.n = 0;  // resolv.conf does not change
+  identity.hostname = name_now(names.hostname, identity.hostname);
+  identity.ip = name_now(names.ip, identity.ip);
+  if (setns(workload.mnt_ns, CLONE_NEWNS) < 0) return fail("Cannot enter the workload's mount namespace");
+  etc_write(&identity);
+  return 0;
+}
+
+static int let_go(void) { return cgroup_freeze(false); }
+
 static void thaw(const char *id) {
   if (freeze.events.fd >= 0) {
     failx("Cannot freeze the workload: it was thawed meanwhile");
     freeze_end(false);
   }
-  port_ack(id, cgroup_freeze(false) == 0);
+  if (names.written || !workload.running) return port_ack(id, let_go() == 0);
+  names.written = true;
+  job_start(id, run_etc, let_go);
 }
 
 // --- wake: who and when the machine is, before its workload runs on
@@ -166,27 +200,18 @@ static int reseed(const char *hex) {
   return ioctl(urandom, RNDRESEEDCRNG) < 0 ? fail("Cannot reseed the random generator") : 0;
 }
 
-static struct config identity;
-
-static int run_etc(void) {
-  if (setns(workload.mnt_ns, CLONE_NEWNS) < 0) return fail("Cannot enter the workload's mount namespace");
-  etc_write(&identity);
-  return 0;
-}
-
 static void wake(const struct request *request) {
   if ((request->realtime_ns && set_clock(request->realtime_ns) < 0) || (request->seed && reseed(request->seed) < 0)) return port_ack(request->id, false);
-  bool names = request->hostname || request->ip;
-  if (request->hostname && sethostname(request->hostname, strlen(request->hostname)) < 0) fail("Cannot set the host name");
-  else if (!request->ip || net_identity(request->ip, request->gateway ? request->gateway : "", request->mac) == 0) {
-    if (!names || !workload.running) return port_ack(request->id, true);
-    identity = *workload.config;
-    identity.dns.n = 0;  // resolv.conf does not change
-    if (request->hostname) identity.hostname = request->hostname;
-    if (request->ip) identity.ip = request->ip;
-    return job_start(request->id, run_etc);
+  if (request->hostname && sethostname(request->hostname, strlen(request->hostname)) < 0) {
+    fail("Cannot set the host name");
+    return port_ack(request->id, false);
   }
-  port_ack(request->id, false);
+  if (request->ip && net_identity(request->ip, request->gateway ? request->gateway : "", request->mac) < 0) return port_ack(request->id, false);
+  if (workload.config) {
+    name_set(names.hostname, sizeof names.hostname, workload.config->hostname, request->hostname);
+    name_set(names.ip, sizeof names.ip, workload.config->ip, request->ip);
+  }
+  port_ack(request->id, true);
 }
 
 static void stop(const struct request *request) {
@@ -208,7 +233,7 @@ void request_handle(enum frame_type type, char *payload, size_t n) {
     case SHUTDOWN: return stop(&request);
     case FREEZE: return start_freeze(request.id);
     case THAW: return thaw(request.id);
-    case SYNC: return job_start(request.id, run_sync);
+    case SYNC: return job_start(request.id, run_sync, NULL);
     case WAKE: return wake(&request);
     default:
       failx("Cannot use frame %d on the control port", type);

@@ -1,11 +1,10 @@
-// Why a saved machine can't be used. Over the control socket the reason travels in front of the message.
+// Why a saved machine can't be used. Over the control socket the daemon's code for it travels in front of the message.
 
-export const FAULTS = ["foreign", "newer", "truncated", "corrupted", "incompatible"] as const;
 /**
  * `foreign`: no saved machine at all, or another one than was asked for. `newer`: written by a later version. `truncated`, `corrupted`:
  * damaged. `incompatible`: sound, but this host or these devices can't run it.
  */
-export type Fault = (typeof FAULTS)[number];
+export type Fault = "foreign" | "newer" | "truncated" | "corrupted" | "incompatible";
 
 export class MachineStateError extends Error {
   override readonly name = "MachineStateError";
@@ -14,11 +13,9 @@ export class MachineStateError extends Error {
   }
 }
 
-/** As the monitor answers it: `corrupted: Cannot …`. */
-export const faultMessage = (error: MachineStateError): string => `${error.reason}: ${error.message}`;
+/** The code (src/errors.ts) that a caller of the API sees. */
+export const codeOf = ({ reason }: MachineStateError): "snapshot.damaged" | "snapshot.incompatible" =>
+  reason === "incompatible" || reason === "newer" ? "snapshot.incompatible" : "snapshot.damaged";
 
-/** The reason and message of such an answer; null where it is another error's. */
-export function faultOf(answer: string): { readonly reason: Fault; readonly message: string } | null {
-  const reason = FAULTS.find((fault) => answer.startsWith(`${fault}: `));
-  return reason === undefined ? null : { reason, message: answer.slice(reason.length + 2) };
-}
+/** As the monitor answers it: `snapshot.damaged: Cannot … (truncated)`. */
+export const faultMessage = (error: MachineStateError): string => `${codeOf(error)}: ${error.message} (${error.reason})`;
