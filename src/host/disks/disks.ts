@@ -1,0 +1,290 @@
+// Writable disks and who owns them. A clone shares blocks where the file system can; elsewhere what the source wrote until now becomes
+// an immutable layer, by a second name of the same file, and everybody goes on in an empty file above it.
+//
+// Order, and what a crash leaves of a clone:
+//   1. files are made under names that no row tells of: the next start sweeps them; the source is as it was;
+//   2. a layer was needed: one transaction records it, and the source's new file as an open clone;
+//   3. the caller gives the new file to the source's monitor (addLayer);
+//   4. finish(): one transaction gives the source its new top and the target its disk. The old name goes.
+// Between 2 and 4 nobody can tell whether a monitor that lives on writes to the old file or to the new one. So start-up, and undo() too,
+// let the source have the new file over the old one: empty it shows the old one's content, whoever still writes there; not empty
+// it holds what came later. The target has no disk then, and nobody else refers to the layer.
+import type { Database } from "bun:sqlite";
+import { existsSync, mkdirSync, rmSync, statSync } from "node:fs";
+import { link, mkdir, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { createId } from "@paralleldrive/cuid2";
+import { err, ok, ResultAsync } from "neverthrow";
+import { fail, wrap, type AsyncRes, type DormouseError, type Res } from "../../errors.ts";
+import { bootId } from "../../ffi/process.ts";
+import { exists, makeTop, reflink, revert, seal, syncFolders } from "./files.ts";
+import { DiskRecords, type Top } from "./records.ts";
+import type { Clone, DiskLayer, DiskOwner, DiskService } from "./service.ts";
+import { sweep } from "./sweep.ts";
+
+export { diskMigrations } from "./migrations.ts";
+
+/** A monitor takes no more than 64, and the source of a clone needs one. */
+const MAX_DEPTH = 63;
+/** st_blocks counts in these, stat(2). */
+const STAT_BLOCK = 512;
+
+/** Files that are there, and what makes them somebody's disk. */
+interface Prepared {
+  readonly made: readonly string[];
+  readonly target: Top;
+  /** Where the source's file becomes a layer. */
+  readonly source: { readonly before: Top; readonly after: Top & { readonly layer: string } } | null;
+}
+
+export interface DisksOptions {
+  /** With `diskMigrations` applied. */
+  readonly db: Database;
+  /** Layers are in `disks/`, owners' folders in `instances/` and `snapshots/` of it. */
+  readonly dataDir: string;
+  /** For tests: called after each step of a clone. */
+  readonly onStep?: (step: string) => void;
+}
+
+export class Disks implements DiskService {
+  private readonly records: DiskRecords;
+  private readonly layerDir: string;
+  /** Sources of clones that are not finished, `kind/id`. */
+  private readonly cloning = new Set<string>();
+
+  private constructor(private readonly options: DisksOptions) {
+    this.records = new DiskRecords(options.db);
+    this.layerDir = join(options.dataDir, "disks");
+  }
+
+  /** Settles what a crash of the daemon or the host has left, before any monitor is started. */
+  static open(options: DisksOptions): AsyncRes<Disks> {
+    const disks = new Disks(options);
+    return ResultAsync.fromPromise(disks.recover().then(() => disks), (cause) => wrap("host.storage", "Cannot settle the disks of instances", cause));
+  }
+
+  private async recover(): Promise<void> {
+    const { records } = this;
+    mkdirSync(this.layerDir, { recursive: true, mode: 0o700 });
+    records.transaction(() => {
+      for (const { from, top } of records.openClones()) {
+        records.setTop(from, top);
+        records.closeClone(from);
+      }
+      records.dropUnused();
+    });
+    await sweep(this.options.dataDir, records);
+    const boot = bootId();
+    if (records.boot === boot) return;
+    for (const map of this.maps()) if (await exists(map)) await revert(map);
+    records.boot = boot;
+  }
+
+  private maps(): string[] {
+    const own = this.records.tops().map((top) => this.own({ kind: top.kind, id: top.owner }, top)?.map ?? null);
+    return [...own, ...this.records.layers().map(({ id, parent }) => this.layer(id, parent !== null).map)].filter((map) => map !== null);
+  }
+
+  files(owner: DiskOwner): Res<readonly DiskLayer[]> {
+    return this.attempt(`Cannot find the disk of ${nameOf(owner)}`, () => {
+      const files = this.stack(owner, this.records.top(owner));
+      // A plain file of its own may not be there yet: it is made at the first start.
+      const missing = files.slice(files.length === 1 && this.records.top(owner).file !== null ? 1 : 0).flatMap(({ path, map }) => [path, ...(map === null ? [] : [map])]).find((path) => !existsSync(path));
+      if (missing !== undefined) throw new Error(`${missing} is missing`);
+      return files;
+    });
+  }
+
+  clone(from: DiskOwner, to: DiskOwner): AsyncRes<Clone> {
+    const key = keyOf(from);
+    if (this.records.find(to) !== null) return failed("conflict", `Cannot clone the disk of ${nameOf(from)}: ${nameOf(to)} has a disk already`);
+    if (this.cloning.has(key)) return failed("conflict", `Cannot clone the disk of ${nameOf(from)}: another clone of it is under way`);
+    this.cloning.add(key);
+    return ResultAsync.fromPromise(this.begin(from, to), (cause) => {
+      this.cloning.delete(key);
+      return wrap("host.storage", `Cannot clone the disk of ${nameOf(from)}`, cause);
+    });
+  }
+
+  private async begin(from: DiskOwner, to: DiskOwner): Promise<Clone> {
+    const { records } = this;
+    const prepared = await this.prepare(from, to), { source, target } = prepared;
+    try {
+      if (source !== null) records.transaction(() => {
+        records.addLayer(source.after.layer, source.before.layer);
+        records.openClone({ from, top: source.after });
+      });
+    } catch (error) {
+      await this.discard(prepared.made);
+      throw error;
+    }
+    this.step("recorded");
+    const close = (given: boolean): Res<void> => this.attempt(`Cannot ${given ? "finish" : "take back"} the clone of the disk of ${nameOf(from)}`, () => {
+      records.transaction(() => {
+        if (source !== null) {
+          records.setTop(from, source.after);
+          records.closeClone(from);
+        }
+        if (given) records.setTop(to, target);
+      });
+      this.step("finished");
+      this.cloning.delete(keyOf(from));
+      if (!given) this.unlink(this.own(to, target));
+      if (source !== null) this.unlink(this.own(from, source.before));
+    });
+    return { newTop: source === null ? null : this.own(from, source.after), finish: () => close(true), undo: () => close(false) };
+  }
+
+  replace(from: DiskOwner, to: DiskOwner, also: () => void): AsyncRes<void> {
+    return ResultAsync.fromPromise(this.exchange(from, to, also), (cause) => wrap("host.storage", `Cannot give ${nameOf(to)} the disk of ${nameOf(from)}`, cause));
+  }
+
+  private async exchange(from: DiskOwner, to: DiskOwner, also: () => void): Promise<void> {
+    const { records } = this, old = records.top(to);
+    const prepared = await this.prepare(from, to), { source, target } = prepared;
+    let dropped: string[] = [];
+    try {
+      dropped = records.transaction(() => {
+        if (source !== null) {
+          records.addLayer(source.after.layer, source.before.layer);
+          records.setTop(from, source.after);
+        }
+        records.setTop(to, target);
+        also();
+        return records.dropUnused();
+      });
+    } catch (error) {
+      await this.discard(prepared.made);
+      throw error;
+    }
+    this.step("finished");
+    this.unlink(this.own(to, old));
+    if (source !== null) this.unlink(this.own(from, source.before));
+    for (const id of dropped) this.unlink(this.layer(id, true));
+  }
+
+  remove(owner: DiskOwner): Res<void> {
+    if (this.cloning.has(keyOf(owner))) return fail("conflict", `Cannot remove the disk of ${nameOf(owner)}: a clone of it is under way`);
+    return this.attempt(`Cannot remove the disk of ${nameOf(owner)}`, () => {
+      const top = this.records.top(owner);
+      const dropped = this.records.transaction(() => {
+        this.records.removeTop(owner);
+        return this.records.dropUnused();
+      });
+      this.unlink(this.own(owner, top));
+      for (const id of dropped) this.unlink(this.layer(id, true));
+    });
+  }
+
+  /** Its own file, and the layers that nobody else needs. */
+  bytes(owner: DiskOwner): number {
+    const top = this.records.top(owner), own = this.own(owner, top);
+    const files = own === null ? [] : [own];
+    const chain = this.records.chain(top.layer);
+    const shared = chain.findIndex((id) => this.records.users(id) > 1);
+    for (const id of shared < 0 ? chain : chain.slice(0, shared)) files.push(this.layer(id, true));
+    return files.flatMap(({ path, map }) => [path, map]).reduce((sum, path) => sum + (path === null ? 0 : (statSync(path, { throwIfNoEntry: false })?.blocks ?? 0) * STAT_BLOCK), 0);
+  }
+
+  /** Makes all files that a clone needs. None of them is anybody's yet. */
+  private async prepare(from: DiskOwner, to: DiskOwner): Promise<Prepared> {
+    const source = this.records.top(from), own = this.own(from, source), id = createId();
+    const made: string[] = [];
+    try {
+      await mkdir(this.folder(to), { recursive: true, mode: 0o700 });
+      if (own === null) return { made, source: null, target: await this.top(to, id, source.layer!, await this.size(from), made) };
+      const copy: Top = { file: `upper.${id}`, layer: source.layer };
+      // A source that was never started has no file yet, and neither has the target then.
+      if ((source.layer === null && !(await exists(own.path))) || await this.share(own, this.own(to, copy)!, made)) return { made, source: null, target: copy };
+      return await this.split(from, source, to, id, made);
+    } catch (error) {
+      await this.discard(made);
+      throw error;
+    }
+  }
+
+  private async share(from: DiskLayer, to: DiskLayer, made: string[]): Promise<boolean> {
+    made.push(to.path, ...(to.map === null ? [] : [to.map]));
+    if (!(await reflink(from.path, to.path))) return false;
+    this.step("reflinked");
+    if (from.map !== null && !(await reflink(from.map, to.map!))) throw new Error(`${from.map} can't be shared, and ${from.path} can`);
+    await seal(to);
+    await syncFolders(to.path);
+    this.step("shared");
+    return true;
+  }
+
+  /** The source's own file gets a second name as layer `id`, and both owners new files above it where they need any. */
+  private async split(from: DiskOwner, before: Top, to: DiskOwner, id: string, made: string[]): Promise<Prepared> {
+    if (this.records.chain(before.layer).length + 1 >= MAX_DEPTH)
+      throw new Error(`it has ${MAX_DEPTH} layers already, which is the limit; delete snapshots and forks that came from it, or put the data folder on a file system with reflinks (XFS, Btrfs)`);
+    const own = this.own(from, before)!, layer = this.layer(id, before.layer !== null), bytes = await this.size(from);
+    await seal(own);
+    this.step("sealed");
+    for (const [old, name] of [[own.path, layer.path], [own.map, layer.map]] as const) {
+      if (old === null || name === null) continue;
+      made.push(name);
+      await link(old, name);
+      this.step(`linked ${name === layer.path ? "file" : "map"}`);
+    }
+    const after = await this.top(from, id, id, bytes, made);
+    this.step("new top of the source");
+    const target = await this.top(to, id, id, bytes, made);
+    await syncFolders(layer.path);
+    this.step("new top of the target");
+    return { made, target, source: { before, after: { file: after.file, layer: id } } };
+  }
+
+  /** What an owner has over a layer: an instance an empty file, a snapshot nothing. */
+  private async top(owner: DiskOwner, id: string, layer: string, bytes: number, made: string[]): Promise<Top> {
+    if (owner.kind === "snapshot") return { file: null, layer };
+    const top: Top = { file: `upper.${id}`, layer }, own = this.own(owner, top)!;
+    made.push(own.path, own.map!);
+    await makeTop(own, bytes);
+    await syncFolders(own.path);
+    return top;
+  }
+
+  private async size(owner: DiskOwner): Promise<number> { return Bun.file(this.stack(owner, this.records.top(owner))[0]!.path).size; }
+
+  private stack(owner: DiskOwner, top: Top): DiskLayer[] {
+    const own = this.own(owner, top), chain = this.records.chain(top.layer);
+    return [...(own === null ? [] : [own]), ...chain.map((id, i) => this.layer(id, i < chain.length - 1))];
+  }
+
+  private own(owner: DiskOwner, { file, layer }: Top): DiskLayer | null {
+    if (file === null) return null;
+    const path = join(this.folder(owner), file);
+    return { path: `${path}.ext4`, map: layer === null ? null : `${path}.map` };
+  }
+
+  private layer(id: string, mapped: boolean): DiskLayer {
+    const path = join(this.layerDir, id);
+    return { path: `${path}.img`, map: mapped ? `${path}.map` : null };
+  }
+
+  private folder({ kind, id }: DiskOwner): string { return join(this.options.dataDir, `${kind}s`, id); }
+
+  /** After the record: what can't be deleted now the next start sweeps. */
+  private unlink(files: DiskLayer | null): void {
+    for (const path of [files?.path, files?.map]) if (typeof path === "string") rmSync(path, { force: true });
+  }
+
+  private async discard(paths: readonly string[]): Promise<void> {
+    for (const path of paths) await rm(path, { force: true });
+  }
+
+  private attempt<T>(what: string, work: () => T): Res<T> {
+    try {
+      return ok(work());
+    } catch (error) {
+      return err(wrap("host.storage", what, error));
+    }
+  }
+
+  private step(name: string): void { this.options.onStep?.(name); }
+}
+
+const keyOf = ({ kind, id }: DiskOwner): string => `${kind}/${id}`;
+const nameOf = ({ kind, id }: DiskOwner): string => `${kind} ${id}`;
+const failed = <T>(code: DormouseError["code"], message: string): AsyncRes<T> => new ResultAsync(Promise.resolve(fail(code, message) as Res<T>));

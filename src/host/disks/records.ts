@@ -1,0 +1,91 @@
+// Who owns which disk, and what lies on what (SQLite).
+import type { Database } from "bun:sqlite";
+import type { DiskOwner } from "./service.ts";
+
+/** An owner's disk: its own file (name without suffix, in its folder) over a layer, or one of the two. */
+export interface Top { readonly file: string | null; readonly layer: string | null }
+export interface OpenClone { readonly from: DiskOwner; readonly top: Top & { readonly layer: string } }
+
+/** What an owner has that no row tells of. */
+const PLAIN: Top = { file: "upper", layer: null };
+const BOOT = "boot_id";
+
+export class DiskRecords {
+  constructor(private readonly db: Database) {}
+
+  transaction<T>(work: () => T): T { return this.db.transaction(work).immediate(); }
+
+  top(owner: DiskOwner): Top { return this.find(owner) ?? PLAIN; }
+
+  find({ kind, id }: DiskOwner): Top | null {
+    return this.db.query<Top, [string, string]>("SELECT file, layer FROM disk_tops WHERE kind = ? AND owner = ?").get(kind, id);
+  }
+
+  setTop({ kind, id }: DiskOwner, { file, layer }: Top): void {
+    this.db.query("INSERT INTO disk_tops (kind, owner, file, layer) VALUES (?, ?, ?, ?) ON CONFLICT (kind, owner) DO UPDATE SET file = excluded.file, layer = excluded.layer").run(kind, id, file, layer);
+  }
+
+  removeTop({ kind, id }: DiskOwner): void {
+    this.db.query("DELETE FROM disk_tops WHERE kind = ? AND owner = ?").run(kind, id);
+  }
+
+  tops(): (Top & { kind: DiskOwner["kind"]; owner: string })[] {
+    return this.db.query<Top & { kind: DiskOwner["kind"]; owner: string }, []>("SELECT kind, owner, file, layer FROM disk_tops").all();
+  }
+
+  addLayer(id: string, parent: string | null): void {
+    this.db.query("INSERT INTO disk_layers (id, parent, created_at) VALUES (?, ?, ?)").run(id, parent, Date.now());
+  }
+
+  /** The layer and all below it, newest first. */
+  chain(layer: string | null): string[] {
+    return this.db.query<{ id: string }, [string | null]>(`
+      WITH RECURSIVE chain (id, parent, n) AS (
+        SELECT id, parent, 0 FROM disk_layers WHERE id = ? UNION ALL SELECT l.id, l.parent, n + 1 FROM disk_layers l JOIN chain ON l.id = chain.parent)
+      SELECT id FROM chain ORDER BY n`).all(layer).map((row) => row.id);
+  }
+
+  /** How many owners and layers lie directly on it. */
+  users(layer: string): number {
+    return this.db.query<{ n: number }, [string, string]>("SELECT (SELECT count(*) FROM disk_tops WHERE layer = ?) + (SELECT count(*) FROM disk_layers WHERE parent = ?) AS n").get(layer, layer)!.n;
+  }
+
+  layers(): { id: string; parent: string | null }[] {
+    return this.db.query<{ id: string; parent: string | null }, []>("SELECT id, parent FROM disk_layers").all();
+  }
+
+  /** Deletes the rows of layers that nobody needs; the rest of the work is the files. */
+  dropUnused(): string[] {
+    const dropped: string[] = [];
+    for (;;) {
+      const rows = this.db.query<{ id: string }, []>(`
+        DELETE FROM disk_layers WHERE id IN (
+          SELECT id FROM disk_layers l WHERE NOT EXISTS (SELECT 1 FROM disk_tops WHERE layer = l.id)
+            AND NOT EXISTS (SELECT 1 FROM disk_layers WHERE parent = l.id) AND NOT EXISTS (SELECT 1 FROM disk_clones WHERE layer = l.id))
+        RETURNING id`).all();
+      if (rows.length === 0) return dropped;
+      dropped.push(...rows.map((row) => row.id));
+    }
+  }
+
+  openClone({ from, top }: OpenClone): void {
+    this.db.query("INSERT INTO disk_clones (from_kind, from_id, from_file, layer) VALUES (?, ?, ?, ?)").run(from.kind, from.id, top.file, top.layer);
+  }
+
+  closeClone({ kind, id }: DiskOwner): void {
+    this.db.query("DELETE FROM disk_clones WHERE from_kind = ? AND from_id = ?").run(kind, id);
+  }
+
+  openClones(): OpenClone[] {
+    return this.db.query<{ kind: DiskOwner["kind"]; id: string; file: string | null; layer: string }, []>("SELECT from_kind AS kind, from_id AS id, from_file AS file, layer FROM disk_clones").all()
+      .map(({ kind, id, file, layer }) => ({ from: { kind, id }, top: { file, layer } }));
+  }
+
+  /** The boot of the host that maps were last settled in. */
+  get boot(): string | null {
+    return this.db.query<{ value: string }, [string]>("SELECT value FROM disk_settings WHERE key = ?").get(BOOT)?.value ?? null;
+  }
+  set boot(value: string | null) {
+    this.db.query("INSERT INTO disk_settings (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value").run(BOOT, value);
+  }
+}
