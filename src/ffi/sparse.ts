@@ -31,16 +31,21 @@ export function cloneFile(from: string, to: string, mode = 0o600): boolean {
   }
 }
 
+/** The bytes [start, end) of an open file that hold data (lseek(2), SEEK_DATA), ascending; all of it where the file system knows no holes. */
+export function* dataExtents(fd: number, size: number): Generator<{ readonly start: number; readonly end: number }> {
+  for (let at = 0; at < size; ) {
+    const start = syscall(SYS.lseek, fd, at, SEEK_DATA);
+    if (start === -E.ENXIO) return; // a hole until the end
+    if (start < 0) throw new SysError("Cannot find the data of a sparse file", -start);
+    const end = Math.min(size, must("Cannot find a hole of a sparse file", SYS.lseek, fd, start, SEEK_HOLE));
+    if (end > start) yield { start, end };
+    at = end;
+  }
+}
+
 function copyExtents(source: number, target: number, size: number): void {
   must("Cannot size a copy", SYS.ftruncate, target, size);
-  for (let at = 0; at < size; ) {
-    const data = syscall(SYS.lseek, source, at, SEEK_DATA);
-    if (data === -E.ENXIO) return; // a hole until the end
-    if (data < 0) throw new SysError("Cannot find the data of a sparse file", -data);
-    const hole = must("Cannot find a hole of a sparse file", SYS.lseek, source, data, SEEK_HOLE);
-    copyRange(source, target, data, hole);
-    at = hole;
-  }
+  for (const { start, end } of dataExtents(source, size)) copyRange(source, target, start, end);
 }
 
 function copyRange(source: number, target: number, from: number, to: number): void {
