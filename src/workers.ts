@@ -11,6 +11,8 @@ export const WORKERS = {
   poller: "src/host/poller-worker.ts",
   /** Image layers to EROFS. */
   convert: "src/host/images/convert-worker.ts",
+  /** A saved machine's memory, compressed or decompressed. */
+  compress: "src/host/snapshots/compression/worker.ts",
 } as const;
 
 export type WorkerName = keyof typeof WORKERS;
