@@ -1,0 +1,52 @@
+// Connections by hand, and a clock that stands still until it is told.
+import { IPS } from "../../../src/ffi/abi/nf_conntrack_common.ts";
+import { TCP_CONNTRACK } from "../../../src/ffi/abi/nf_conntrack_tcp.ts";
+import type { Connection } from "../../../src/ffi/netlink/conntrack.ts";
+import { parseAddress } from "../../../src/host/network/address.ts";
+import type { Clock } from "../../../src/host/standby/auto.ts";
+import type { AutoStandbyPolicy } from "../../../src/host/snapshots/service.ts";
+
+export const address = (text: string): number => parseAddress(text) ?? -1;
+export const GUEST = "10.88.0.2", GATEWAY = "10.88.0.1", CLIENT = "192.0.2.7";
+const { TCP_CONNTRACK_ESTABLISHED } = TCP_CONNTRACK;
+
+export interface Described { id?: number; from?: string; fromPort?: number; to?: string; port?: number; /** The host's, where the port is published. */ published?: number; protocol?: number; state?: number | null; left?: number; status?: number }
+
+export function connection({ id = 1, from = CLIENT, fromPort = 40_000 + id, to = GUEST, port = 80, published, protocol = 6, state = protocol === 6 ? TCP_CONNTRACK_ESTABLISHED : null, left = 100, status = IPS.IPS_SEEN_REPLY | IPS.IPS_ASSURED }: Described = {}): Connection {
+  const original = { source: address(from), destination: published === undefined ? address(to) : address("192.0.2.1"), protocol, sourcePort: fromPort, destinationPort: published ?? port };
+  return { original, reply: { source: address(to), destination: address(from), protocol, sourcePort: port, destinationPort: fromPort }, id, status, timeoutS: left, tcpState: state };
+}
+
+export const policy = (change: Partial<AutoStandbyPolicy> = {}): AutoStandbyPolicy =>
+  ({ enabled: true, idleTimeoutMs: 60_000, ignoreDestinationPorts: [], ignoreSourceCidrs: [], wakeOnPacket: true, ...change });
+
+export class FakeClock implements Clock {
+  private readonly timers = new Set<{ readonly at: number; readonly then: () => void }>();
+
+  constructor(private time = 1_000_000_000_000) {}
+
+  now(): number { return this.time; }
+  after(ms: number, then: () => void): () => void {
+    const timer = { at: this.time + ms, then };
+    this.timers.add(timer);
+    return () => void this.timers.delete(timer);
+  }
+  get waiting(): number { return this.timers.size; }
+
+  /** Goes on by `ms`, timer by timer, and lets promises settle after each. */
+  async pass(ms: number): Promise<void> {
+    const end = this.time + ms;
+    for (;;) {
+      await settle();
+      const next = [...this.timers].filter((t) => t.at <= end).sort((a, b) => a.at - b.at)[0];
+      if (next === undefined) break;
+      this.timers.delete(next);
+      this.time = Math.max(this.time, next.at);
+      next.then();
+    }
+    this.time = end;
+  }
+}
+
+/** All that promises can do by themselves has been done. */
+export const settle = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
