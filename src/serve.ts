@@ -1,9 +1,10 @@
 // `dormouse serve`: puts store, artifacts, network, images, instances and API together, and takes them apart again. Guests
 // outlive it: a stop leaves them running, and the next daemon finds them by their records and sockets.
 import { join } from "node:path";
-import { err, errAsync, ok, okAsync } from "neverthrow";
+import { err, ok, okAsync } from "neverthrow";
 import { unpackArtifacts } from "./artifacts.ts";
-import { DormouseError, type Res } from "./errors.ts";
+import type { Res } from "./errors.ts";
+import { diskMigrations, Disks } from "./host/disks/disks.ts";
 import { probeKvm } from "./host/doctor/probe.ts";
 import { imageMigrations, openImages } from "./host/images/images.ts";
 import type { ImageService } from "./host/images/service.ts";
@@ -132,33 +133,28 @@ interface Under { readonly store: Store; readonly network: NetworkService; reado
 async function openInstancesOf({ dataDir, vmmPool }: ServeOptions, log: Logger, cleanup: Cleanup, { store, network, images, xsave }: Under): Promise<Res<InstanceService & SleepService>> {
   const artifacts = await unpackArtifacts(join(dataDir, "artifacts"));
   if (artifacts.isErr()) return err(artifacts.error);
+  const disks = await Disks.open({ db: store.db, dataDir });
+  if (disks.isErr()) return err(disks.error);
   const poller = openPoller();
   cleanup.push(() => poller.close());
   const pool = openPool({ command: vmmCommand(), size: vmmPool, dir: join(dataDir, "pool"), poller, logger: log });
   if (pool.isErr()) return err(pool.error);
   cleanup.push(() => pool.value.close());
   const instances = await openInstances({
-    db: store.db, dir: join(dataDir, "instances"), memoryDir: join(dataDir, "memory"), ...PENDING(dataDir), images, network, artifacts: artifacts.value, poller, cgroups: openCgroups(), logger: log, monitors: pool.value, xsave,
+    db: store.db, dir: join(dataDir, "instances"), memoryDir: join(dataDir, "memory"), ...PENDING, disks: disks.value, images, network, artifacts: artifacts.value, poller, cgroups: openCgroups(), logger: log, monitors: pool.value, xsave,
   });
   if (instances.isOk()) cleanup.push(() => instances.value.close());
   return instances;
 }
 
-/** Stands in for parts that are not there yet; they refuse. */
-const PENDING = (dataDir: string): Pick<InstanceDeps, "disks" | "compression" | "visitors" | "lateVisitors"> => {
-  const no = () => new DormouseError("request.not_implemented", "Cannot clone a disk: it is not implemented yet");
-  return {
-    disks: {
-      files: ({ id }) => ok([{ path: join(dataDir, "instances", id, "upper.ext4"), map: null }]),
-      clone: () => errAsync(no()), replace: () => errAsync(no()), remove: () => ok(), bytes: () => 0,
-    },
-    compression: { schedule() {}, ensureRaw: () => okAsync(undefined), state: () => ({ state: "none", error: null, compressedBytes: null, uncompressedBytes: null }) },
-    visitors: async () => null, lateVisitors: async () => null,
-  };
+/** Stands in for parts that are not there yet. */
+const PENDING: Pick<InstanceDeps, "compression" | "visitors" | "lateVisitors"> = {
+  compression: { schedule() {}, ensureRaw: () => okAsync(undefined), state: () => ({ state: "none", error: null, compressedBytes: null, uncompressedBytes: null }) },
+  visitors: async () => null, lateVisitors: async () => null,
 };
 
 function openDatabase({ dataDir }: ServeOptions, cleanup: Cleanup): Res<Store> {
-  const store = openStore(join(dataDir, "dormouse.db"), [...networkMigrations, ...imageMigrations, ...instanceMigrations]);
+  const store = openStore(join(dataDir, "dormouse.db"), [...networkMigrations, ...imageMigrations, ...instanceMigrations, ...diskMigrations]);
   if (store.isOk()) cleanup.push(() => store.value.close());
   return store;
 }

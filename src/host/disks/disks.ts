@@ -176,6 +176,10 @@ export class Disks implements DiskService {
     });
   }
 
+  owners(): DiskOwner[] {
+    return this.records.tops().map(({ kind, owner }) => ({ kind, id: owner }));
+  }
+
   /** Its own file, and the layers that nobody else needs. */
   bytes(owner: DiskOwner): number {
     const top = this.records.top(owner), own = this.own(owner, top);

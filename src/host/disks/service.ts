@@ -25,6 +25,8 @@ export interface DiskService {
   replace(from: DiskOwner, to: DiskOwner, also: () => void): AsyncRes<void>;
   /** Drops the owner's disk; layers that nobody needs any more go. Idempotent. */
   remove(owner: DiskOwner): Res<void>;
+  /** All that have a record. */
+  owners(): DiskOwner[];
   /** Bytes on disk of what is the owner's own. */
   bytes(owner: DiskOwner): number;
 }

@@ -31,6 +31,16 @@ export async function adoptAll(ctx: Context): Promise<Res<void>> {
   if (reconciled.isErr()) return err(reconciled.error);
   reportStrangers(ctx, new Set(instances.map((instance) => instance.id)));
   ctx.generations.recover();
+  return dropOrphans(ctx);
+}
+
+/** Disks of clones whose daemon died before it recorded whose they are. */
+function dropOrphans(ctx: Context): Res<void> {
+  const orphans = ctx.deps.disks.owners().filter(({ kind, id }) => (kind === "instance" ? ctx.records.find(id) : ctx.snapshots.find(id)) === null);
+  for (const orphan of orphans) {
+    const removed = ctx.deps.disks.remove(orphan);
+    if (removed.isErr()) return removed;
+  }
   return ok();
 }
 

@@ -20,12 +20,9 @@ export interface Parent {
 
 export interface Child { readonly instance: Instance; readonly clone: Clone }
 
-/**
- * Records the child and clones the disk for it. It is Created, and comes to nothing with abandon() until settleChild(). A daemon that
- * dies in between leaves it to be Stopped at the next start, with whatever disk it got.
- */
+/** Records the child and clones the disk for it. It comes to nothing by abandon(), or by the daemon's death, until settleChild(). */
 export async function conceive(ctx: Context, name: string, { like, imageDigest, disk }: Parent): Promise<Res<Child>> {
-  const inserted = ctx.records.insert(createId(), { ...like, name, ports: [] }, imageDigest);
+  const inserted = ctx.records.insertForming(createId(), { ...like, name, ports: [] }, imageDigest);
   if (inserted.isErr()) return err(inserted.error);
   const reserved = await prepare(ctx, inserted.value);
   if (reserved.isErr()) return err(reserved.error);
@@ -43,8 +40,9 @@ export async function abandon(ctx: Context, id: string): Promise<void> {
 
 /** Created → Standby on a saved machine, or Stopped with its disk alone. From here on the child counts. `also` is part of the transaction. */
 export function settleChild(ctx: Context, id: string, generation: string | null, also: () => void = () => {}): void {
-  if (generation === null) ctx.records.transition(id, "Stopped", "forked", { stoppedAt: Date.now() }, also);
-  else ctx.records.transition(id, "Standby", "forked", { savedGeneration: generation }, also);
+  const settled = () => (ctx.records.kept(id), also());
+  if (generation === null) ctx.records.transition(id, "Stopped", "forked", { stoppedAt: Date.now() }, settled);
+  else ctx.records.transition(id, "Standby", "forked", { savedGeneration: generation }, settled);
   ctx.note(id, generation === null ? "forked, with its disk" : "forked, asleep");
 }
 

@@ -52,6 +52,17 @@ export class Records {
     return this.db.transaction(() => this.insertFree(id, request, imageDigest, at)).immediate().map(() => this.changed(id));
   }
 
+  /** As insert(), for one that is nothing yet: unless kept() comes, it is deleted, by the next daemon if need be. */
+  insertForming(id: string, request: CreateInstance, imageDigest: string): Res<Instance> {
+    const at = this.now();
+    return this.db.transaction(() => this.insertFree(id, request, imageDigest, at).map(() => this.markRemoving(id))).immediate().map(() => this.changed(id));
+  }
+
+  /** Part of the transaction that makes it somebody. */
+  kept(id: string): void {
+    this.db.query("UPDATE instances SET removing = 0 WHERE id = ?").run(id);
+  }
+
   nameFree(name: string): Res<void> {
     if (this.db.query("SELECT 1 FROM instances WHERE name = ?").get(name) === null) return ok();
     return fail("instance.already_exists", `Cannot create an instance with the name ${name}: there is one already; choose another name, or delete that one`);

@@ -22,6 +22,8 @@ export async function removeNow(ctx: Context, id: string, graceful: boolean): Pr
   ctx.taps.close(id);
   const released = await ctx.deps.network.release(id);
   if (released.isErr()) return err(released.error);
+  const dropped = ctx.deps.disks.remove({ kind: "instance", id });
+  if (dropped.isErr()) return err(dropped.error);
   try {
     await rm(ctx.dir(id), { recursive: true, force: true });
   } catch (error) {

@@ -53,10 +53,12 @@ async function attempt(ctx: Context, id: string, fds: BootFds): Promise<Res<void
   const { config, rootfsPath } = image.value;
   if (argvOf(instance, config).length === 0)
     return fail("instance.start_failed", `Cannot start instance ${instance.name}: neither it nor its image ${instance.image} says which program to run; give a command`);
-  const upper = await ctx.uppers.ensure(join(dir, "upper.ext4"), instance.overlayBytes);
-  if (upper.isErr()) return err(upper.error);
   const disk = ctx.disk(id);
   if (disk.isErr()) return err(disk.error);
+  // One of several layers is there from its clone on; a plain one is made at the first start.
+  const [newest] = disk.value.layers;
+  const upper = newest === undefined || newest.map !== null ? ok() : await ctx.uppers.ensure(newest.path, instance.overlayBytes);
+  if (upper.isErr()) return err(upper.error);
   const network = await plugIn(ctx, instance, fds);
   if (network.isErr()) return err(network.error);
   const files = { dir, ...ctx.deps.artifacts, rootfsPath, disk: disk.value, config: guestConfig(instance, config, network.value) };
@@ -123,7 +125,7 @@ export async function undoStart(ctx: Context, id: string): Promise<void> {
   await killUnheld(ctx, id);
   ctx.deps.cgroups.kill(id);
   clearLeftovers(ctx, id);
-  rmSync(`${join(ctx.dir(id), "upper.ext4")}.part`, { force: true });
+  for (const { path } of ctx.disk(id).unwrapOr({ layers: [] }).layers) rmSync(`${path}.part`, { force: true });
 }
 
 function startError(error: unknown): DormouseError {

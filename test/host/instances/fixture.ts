@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ok, okAsync } from "neverthrow";
 import { fail } from "../../../src/errors.ts";
+import { diskMigrations, Disks } from "../../../src/host/disks/disks.ts";
 import { instanceMigrations, openInstances, type InstanceDeps } from "../../../src/host/instances/instances.ts";
 import type { CreateInstance, InstanceService } from "../../../src/host/instances/service.ts";
 import type { ImageConfig } from "../../../src/host/images/service.ts";
@@ -95,23 +96,20 @@ export function freshRoot(): string {
   return root;
 }
 
-/** One plain disk an instance; nobody visits, nothing is compressed. */
-const plain = (root: string): Pick<InstanceDeps, "disks" | "compression" | "visitors" | "lateVisitors"> => ({
-  disks: {
-    files: ({ id }) => ok([{ path: join(root, "instances", id, "upper.ext4"), map: null }]),
-    clone: () => fail("internal", "no clones here").asyncMap(async () => { throw new Error(); }), replace: () => fail("internal", "no clones here").asyncMap(async () => undefined), remove: () => ok(), bytes: () => 0,
-  },
+/** Nobody visits, nothing is compressed. */
+const alone: Pick<InstanceDeps, "compression" | "visitors" | "lateVisitors"> = {
   compression: { schedule() {}, ensureRaw: () => okAsync(undefined), state: () => ({ state: "none", error: null, compressedBytes: null, uncompressedBytes: null }) },
   visitors: async () => null, lateVisitors: async () => null,
-});
+};
 
 export async function open(root = freshRoot(), change: Partial<InstanceDeps> = {}, network = new MemoryNetwork()): Promise<Fixture> {
   mkdirSync(root, { recursive: true });
-  const store = openStore(join(root, "dormouse.db"), instanceMigrations)._unsafeUnwrap();
+  const store = openStore(join(root, "dormouse.db"), [...instanceMigrations, ...diskMigrations])._unsafeUnwrap();
   const poller = openPoller();
   const logged: string[] = [];
+  const disks = (await Disks.open({ db: store.db, dataDir: root }))._unsafeUnwrap();
   const opened = await openInstances({
-    db: store.db, dir: join(root, "instances"), memoryDir: join(root, "memory"), ...plain(root), poller, network, xsave: true,
+    db: store.db, dir: join(root, "instances"), memoryDir: join(root, "memory"), ...alone, disks, poller, network, xsave: true,
     images: { ready: (name) => (name === "missing" ? fail("image.not_found", "Cannot find the image missing") : name === "slow" ? fail("image.not_ready", "The image slow is being pulled") : ok({ config: imageConfig, rootfsPath: join(root, "rootfs"), record: { name: "img", digest: DIGEST } as never })) },
     artifacts: { kernelPath: join(root, "kernel"), initramfsPath: join(root, "initramfs") },
     cgroups: openCgroups(), logger: createLogger("debug", (line) => logged.push(line)),
