@@ -35,6 +35,8 @@ export type ErrorCode =
   | "snapshot.damaged"
   | "snapshot.incompatible"
   | "ingress.not_found"
+  | "ingress.already_exists"
+  | "ingress.target_not_found"
   | "hostname.taken"
   | "port.taken"
   | "conflict"

@@ -13,6 +13,8 @@ export interface ServeOptions {
   readonly range: string | null;
   /** Resolvers for guests; empty takes the host's, loopback ones left out. `--dns` (repeats), `DORMOUSE_DNS` (commas). */
   readonly dns: readonly string[];
+  /** Address that the ports of ingresses listen on. `--ingress-address`, `DORMOUSE_INGRESS_ADDRESS`. */
+  readonly ingressAddress: string;
   /** How many started, idle monitors wait for the next start or wake; 0 for none. `--vmm-pool`, `DORMOUSE_VMM_POOL`. */
   readonly vmmPool: number;
   /** Removes all that Dormouse made of the host's network, and ends. `--teardown`. */
@@ -26,6 +28,7 @@ export const SERVE_DEFAULTS: ServeOptions = {
   dataDir: "/var/lib/dormouse",
   range: null,
   dns: [],
+  ingressAddress: "0.0.0.0",
   vmmPool: 2,
   teardown: false,
   logLevel: "info",

@@ -8,6 +8,7 @@ import { diskMigrations, Disks } from "./host/disks/disks.ts";
 import { probeKvm } from "./host/doctor/probe.ts";
 import { imageMigrations, openImages } from "./host/images/images.ts";
 import type { ImageService } from "./host/images/service.ts";
+import { ingressMigrations, openIngress } from "./host/ingress/ingress.ts";
 import { imageInUse, instanceMigrations, openInstances, type InstanceDeps } from "./host/instances/instances.ts";
 import type { InstanceService } from "./host/instances/service.ts";
 import { networkMigrations, openNetwork } from "./host/network/network.ts";
@@ -112,9 +113,11 @@ async function assemble(options: ServeOptions, log: Logger, cleanup: Cleanup): P
   if (!kvm.able) log.warn("kvm.unable", { found: kvm.found });
   const instances = await openInstancesOf(options, log, cleanup, { store: store.value, network: network.value, images: images.value, xsave: kvm.able && kvm.xsave });
   if (instances.isErr()) return err(instances.error);
+  const ingresses = openIngress({ db: store.value.db, instances: instances.value, wake: (ref) => instances.value.wake(ref), address: options.ingressAddress, log });
+  cleanup.push(() => ingresses.close());
   const live = new Live();
   const host = { version: REVISION === "unknown" ? VERSION : `${VERSION}+${REVISION}`, runtimeAvailable: kvm.able, diskUsage: () => diskUsage(options.dataDir) };
-  const app = createApp({ images: images.value, instances: instances.value, network: network.value, host, live, log });
+  const app = createApp({ images: images.value, instances: instances.value, ingresses, network: network.value, host, live, log });
   return listen(app, address.value, live, log).map(({ url, stop }) => {
     cleanup.push(stop);
     return url;
@@ -154,7 +157,7 @@ const PENDING: Pick<InstanceDeps, "compression" | "visitors" | "lateVisitors"> =
 };
 
 function openDatabase({ dataDir }: ServeOptions, cleanup: Cleanup): Res<Store> {
-  const store = openStore(join(dataDir, "dormouse.db"), [...networkMigrations, ...imageMigrations, ...instanceMigrations, ...diskMigrations]);
+  const store = openStore(join(dataDir, "dormouse.db"), [...networkMigrations, ...imageMigrations, ...instanceMigrations, ...diskMigrations, ...ingressMigrations]);
   if (store.isOk()) cleanup.push(() => store.value.close());
   return store;
 }

@@ -48,6 +48,14 @@ export interface Image {
   readonly progress?: { readonly done_bytes: number; readonly total_bytes: number } | null;
 }
 
+export interface IngressRule {
+  readonly match: { readonly hostname: string; readonly port?: number };
+  readonly target: { readonly instance: string; readonly port: number };
+  readonly request_header_auth?: { readonly header: string; readonly value: string };
+}
+export interface IngressCreate { readonly name: string; readonly rules: readonly IngressRule[]; readonly tags?: Readonly<Record<string, string>> }
+export interface Ingress extends IngressCreate { readonly id: string; readonly created_at: string }
+
 export interface Credentials { username?: string; password?: string; registry_token?: string }
 export type LogSource = "app" | "vmm" | "dormouse";
 
@@ -81,6 +89,12 @@ export class Api {
   /** `path` is one of the daemon's host. */
   load = (path: string, name?: string) => this.json<Image>("POST", "/images/load", { body: { path, name } });
   removeImage = (name: string) => this.nothing("DELETE", `/images/${enc(name)}`);
+
+  ingresses = (tags: Readonly<Record<string, string>> = {}) =>
+    this.json<Ingress[]>("GET", "/ingresses", { query: Object.fromEntries(Object.entries(tags).map(([key, value]) => [`tags[${key}]`, value])) });
+  ingress = (ref: string) => this.json<Ingress>("GET", `/ingresses/${enc(ref)}`);
+  createIngress = (body: IngressCreate) => this.json<Ingress>("POST", "/ingresses", { body });
+  removeIngress = (ref: string) => this.nothing("DELETE", `/ingresses/${enc(ref)}`);
 
   instances = (query: Query = {}) => this.json<Instance[]>("GET", "/instances", { query });
   instance = (ref: string) => this.json<Instance>("GET", `/instances/${enc(ref)}`);

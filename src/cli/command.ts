@@ -1,4 +1,5 @@
 // What all commands share: their options, the client, and how values are read.
+import { isIP } from "node:net";
 import { Command, InvalidArgumentError } from "commander";
 import { Api, DEFAULT_HOST, type PortMapping } from "./api.ts";
 import { print, printJson } from "./output.ts";
@@ -41,6 +42,12 @@ export function show<T>(command: Command, value: T, text: (value: T) => string):
 
 /** For options that repeat. */
 export const collect = (value: string, before: readonly string[] = []): string[] => [...before, value];
+
+/** An address of this host; names are not looked up. */
+export function ipAddress(text: string): string {
+  if (isIP(text) === 0) throw new InvalidArgumentError("It must be an IP address, such as 0.0.0.0 or 127.0.0.1.");
+  return text;
+}
 
 export function wholeNumber(min: number, max: number): (text: string) => number {
   return (text) => {

@@ -7,6 +7,7 @@ import { addDoctorCommand } from "./doctor.ts";
 import { addExecCommand } from "./exec.ts";
 import { CliError, STATUS_BROKEN_PIPE, STATUS_DORMOUSE, STATUS_FAILED, STATUS_USAGE } from "./fail.ts";
 import { addImageCommands } from "./images.ts";
+import { addIngressCommands } from "./ingress.ts";
 import { addInspectCommands } from "./inspect.ts";
 import { addLifecycleCommands } from "./lifecycle.ts";
 import { addLoginCommand } from "./login.ts";
@@ -46,6 +47,7 @@ function makeProgram(): Command {
   addExecCommand(program);
   addLifecycleCommands(program);
   addImageCommands(program);
+  addIngressCommands(program);
   addLoginCommand(program);
   addDoctorCommand(program);
   return program;

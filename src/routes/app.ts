@@ -7,6 +7,7 @@ import { errorResponse, toDormouseError } from "./errors.ts";
 import { refusal } from "./guard.ts";
 import { healthRoutes } from "./health.ts";
 import { imageRoutes } from "./images.ts";
+import { ingressRoutes } from "./ingresses.ts";
 import { instanceRoutes } from "./instances/routes.ts";
 import { sleepRoutes } from "./instances/sleep.ts";
 import { snapshotRoutes } from "./snapshots/routes.ts";
@@ -24,6 +25,7 @@ const apiRoutes = (deps: ApiDeps) =>
     .use(instanceRoutes(deps))
     .use(sleepRoutes(deps))
     .use(snapshotRoutes(deps))
+    .use(ingressRoutes(deps))
     .use(unimplementedRoutes());
 
 /** The app; it does not listen (server.ts does). Hooks come before the routes, or they would not hold for them. */

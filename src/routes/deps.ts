@@ -1,5 +1,6 @@
 // What the API stands on: the domains' services, and the few facts about host and server that no domain owns.
 import type { ImageService } from "../host/images/service.ts";
+import type { IngressService } from "../host/ingress/service.ts";
 import type { InstanceService } from "../host/instances/service.ts";
 import type { NetworkService } from "../host/network/service.ts";
 import type { SleepService } from "../host/snapshots/service.ts";
@@ -18,6 +19,7 @@ export interface HostFacts {
 export interface ApiDeps {
   readonly images: ImageService;
   readonly instances: InstanceService & SleepService;
+  readonly ingresses: IngressService;
   readonly network: NetworkService;
   readonly host: HostFacts;
   readonly live: Live;

@@ -44,6 +44,9 @@ export const WIRE_ERRORS: Readonly<Record<ErrorCode, WireError>> = {
   "snapshot.damaged": { status: 409, code: "snapshot_damaged" },
   "snapshot.incompatible": { status: 409, code: "snapshot_incompatible" },
   "ingress.not_found": { status: 404, code: "not_found" },
+  "ingress.already_exists": { status: 409, code: "already_exists" },
+  // 400: the body names an instance that is not there; the ingress is what the path is about.
+  "ingress.target_not_found": { status: 400, code: "instance_not_found" },
   "hostname.taken": { status: 409, code: "hostname_in_use" },
   "port.taken": { status: 409, code: "port_in_use" },
   conflict: { status: 409, code: "conflict" },

@@ -8,6 +8,7 @@ import { API_VERSION, Capabilities } from "./capabilities.ts";
 import { ErrorBody, WIRE_ERRORS } from "./errors.ts";
 import { Health } from "./health.ts";
 import { Image } from "./images-schema.ts";
+import { IngressSchema } from "./ingresses-schema.ts";
 import { InstanceSchema, WaitAnswer } from "./instances/schema.ts";
 import { AutoStandbyStatusSchema } from "./instances/sleep-schema.ts";
 import { Stats } from "./instances/stats.ts";
@@ -22,6 +23,7 @@ export const SCHEMAS = {
   Usage,
   Image,
   Instance: InstanceSchema,
+  Ingress: IngressSchema,
   Stats,
   AutoStandbyStatus: AutoStandbyStatusSchema,
   Snapshot: SnapshotSchema,

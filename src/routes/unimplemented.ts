@@ -21,12 +21,6 @@ export const UNIMPLEMENTED: Readonly<Record<string, readonly (readonly [Method, 
     ["GET", "/volumes/:id", "Get a volume"],
     ["DELETE", "/volumes/:id", "Delete a volume"],
   ],
-  Ingresses: [
-    ["POST", "/ingresses", "Create an ingress"],
-    ["GET", "/ingresses", "List ingresses"],
-    ["GET", "/ingresses/:id", "Get an ingress"],
-    ["DELETE", "/ingresses/:id", "Delete an ingress"],
-  ],
   Devices: [
     ["POST", "/devices", "Register a device"],
     ["GET", "/devices", "List devices"],

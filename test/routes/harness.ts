@@ -1,5 +1,9 @@
 // The real app on a real port over in-memory services, and the contract's own client.
+import { Database } from "bun:sqlite";
 import Hypeman from "@onkernel/hypeman";
+import { errAsync } from "neverthrow";
+import { DormouseError } from "../../src/errors.ts";
+import { ingressMigrations, openIngress } from "../../src/host/ingress/ingress.ts";
 import { createLogger } from "../../src/log.ts";
 import { createApp } from "../../src/routes/app.ts";
 import type { ApiDeps } from "../../src/routes/deps.ts";
@@ -13,17 +17,31 @@ export function startApi() {
   const instances = new MemorySleep();
   const live = new Live();
   const log: string[] = [];
+  const logger = createLogger("debug", (line) => void log.push(line));
+  const ingresses = openIngress({ db: memoryDatabase(), instances, wake: (ref) => errAsync(new DormouseError("instance.invalid_state", `Cannot wake ${ref}.`)), address: "127.0.0.1", log: logger });
   const deps: ApiDeps = {
     images: images as unknown as ApiDeps["images"],
     instances: instances as unknown as ApiDeps["instances"],
+    ingresses,
     network: memoryNetwork as ApiDeps["network"],
     host: { version: "0.1.0-test", runtimeAvailable: true, diskUsage: async () => ({ instanceBytes: 30, freeBytes: 40 }) },
     live,
-    log: createLogger("debug", (line) => void log.push(line)),
+    log: logger,
   };
   const listening = listen(createApp(deps), { hostname: "127.0.0.1", port: 0 }, live, deps.log)._unsafeUnwrap();
   const client = new Hypeman({ apiKey: "any", baseURL: listening.url, maxRetries: 0 });
-  return { images, instances, live, log, deps, url: listening.url, client, stop: listening.stop };
+  const stop = async () => {
+    await listening.stop();
+    await ingresses.close();
+  };
+  return { images, instances, ingresses, live, log, deps, url: listening.url, client, stop };
+}
+
+function memoryDatabase(): Database {
+  const db = new Database(":memory:", { strict: true });
+  db.run("PRAGMA foreign_keys = ON");
+  for (const { sql } of ingressMigrations) db.run(sql);
+  return db;
 }
 
 export type Api = ReturnType<typeof startApi>;

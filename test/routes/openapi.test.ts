@@ -3,6 +3,7 @@ import { Validator } from "@seriousme/openapi-schema-validator";
 import type { TSchema } from "@sinclair/typebox";
 import { Value } from "@sinclair/typebox/value";
 import { SCHEMAS } from "../../src/routes/openapi.ts";
+import { freePort } from "../host/ingress/world.ts";
 import { type Api, json, startApi } from "./harness.ts";
 
 interface Operation {
@@ -57,9 +58,11 @@ describe("GET /swagger/json", () => {
   test("answers are as described", async () => {
     api.images.add("nginx");
     const { id } = await api.client.instances.create({ name: "web", image: "nginx", tags: { a: "b" } });
+    const auth = { header: "X-Key", value: "0123456789abcdef0123456789abcdef" };
+    await api.client.ingresses.create({ name: "site", rules: [{ match: { hostname: "a.example.com", port: freePort() }, target: { instance: "web", port: 80 }, request_header_auth: auth }] });
     api.instances.change(id, { state: "Stopped", exitCode: 1, exitMessage: "exited with status 1" });
     const seen: [string, string, RequestInit?][] = [
-      ["Health", "/health"], ["Capabilities", "/capabilities"], ["Usage", "/usage"], ["Image", "/images/nginx"], ["Image", "/images", json({ name: "redis" })],
+      ["Health", "/health"], ["Capabilities", "/capabilities"], ["Usage", "/usage"], ["Ingress", "/ingresses/site"], ["Image", "/images/nginx"], ["Image", "/images", json({ name: "redis" })],
       ["Instance", "/instances/web"], ["Stats", "/instances/web/stats"], ["WaitAnswer", "/instances/web/wait?state=Stopped"], ["Error", "/instances/nobody"], ["Error", "/instances", json({ x: 1 })],
     ];
     for (const [schema, path, init] of seen) {

@@ -1,0 +1,311 @@
+// One request and its answer: held until its instance can be reached, then both bodies flow at the pace of the slower side.
+import { gather, EMPTY, join, latin1, type WireHandler } from "./wire.ts";
+import { type BodyReader, bodyReader, chunk, type Framing, lastChunk, NONE, responseFraming } from "./framing.ts";
+import { cutHead, Malformed, parseResponse, type RequestHead, type ResponseHead, tokensOf, valuesOf } from "./head.ts";
+import { type Caller, requestHead, responseHead, trailersOnward } from "./headers.ts";
+import type { Answer } from "./answer.ts";
+import { type Pool, Upstream } from "./upstream.ts";
+import type { Reach } from "./reach.ts";
+
+/** The client's side, as an exchange needs it. */
+export interface ClientSide {
+  /** False: stop until clientDrained(). */
+  write(bytes: Uint8Array): boolean;
+  pause(): void;
+  resume(): void;
+  /** What came after the request's body: of the next request. */
+  keep(bytes: Uint8Array): void;
+  /** The exchange is over; `keepAlive` false: so is the connection. */
+  done(keepAlive: boolean): void;
+  /** An answer of ours instead of the target's; ends the exchange. */
+  answer(answer: Answer, keepAlive: boolean): void;
+  /** The target's answer broke off: so does ours. */
+  breakOff(): void;
+  shutdown(): void;
+}
+
+/** What is asked, of whom. */
+export interface Ask {
+  readonly head: RequestHead;
+  /** Origin-form. */
+  readonly target: string;
+  readonly framing: Framing;
+  readonly caller: Caller;
+  readonly instanceId: string;
+  readonly port: number;
+  readonly keepAlive: boolean;
+  readonly secret: string | null;
+}
+
+/** RFC 9110 9.2.2: asking twice does no more than asking once. */
+const IDEMPOTENT = new Set(["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"]);
+
+export class Exchange {
+  private readonly cancel = new AbortController();
+  private readonly request: BodyReader;
+  private readonly upgrade: string | null;
+  private upstream: Upstream | null = null;
+  private phase: "reaching" | "head" | "body" | "tunnel" | "over" = "reaching";
+  /** Of the request's body, come before there was a connection. */
+  private early: Uint8Array = EMPTY;
+  private answered: Uint8Array = EMPTY;
+  private response: BodyReader = bodyReader(NONE);
+  private responseKind: Framing = NONE;
+  private clientKind: Framing = NONE;
+  private keepAlive: boolean;
+  private reusable = false;
+  private continued = false;
+  private clientEnded = false;
+  private upstreamEnded = false;
+
+  /** `over` is called once, at the end. */
+  constructor(private readonly ask: Ask, private readonly client: ClientSide, private readonly reach: Reach, private readonly pool: Pool, private readonly over: () => void) {
+    this.request = bodyReader(ask.framing);
+    this.keepAlive = ask.keepAlive;
+    const { fields, minor } = ask.head;
+    const upgrade = valuesOf(fields, "upgrade").join(", ");
+    // HTTP/2 in clear text would be one connection for many requests, past all that is looked at here.
+    const wanted = minor === 1 && upgrade !== "" && tokensOf(fields, "connection").includes("upgrade") && !tokensOf(fields, "upgrade").includes("h2c");
+    this.upgrade = wanted ? upgrade : null;
+    void this.begin(this.request.done && this.upgrade === null && IDEMPOTENT.has(ask.head.method));
+  }
+
+  private async begin(repeatable: boolean): Promise<void> {
+    // A kept connection may be closed by its target just now: only what can be asked again goes there.
+    const reached = await this.reach.to(this.ask.instanceId, this.ask.port, repeatable, this.cancel.signal);
+    if (this.phase === "over") {
+      if (reached instanceof Upstream) this.pool.give(reached);
+      return;
+    }
+    if (reached === "aborted") return;
+    if (reached instanceof Upstream) return this.send(reached);
+    const { status, message, retryAfterS } = reached;
+    this.fail({ status, message: `Cannot serve ${this.ask.caller.host}: ${message}.`, retryAfterS });
+  }
+
+  private send(upstream: Upstream): void {
+    const { ask } = this;
+    this.upstream = upstream;
+    this.phase = "head";
+    upstream.wire.handler = this.upstreamHandler(upstream);
+    const head = latin1(requestHead(ask.head, ask.target, { caller: ask.caller, framing: ask.framing, upgrade: this.upgrade, secret: ask.secret }));
+    const room = upstream.wire.write(head);
+    const early = this.early;
+    this.early = EMPTY;
+    if (room && !this.request.done) this.client.resume();
+    if (early.length > 0) this.forward(early);
+  }
+
+  // The client's side.
+
+  fromClient(bytes: Uint8Array): void {
+    if (this.phase === "tunnel") {
+      if (this.upstream?.wire.write(bytes) === false) this.client.pause();
+    } else if (this.request.done) {
+      this.client.keep(bytes);
+    } else if (this.upstream === null) {
+      this.early = join(this.early, bytes);
+      this.client.pause();
+    } else {
+      this.forward(bytes);
+    }
+  }
+
+  private forward(bytes: Uint8Array): void {
+    const chunked = this.ask.framing.kind === "chunked", parts: Uint8Array[] = [];
+    const rest = this.request.read(bytes, (part) => void (chunked ? parts.push(...chunk(part)) : parts.push(part)));
+    if (rest instanceof Malformed) return this.badRequest(rest);
+    if (this.request.done && chunked) parts.push(lastChunk(trailersOnward(this.request.trailers, this.ask.secret)));
+    const room = parts.length === 0 || this.upstream?.wire.write(gather(parts)) !== false;
+    if (this.request.done) this.client.keep(rest);
+    else if (!room) this.client.pause();
+  }
+
+  private badRequest({ status, why }: Malformed): void {
+    this.upstream?.wire.destroy();
+    if (this.phase === "body") return this.finish(() => this.client.breakOff());
+    this.fail({ status, message: `Cannot accept this request: ${why}.` });
+  }
+
+  clientDrained(): void {
+    this.upstream?.wire.resume();
+  }
+
+  /** FIN. But for a tunnel, nobody is there to read an answer: browsers and clients that give up close so. */
+  clientEnd(): void {
+    if (this.phase !== "tunnel") return this.clientGone();
+    this.clientEnded = true;
+    this.upstream?.wire.shutdown();
+    this.tunnelEnd();
+  }
+
+  clientGone(): void {
+    this.upstream?.wire.destroy();
+    this.finish(() => this.client.breakOff());
+  }
+
+  // The target's side.
+
+  private upstreamHandler(upstream: Upstream): WireHandler {
+    return {
+      data: (bytes) => this.fromUpstream(bytes),
+      drain: () => {
+        if (this.phase === "tunnel" || !this.request.done) this.client.resume();
+      },
+      end: () => this.upstreamEnd(),
+      close: (reset) => {
+        this.pool.forget(upstream);
+        this.upstreamGone(upstream, reset);
+      },
+      timeout: () => {},
+    };
+  }
+
+  private fromUpstream(bytes: Uint8Array): void {
+    if (this.phase === "tunnel") {
+      if (!this.client.write(bytes)) this.upstream?.wire.pause();
+    } else if (this.phase === "body") {
+      this.relay(bytes);
+    } else if (this.phase === "head") {
+      this.answered = join(this.answered, bytes);
+      this.readHeads();
+    }
+  }
+
+  private readHeads(): void {
+    while (this.phase === "head") {
+      const cut = cutHead(this.answered, true);
+      if (cut === null) return;
+      const head = cut instanceof Malformed ? cut : parseResponse(cut.text);
+      if (head instanceof Malformed) return this.badGateway(`its answer is not valid: ${head.why}`);
+      this.answered = (cut as { rest: Uint8Array }).rest;
+      if (head.status === 101) return this.switchOver(head);
+      if (head.status >= 200) return this.startBody(head);
+      if (head.status === 100) this.continued = true;
+      if (this.ask.head.minor === 1) this.client.write(latin1(responseHead(head, NONE, null)));
+    }
+  }
+
+  private switchOver(head: ResponseHead): void {
+    if (this.upgrade === null || !this.request.done) return this.badGateway("it changes to a protocol that nobody asked for");
+    const protocol = valuesOf(head.fields, "upgrade").join(", ");
+    this.phase = "tunnel";
+    this.client.resume();
+    const rest = this.answered;
+    this.answered = EMPTY;
+    if (!this.client.write(gather([latin1(responseHead(head, NONE, "Upgrade", [`Upgrade: ${protocol}`])), rest]))) this.upstream?.wire.pause();
+    if (this.upstreamEnded) this.client.shutdown();
+  }
+
+  private startBody(head: ResponseHead): void {
+    const { ask } = this;
+    const framing = responseFraming(head, ask.head.method);
+    if (framing instanceof Malformed) return this.badGateway(`its answer is not valid: ${framing.why}`);
+    this.response = bodyReader(framing);
+    this.responseKind = framing;
+    this.clientKind = framing.kind === "close" || framing.kind === "chunked" ? { kind: ask.head.minor === 1 ? "chunked" : "close" } : framing;
+    this.reusable = head.minor === 1 && framing.kind !== "close" && !tokensOf(head.fields, "connection").includes("close");
+    // Who waits for 100 (Continue) and gets an answer instead may send its body or not: nothing can come after it.
+    const waits = !this.request.done && !this.continued && valuesOf(ask.head.fields, "expect").length > 0;
+    if (this.clientKind.kind === "close" || waits) this.keepAlive = false;
+    this.phase = "body";
+    const connection = !this.keepAlive ? "close" : ask.head.minor === 0 ? "keep-alive" : null;
+    const room = this.client.write(latin1(responseHead(head, this.clientKind, connection, lengthUnsent(head, framing))));
+    if (!room) this.upstream?.wire.pause();
+    const rest = this.answered;
+    this.answered = EMPTY;
+    this.relay(rest);
+  }
+
+  private relay(bytes: Uint8Array): void {
+    const chunked = this.clientKind.kind === "chunked", parts: Uint8Array[] = [];
+    const rest = this.response.read(bytes, (part) => void (chunked ? parts.push(...chunk(part)) : parts.push(part)));
+    if (rest instanceof Malformed) return this.broken();
+    if (this.response.done && chunked) parts.push(lastChunk(trailersOnward(this.response.trailers, null)));
+    if (parts.length > 0 && !this.client.write(gather(parts))) this.upstream?.wire.pause();
+    if (this.response.done) this.complete(rest.length === 0);
+    // It has sent all that it will.
+    else if (this.upstreamEnded) this.upstreamEnd();
+  }
+
+  private upstreamEnd(): void {
+    this.upstreamEnded = true;
+    if (this.phase === "tunnel") {
+      this.client.shutdown();
+      this.tunnelEnd();
+    } else if (this.phase === "body" && this.responseKind.kind === "close") {
+      if (this.clientKind.kind === "chunked") this.client.write(lastChunk([]));
+      this.complete(false);
+    } else if (this.phase === "body") {
+      this.broken();
+    } else if (this.phase === "head") {
+      this.upstream?.wire.destroy();
+    }
+  }
+
+  private upstreamGone(upstream: Upstream, reset: boolean): void {
+    if (this.phase === "over" || upstream !== this.upstream) return;
+    if (this.phase === "head") {
+      this.upstream = null;
+      // It was closed before the request had reached anybody.
+      if (upstream.reused && this.answered.length === 0 && !this.continued) {
+        this.phase = "reaching";
+        this.upstreamEnded = false;
+        return void this.begin(false);
+      }
+      return this.badGateway("its instance closed the connection before it had answered");
+    }
+    if (this.phase === "tunnel") return this.finish(() => (reset ? this.client.breakOff() : this.client.done(false)));
+    if (!reset && this.responseKind.kind === "close") return this.upstreamEnd();
+    this.broken();
+  }
+
+  // Its ends.
+
+  /** The answer is with the client. */
+  private complete(clean: boolean): void {
+    const { upstream } = this;
+    const whole = this.request.done;
+    this.finish(() => {
+      if (upstream !== null) {
+        if (clean && whole && this.reusable && !this.upstreamEnded) this.pool.give(upstream);
+        else upstream.wire.destroy();
+      }
+      this.client.done(this.keepAlive && whole);
+    });
+  }
+
+  private broken(): void {
+    this.upstream?.wire.destroy();
+    this.finish(() => this.client.breakOff());
+  }
+
+  private badGateway(why: string): void {
+    this.upstream?.wire.destroy();
+    this.fail({ status: 502, message: `Cannot serve ${this.ask.caller.host}: ${why}.` });
+  }
+
+  private fail(answer: Answer): void {
+    this.finish(() => this.client.answer(answer, this.keepAlive && this.request.done));
+  }
+
+  private tunnelEnd(): void {
+    if (!this.clientEnded || !this.upstreamEnded) return;
+    this.upstream?.wire.end();
+    this.finish(() => this.client.done(false));
+  }
+
+  private finish(last: () => void): void {
+    if (this.phase === "over") return;
+    this.phase = "over";
+    this.cancel.abort();
+    this.over();
+    last();
+  }
+}
+
+/** The length of a body that is told and not sent: of HEAD's answer, and of 304. */
+function lengthUnsent({ status, fields }: ResponseHead, framing: Framing): string[] {
+  const [length, more] = valuesOf(fields, "content-length");
+  return framing.kind === "none" && status !== 204 && length !== undefined && more === undefined && /^\d+$/.test(length) ? [`Content-Length: ${length}`] : [];
+}

@@ -1,0 +1,139 @@
+// One TCP connection of the proxy, either side: what the kernel does not take at once is kept, and the caller is told to
+// stop; so as much memory is used as one read brings, whatever the size of a body.
+import type { Socket, SocketHandler } from "bun";
+
+export interface WireHandler {
+  /** `bytes` are the handler's from now on. */
+  data(bytes: Uint8Array): void;
+  /** All that was kept is with the kernel. */
+  drain(): void;
+  /** The peer sends no more (FIN); the other direction may go on. */
+  end(): void;
+  /** Once, last. `reset`: broken off, not ended. */
+  close(reset: boolean): void;
+  /** The limit that limit() set is over. */
+  timeout(): void;
+}
+
+/** Owns the socket. */
+export class Wire {
+  private queue: Uint8Array[] = [];
+  private ending = false;
+  private closed = false;
+  private paused = false;
+
+  constructor(private readonly socket: Socket<Wire>, public handler: WireHandler) {
+    socket.data = this;
+    socket.setNoDelay(true);
+  }
+
+  get localPort(): number { return this.socket.localPort; }
+  get remoteAddress(): string { return this.socket.remoteAddress; }
+  /** Whether all that was written is with the kernel. */
+  get clear(): boolean { return this.queue.length === 0; }
+  get gone(): boolean { return this.closed; }
+
+  /** False: write no more until drain(). All of `bytes` is taken all the same. */
+  write(bytes: Uint8Array): boolean {
+    if (this.closed || this.ending || bytes.length === 0) return this.queue.length === 0;
+    if (this.queue.length > 0) {
+      this.queue.push(bytes);
+      return false;
+    }
+    const sent = this.socket.write(bytes);
+    // A socket that has gone tells so in close().
+    if (sent < 0 || sent >= bytes.length) return true;
+    this.queue.push(sent === 0 ? bytes : bytes.subarray(sent));
+    return false;
+  }
+
+  pause(): void {
+    if (this.paused || this.closed) return;
+    this.paused = true;
+    this.socket.pause();
+  }
+
+  resume(): void {
+    if (!this.paused || this.closed) return;
+    this.paused = false;
+    this.socket.resume();
+  }
+
+  /** Sends FIN after what is kept; reading goes on. */
+  shutdown(): void {
+    if (this.ending || this.closed) return;
+    this.ending = true;
+    if (this.queue.length === 0) this.socket.shutdown();
+  }
+
+  /** Both directions, after what is kept. */
+  end(): void {
+    if (this.closed) return;
+    this.shutdown();
+    if (this.queue.length === 0) this.socket.end();
+  }
+
+  /** Resets it: the peer sees that something broke. */
+  destroy(): void {
+    if (!this.closed) this.socket.terminate();
+  }
+
+  /** Calls timeout() when nothing has come or gone for so long; 0 lifts the limit. */
+  limit(seconds: number): void {
+    if (!this.closed) this.socket.timeout(seconds);
+  }
+
+  /** Finds out about a peer that vanished without a word. */
+  keepAlive(ms: number): void {
+    this.socket.setKeepAlive(true, ms);
+  }
+
+  /** The socket is ours no more to touch. */
+  private dropped(reset: boolean): void {
+    if (this.closed) return;
+    this.closed = true;
+    this.queue = [];
+    this.handler.close(reset);
+  }
+
+  private flush(): void {
+    while (this.queue.length > 0) {
+      const bytes = this.queue[0]!;
+      const sent = this.socket.write(bytes);
+      if (sent < bytes.length) {
+        if (sent > 0) this.queue[0] = bytes.subarray(sent);
+        return;
+      }
+      this.queue.shift();
+    }
+    if (this.ending) this.socket.shutdown();
+    this.handler.drain();
+  }
+
+  /** For Bun.listen and Bun.connect; `open` makes the Wire. A bug in a handler ends its connection, not the daemon. */
+  static handlers(open: (socket: Socket<Wire>) => void, bug: (error: unknown) => void): SocketHandler<Wire> {
+    return {
+      binaryType: "buffer",
+      open,
+      data: ({ data: wire }, bytes) => wire?.handler.data(bytes),
+      drain: ({ data: wire }) => wire?.flush(),
+      end: ({ data: wire }) => wire?.handler.end(),
+      timeout: ({ data: wire }) => wire?.handler.timeout(),
+      close: ({ data: wire }, error) => wire?.dropped(error !== undefined && error !== null),
+      error: (socket, error) => {
+        bug(error);
+        socket.terminate();
+      },
+    };
+  }
+}
+
+export const latin1 = (text: string): Uint8Array => Buffer.from(text, "latin1");
+export const EMPTY = new Uint8Array(0);
+
+/** One piece of many, so that they are one system call; without a copy where there is one. */
+export const gather = (parts: readonly Uint8Array[]): Uint8Array => (parts.length === 1 ? parts[0]! : Buffer.concat(parts));
+
+export function join(a: Uint8Array, b: Uint8Array): Uint8Array {
+  return a.length === 0 ? b : b.length === 0 ? a : Buffer.concat([a, b]);
+}
