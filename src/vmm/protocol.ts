@@ -24,6 +24,8 @@ export interface DiskConfig {
    * all; each but the oldest has a block map, `map<n>`, `map<n>.1` and on (src/vmm/devices/block/README.md).
    */
   readonly layers?: number;
+  /** 512: one plain file whose file system has blocks below 4096, as earlier versions made small ones. It can't get layers. */
+  readonly blockBytes?: 512;
 }
 
 /** Parameters of `boot`. Descriptors by name: `kvm`, `kernel`, `initrd`, `config`, `disk0`…, `tap`, `app0`, `app1`, `vmm0`, `vmm1`, `status`. */

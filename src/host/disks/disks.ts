@@ -17,6 +17,7 @@ import { createId } from "@paralleldrive/cuid2";
 import { err, ok, ResultAsync } from "neverthrow";
 import { fail, wrap, type AsyncRes, type DormouseError, type Res } from "../../errors.ts";
 import { bootId } from "../../ffi/process.ts";
+import { hasSmallBlocks } from "./ext4.ts";
 import { exists, makeTop, reflink, revert, seal, syncFolders } from "./files.ts";
 import { DiskRecords, type Top } from "./records.ts";
 import type { Clone, DiskLayer, DiskOwner, DiskService } from "./service.ts";
@@ -223,6 +224,7 @@ export class Disks implements DiskService {
     if (this.records.chain(before.layer).length + 1 >= MAX_DEPTH)
       throw new Error(`it has ${MAX_DEPTH} layers already, which is the limit; delete snapshots and forks that came from it, or put the data folder on a file system with reflinks (XFS, Btrfs)`);
     const own = this.own(from, before)!, layer = this.layer(id, before.layer !== null), bytes = await this.size(from);
+    if (before.layer === null && hasSmallBlocks(own.path)) throw new Error("an earlier version made it with blocks below 4 KiB, and layers need that; put the data folder on a file system with reflinks (XFS, Btrfs)");
     await seal(own);
     this.step("sealed");
     for (const [old, name] of [[own.path, layer.path], [own.map, layer.map]] as const) {

@@ -3,7 +3,8 @@ import { E } from "../../ffi/abi/errno.ts";
 import { SYS } from "../../ffi/abi/syscalls.ts";
 import { closeFd, O_CREAT, O_RDONLY, O_RDWR, O_TRUNC, openFd, pwriteAll } from "../../ffi/fd.ts";
 import { cstring, must, SysError } from "../../ffi/syscall.ts";
-import type { BootParams, RestoreParams } from "../../vmm/protocol.ts";
+import type { BootParams, DiskConfig, RestoreParams } from "../../vmm/protocol.ts";
+import { hasSmallBlocks } from "../disks/ext4.ts";
 import type { DiskLayer } from "../disks/service.ts";
 import type { Lease } from "../network/service.ts";
 import { logPaths, statusPath, type LogName } from "../vmm/files.ts";
@@ -109,11 +110,14 @@ function memoryFile(name: string, bytes: Uint8Array): number {
 
 type Guest = Pick<Instance, "memoryBytes" | "vcpus" | "mac" | "name">;
 
+const upperConfig = ({ layers }: DiskFiles): DiskConfig =>
+  ({ readonly: false, serial: "upper", ...(layers.length > 1 ? { layers: layers.length } : hasSmallBlocks(layers[0]!.path) ? { blockBytes: 512 } : {}) });
+
 const machineParams = ({ memoryBytes, vcpus, mac }: Guest, xsave: boolean, disk: DiskFiles): Omit<BootParams, "cmdline"> => ({
   memoryBytes,
   vcpus,
   xsave,
-  disks: [{ readonly: true, serial: "rootfs" }, { readonly: false, serial: "upper", ...(disk.layers.length > 1 ? { layers: disk.layers.length } : {}) }],
+  disks: [{ readonly: true, serial: "rootfs" }, upperConfig(disk)],
   ...(mac === null ? {} : { mac }),
 });
 

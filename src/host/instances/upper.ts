@@ -10,7 +10,7 @@ import { cloneFile } from "../../ffi/sparse.ts";
 const GEOMETRY = "g2";
 const TEMPLATES_KEPT = 8;
 const MIB = 2 ** 20;
-/** The monitor addresses writable disks in these (src/block-map.ts); mkfs alone would take smaller ones for small disks. */
+/** The monitor addresses writable disks in these (src/block-map.ts); mkfs alone takes smaller ones for small disks, as before g2. */
 const BLOCK = 4096;
 /** Below this the journal would take a good part of the disk. */
 const SMALL = 512 * MIB;

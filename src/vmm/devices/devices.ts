@@ -56,8 +56,8 @@ export class Devices {
     const appLog = new LogSink([fds.take("app0"), fds.take("app1")]);
     this.port = new FramedPort(CONTROL_PORT, events.onFrame, events.log);
     const io = createDiskIo(epoll, events.log);
-    this.disks = params.disks.map(({ readonly, serial, layers }, i) =>
-      new BlockDevice({ name: `disk${i}`, readonly, serial, backing: Layers.open(i, layers ?? 1, (name) => fds.take(name)) }, io));
+    this.disks = params.disks.map(({ readonly, serial, layers, blockBytes }, i) =>
+      new BlockDevice({ name: `disk${i}`, readonly, serial, ...(blockBytes === undefined ? {} : { block: blockBytes }), backing: Layers.open(i, layers ?? 1, (name) => fds.take(name)) }, io));
     this.tapFd = params.mac === undefined ? -1 : fds.take("tap");
     this.net = params.mac === undefined ? null : new NetDevice({ fd: this.tapFd, mac: macBytes(params.mac) }, epoll, events.log);
     this.vsock = new VsockDevice(GUEST_CID, epoll);

@@ -1,9 +1,10 @@
 // Clones of disks, on the file system of the temporary folder (layers), and again on XFS (reflinks).
 import { afterEach, describe, expect, test } from "bun:test";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readdirSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { mapLayout } from "../../../src/block-map.ts";
+import { hasSmallBlocks } from "../../../src/host/disks/ext4.ts";
 import type { Disks } from "../../../src/host/disks/disks.ts";
 import type { Clone, DiskLayer, DiskOwner } from "../../../src/host/disks/service.ts";
 import type { Store } from "../../../src/host/store/store.ts";
@@ -196,6 +197,25 @@ test("a disk that its owner has already, and two clones of one source at once, a
   expect(host.disks.remove(instance("a"))._unsafeUnwrapErr().code).toBe("conflict");
   clone.finish()._unsafeUnwrap();
   expect((await host.disks.clone(instance("a"), instance("b")))._unsafeUnwrapErr().code).toBe("conflict");
+});
+
+test("a disk of an earlier version with small blocks is known as one, and can't be layered", async () => {
+  const host = await Host.open(), [own] = host.files(instance("a"));
+  const small = (value: number) => {
+    makePlain(own!.path, 1);
+    const superblock = new DataView(new ArrayBuffer(64));
+    superblock.setUint32(24, value, true);
+    superblock.setUint16(56, 0xef53, true);
+    const fd = openSync(own!.path, "r+");
+    writeSync(fd, superblock, 0, 64, 1024);
+    closeSync(fd);
+    return hasSmallBlocks(own!.path);
+  };
+  expect([hasSmallBlocks(own!.path), small(2), small(0), hasSmallBlocks("/nowhere")]).toEqual([false, false, true, false]);
+  const clone = await host.disks.clone(instance("a"), instance("b"));
+  if (reflinks) return expect(clone.isOk()).toBe(true);
+  expect(clone._unsafeUnwrapErr().message).toStartWith("Cannot clone the disk of instance a: an earlier version made it with blocks below 4 KiB");
+  expect([host.ownFiles(instance("b")), host.layerFiles()]).toEqual([[], []]);
 });
 
 test("a layer that is missing is named", async () => {

@@ -116,6 +116,10 @@ describe.each(Object.keys(ways))("BlockDevice on %s", (way) => {
     expect(d.do(OUT, 8, [{ gpa, length: 512 }]).status).toBe(IOERR);
     expect(d.do(DISCARD, 0, [{ gpa: d.put(new Uint8Array(range.buffer)), length: 16 }]).status).toBe(IOERR);
     expect(Uint8Array.from(readFileSync(d.path))).toEqual(pattern(1 << 16));
+    const io = ways[way]!(d.epoll);
+    cleanup.push(() => io.close());
+    const small = new BlockDevice({ name: "disk0", readonly: false, serial: "", block: 512 }, io);
+    expect(small.config.getUint32(virtio_blk_config.at.blk_size, true)).toBe(512);
     const shown = disk(way, pattern(1 << 16), true);
     expect(shown.device.config.getUint32(virtio_blk_config.at.blk_size, true)).toBe(512);
     expect(shown.read(3, 512)).toEqual(pattern(1 << 16).slice(1536, 2048));

@@ -30,6 +30,8 @@ export interface BlockOptions {
   readonly readonly: boolean;
   /** At most 20 bytes are shown. */
   readonly serial: string;
+  /** Logical block size, where it is not the usual one. */
+  readonly block?: number;
   /** What stands behind it; absent for a spare device, whose capacity is 0. */
   readonly backing?: { readonly fd: number; readonly bytes: number } | Layers;
 }
@@ -72,7 +74,7 @@ export class BlockDevice implements Device, TransferOwner {
     this.features = blockFeatures(options.readonly);
     this.serial.set(Buffer.from(options.serial).subarray(0, this.serial.length));
     this.transfers = new Transfers(this, this.iovecs, io);
-    this.block = options.readonly ? READONLY_BLOCK : WRITABLE_BLOCK;
+    this.block = options.block ?? (options.readonly ? READONLY_BLOCK : WRITABLE_BLOCK);
     this.config = blockConfig(this.block);
     for (let i = 0; i < QUEUE_SIZE; i++) this.free[i] = QUEUE_SIZE - 1 - i;
     if (options.backing instanceof Layers) this.setLayers(options.backing);
@@ -87,6 +89,7 @@ export class BlockDevice implements Device, TransferOwner {
   }
 
   private setLayers(layers: Layers): void {
+    if (layers.depth > 1 && !this.readonly && this.block < WRITABLE_BLOCK) throw new Error(`Cannot use ${this.name}: it has layers, and blocks of ${this.block} bytes`);
     this.layers = layers;
     this.transfers.setLayers(layers);
     this.setBytes(layers.bytes);
@@ -120,7 +123,7 @@ export class BlockDevice implements Device, TransferOwner {
    */
   addLayer(layer: Layer, done: (error: string | null) => void): void {
     const { layers } = this;
-    const fault = this.readonly || layers === null ? "it is not written to" : this.switching ? "another one is being added" : layers.fault(layer);
+    const fault = this.readonly || layers === null ? "it is not written to" : this.block < WRITABLE_BLOCK ? `its blocks have ${this.block} bytes` : this.switching ? "another one is being added" : layers.fault(layer);
     if (layers === null || fault !== null) return done(`Cannot add a layer to ${this.name}: ${fault}`);
     this.switching = true;
     this.transfers.whenIdle(() => this.transfers.sync((errno) => {
