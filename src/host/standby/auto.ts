@@ -3,18 +3,12 @@ import { err, ok, ResultAsync } from "neverthrow";
 import type { Connection } from "../../ffi/netlink/conntrack.ts";
 import { fail, messageOf, wrap, type AsyncRes, type Res } from "../../errors.ts";
 import { describeError, type Logger } from "../../log.ts";
+import type { Clock } from "../clock.ts";
 import type { AutoStandbyStatus } from "../snapshots/service.ts";
 import type { Activity } from "./activity.ts";
 import { decide, obstacle, withObstacle, type Candidate, type Decision, type Seen } from "./decide.ts";
 import { Observer } from "./observe.ts";
 import type { TimerStore } from "./timers.ts";
-
-export interface Clock {
-  /** Milliseconds since the epoch. */
-  now(): number;
-  /** Runs `then` once after `ms`; the function returned prevents it. */
-  after(ms: number, then: () => void): () => void;
-}
 
 export interface AutoStandbyDeps {
   /** Instances whose policy is enabled, in whatever state. Asked for once a look. */

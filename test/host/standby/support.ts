@@ -3,8 +3,8 @@ import { IPS } from "../../../src/ffi/abi/nf_conntrack_common.ts";
 import { TCP_CONNTRACK } from "../../../src/ffi/abi/nf_conntrack_tcp.ts";
 import type { Connection } from "../../../src/ffi/netlink/conntrack.ts";
 import { parseAddress } from "../../../src/host/network/address.ts";
-import type { Clock } from "../../../src/host/standby/auto.ts";
 import type { AutoStandbyPolicy } from "../../../src/host/snapshots/service.ts";
+import { ManualClock } from "../../support/clock.ts";
 
 export const address = (text: string): number => parseAddress(text) ?? -1;
 export const GUEST = "10.88.0.2", GATEWAY = "10.88.0.1", CLIENT = "192.0.2.7";
@@ -20,31 +20,12 @@ export function connection({ id = 1, from = CLIENT, fromPort = 40_000 + id, to =
 export const policy = (change: Partial<AutoStandbyPolicy> = {}): AutoStandbyPolicy =>
   ({ enabled: true, idleTimeoutMs: 60_000, ignoreDestinationPorts: [], ignoreSourceCidrs: [], wakeOnPacket: true, ...change });
 
-export class FakeClock implements Clock {
-  private readonly timers = new Set<{ readonly at: number; readonly then: () => void }>();
-
-  constructor(private time = 1_000_000_000_000) {}
-
-  now(): number { return this.time; }
-  after(ms: number, then: () => void): () => void {
-    const timer = { at: this.time + ms, then };
-    this.timers.add(timer);
-    return () => void this.timers.delete(timer);
-  }
-  get waiting(): number { return this.timers.size; }
-
-  /** Goes on by `ms`, timer by timer, and lets promises settle after each. */
+export class FakeClock extends ManualClock {
+  /** As advance(), and lets promises settle before and after. */
   async pass(ms: number): Promise<void> {
-    const end = this.time + ms;
-    for (;;) {
-      await settle();
-      const next = [...this.timers].filter((t) => t.at <= end).sort((a, b) => a.at - b.at)[0];
-      if (next === undefined) break;
-      this.timers.delete(next);
-      this.time = Math.max(this.time, next.at);
-      next.then();
-    }
-    this.time = end;
+    await settle();
+    this.advance(ms);
+    await settle();
   }
 }
 
