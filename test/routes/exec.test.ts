@@ -57,6 +57,25 @@ describe("before the upgrade", () => {
       expect([response.status, ((await response.json()) as { code: string }).code]).toEqual([409, "invalid_state"]);
     }
   });
+  test("one that sleeps is woken where its policy says so, and 409 elsewhere", async () => {
+    const { id } = await api.client.instances.get("sh");
+    api.instances.change(id, { state: "Standby" });
+    const refused = await fetch(`${api.url}/instances/sh/exec`, { headers: { connection: "upgrade", upgrade: "websocket" } });
+    expect([refused.status, ((await refused.json()) as { code: string }).code]).toEqual([409, "invalid_state"]);
+    expect((await fetch(`${api.url}/instances/sh/attach`)).status).toBe(409);
+    await api.client.instances.update("sh", { auto_standby: { enabled: true, idle_timeout: "5m" } });
+    const { exec } = await run({ command: ["true"] });
+    expect(exec.request?.command).toEqual(["true"]);
+    expect(api.instances.records.get(id)?.state).toBe("Running");
+  });
+  test("a wake that fails is the answer", async () => {
+    const { id } = await api.client.instances.get("sh");
+    await api.client.instances.update("sh", { auto_standby: { enabled: true, idle_timeout: "5m" } });
+    api.instances.change(id, { state: "Standby" });
+    api.instances.failNext = new DormouseError("snapshot.damaged", "Cannot restore it: a file was changed.");
+    const response = await fetch(`${api.url}/instances/sh/exec`, { headers: { connection: "upgrade", upgrade: "websocket" } });
+    expect([response.status, ((await response.json()) as { code: string }).code]).toEqual([409, "snapshot_damaged"]);
+  });
   test("plain HTTP is told what to do", async () => {
     const response = await fetch(`${api.url}/instances/sh/exec`);
     expect(response.status).toBe(400);

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { checkName, formatSize, parseDuration, parseSize } from "../../src/routes/format.ts";
+import { checkName, formatDuration, formatSize, parseDuration, parseSize, parseSpan, SPAN_MAX_MS } from "../../src/routes/format.ts";
 
 const MiB = 1024 ** 2;
 const GiB = 1024 ** 3;
@@ -33,6 +33,18 @@ describe("parseDuration()", () => {
   });
   test.each(["", "5", "s", "1d", "-1s", "1h 30m", "abc", "1s2"])("%p is refused", (text) => {
     expect(parseDuration(text, "timeout")._unsafeUnwrapErr().code).toBe("request.bad");
+  });
+});
+
+describe("parseSpan() and formatDuration()", () => {
+  test("whole milliseconds within limits", () => {
+    const ms = (text: string, min = 0) => parseSpan(text, "delay", min).match((value) => value, (error) => error.code);
+    expect([ms("0s"), ms("1ns"), ms("1.1s"), ms("1h30m"), ms("87600h")]).toEqual([0, 1, 1100, 5_400_000, SPAN_MAX_MS]);
+    expect([ms("0s", 1), ms("59.9s", 60_000), ms("87600h1s"), ms("soon")]).toEqual(Array(4).fill("request.bad"));
+  });
+  test("the shortest form, which parses back to the same value", () => {
+    expect([0, 1, 999, 1000, 12_345, 60_000, 5_400_000, 86_400_000, 3_600_001].map(formatDuration)).toEqual(["0s", "1ms", "999ms", "1s", "12.345s", "1m", "1h30m", "24h", "1h0.001s"]);
+    for (const ms of [0, 1, 17, 1001, 59_999, 61_001, 3_599_999, 90_061_007, SPAN_MAX_MS]) expect(parseSpan(formatDuration(ms), "delay", 0)._unsafeUnwrap()).toBe(ms);
   });
 });
 

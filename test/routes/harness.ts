@@ -56,3 +56,13 @@ export const json = (body: unknown, headers: Record<string, string> = {}) => ({
   headers: { "content-type": "application/json", ...headers },
   body: JSON.stringify(body),
 });
+
+/** What the contract's client threw: status and body. */
+export async function failure(call: Promise<unknown>): Promise<{ status: unknown; code: string; details?: object }> {
+  const thrown = await call.then(() => null, (error: unknown) => error);
+  if (!(thrown instanceof Hypeman.APIError)) throw new Error("the call did not fail");
+  return { status: thrown.status, ...(thrown.error as { code: string }) };
+}
+
+/** Options of a call that the client has made before. */
+export const retried = { headers: { "X-Stainless-Retry-Count": "1" } };

@@ -1,19 +1,13 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import Hypeman from "@onkernel/hypeman";
 import { DormouseError } from "../../src/errors.ts";
-import { type Api, json, startApi, until } from "./harness.ts";
+import { type Api, failure, json, retried, startApi, until } from "./harness.ts";
 
 let api: Api;
 beforeEach(() => void (api = startApi()));
 afterEach(() => api.stop());
 
-const failure = async (call: Promise<unknown>) => {
-  const thrown = await call.then(() => null, (error: unknown) => error);
-  if (!(thrown instanceof Hypeman.APIError)) throw new Error("the call did not fail");
-  return { status: thrown.status, ...(thrown.error as { code: string }) };
-};
 const create = (name: string, tags: Record<string, string> = {}) => api.client.instances.create({ name, image: "docker.io/library/nginx:latest", tags });
-const retried = { headers: { "X-Stainless-Retry-Count": "1" } };
 
 describe("create", () => {
   test("fills in the defaults of the contract", async () => {

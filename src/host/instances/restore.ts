@@ -22,7 +22,7 @@ export function restore(ctx: Context, ref: string): AsyncRes<Instance> {
 }
 
 /** Whether a packet or a request may wake it. */
-export const wakes = ({ autoStandby }: Instance): boolean => autoStandby !== null && autoStandby.enabled && autoStandby.wakeOnPacket;
+export const wakes = ({ autoStandby }: Instance): boolean => autoStandby?.wakeOnPacket === true;
 
 /** For a request that has come: one that runs is as wanted, one that is falling asleep is held back or woken. */
 export function wake(ctx: Context, ref: string): AsyncRes<Instance> {
