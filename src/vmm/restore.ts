@@ -21,10 +21,10 @@ export function restore(epoll: Epoll, params: RestoreParams, fds: RequestFds, on
     const loaded = load(params.generations, machines, memories);
     const { memoryBytes, vcpus, xsave } = params, { machine: saved, chain } = loaded;
     const kvmFd = fds.take("kvm");
-    if (saved.params.vcpus === vcpus) checkCpu(saved, hostCpuid(kvmFd, vcpus, xsave)); // other numbers are refused below
+    checkParams(saved.params, { memoryBytes, vcpus, xsave, network: params.mac !== undefined, disks: saved.params.disks }); // how large disks are, they tell later
+    checkCpu(saved, hostCpuid(kvmFd, vcpus, xsave));
     const loadMs = performance.now() - startedAt;
-    const cpuid = saved.vcpus.length === vcpus ? saved.vcpus.map((vcpu) => vcpu.cpuid) : undefined;
-    const machine = new Machine(epoll, { kvmFd, memoryBytes, vcpus, xsave, ...on, ...(cpuid === undefined ? {} : { cpuid }), fill: (ram) => { if (ram.length === saved.params.memoryBytes) loaded.fill(ram); } });
+    const machine = new Machine(epoll, { kvmFd, memoryBytes, vcpus, xsave, ...on, cpuid: saved.vcpus.map((vcpu) => vcpu.cpuid), fill: (ram) => loaded.fill(ram) });
     const devices = new Devices(epoll, machine, params, fds, events);
     checkParams(saved.params, machineParams({ params, devices }));
     setState(machine, devices, saved);

@@ -1,19 +1,19 @@
 // A machine of our own monitor with nothing of the daemon around it: for what needs vsock. Needs an able /dev/kvm.
-import { readFileSync } from "node:fs";
+import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { $ } from "bun";
 import { streamPair } from "../../src/ffi/socket.ts";
-import { closeFd } from "../../src/ffi/fd.ts";
+import { closeFd, O_CREAT, O_RDONLY, O_RDWR, openFd } from "../../src/ffi/fd.ts";
 import { AgentStream } from "../../src/host/agent/stream.ts";
 import { probeKvm } from "../../src/host/doctor/probe.ts";
-import { BootFds, bootParams, openBootFds } from "../../src/host/instances/boot.ts";
+import { BootFds, bootParams, openBootFds, openRestoreFds, restoreParams } from "../../src/host/instances/boot.ts";
 import { cpio } from "../../src/host/instances/cpio.ts";
 import { openPoller, type Poller } from "../../src/host/poller.ts";
 import { VmmClient } from "../../src/host/vmm/client.ts";
 import { logPaths, socketPath } from "../../src/host/vmm/files.ts";
 import { spawnVmm, vmmCommand } from "../../src/host/vmm/spawn.ts";
 import { encodePairs, type Pair } from "../../src/pairs.ts";
-import { AGENT_PORT, Frame, type VmmStatus } from "../../src/vmm/protocol.ts";
+import { AGENT_PORT, Frame, type RestoreResult, type SaveResult, type VmmStatus } from "../../src/vmm/protocol.ts";
 import { Session } from "./harness.ts";
 import { until } from "./machine.ts";
 
@@ -33,28 +33,59 @@ export class Vm {
   readonly statuses: VmmStatus[] = [];
   private constructor(private readonly folder: string, readonly pid: number, private readonly client: VmmClient, private readonly poller: Poller) {}
 
+  /** A monitor without a guest, connected. */
+  private static spawn(folder: string): Vm {
+    const poller = openPoller();
+    const spawned = spawnVmm(vmmCommand(), folder);
+    if (spawned.isErr()) throw spawned.error;
+    let vm: Vm | null = null;
+    const client = VmmClient.connect(socketPath(folder), poller, { onState: (status) => void vm?.statuses.push(status), onClosed: () => {} });
+    if (client.isErr()) throw client.error;
+    vm = new Vm(folder, spawned.value.pid, client.value, poller);
+    return vm;
+  }
+
   static async boot(options: VmOptions): Promise<Vm> {
     const probe = probeKvm();
     if (!probe.able) throw new Error("Cannot boot: /dev/kvm is not able; run this in scripts/testbed");
     const kernelPath = (await $`${repo}/scripts/kernel guest`.quiet().text()).trim();
     const initramfsPath = (await $`${repo}/scripts/guest`.quiet().text()).trim();
-    const poller = openPoller();
-    const spawned = spawnVmm(vmmCommand(), options.folder);
-    if (spawned.isErr()) throw spawned.error;
-    let vm: Vm | null = null;
-    const client = VmmClient.connect(socketPath(options.folder), poller, { onState: (status) => void vm?.statuses.push(status), onClosed: () => {} });
-    if (client.isErr()) throw client.error;
-    vm = new Vm(options.folder, spawned.value.pid, client.value, poller);
+    const vm = Vm.spawn(options.folder);
     const fds = new BootFds();
     const config = cpio([{ name: "dormouse", mode: 0o040700 }, { name: "dormouse/config", mode: 0o100600, data: encodePairs(options.config) }]);
     const disk = { layers: [{ path: options.disk, map: null }] };
     openBootFds({ dir: options.folder, kernelPath, initramfsPath, rootfsPath: options.image, disk, config }, fds);
     const params = bootParams({ memoryBytes: options.memoryBytes ?? 256 << 20, vcpus: options.vcpus ?? 1, mac: null, name: "guest" }, probe.xsave, disk);
-    const booted = await client.value.request("boot", params, { fds: fds.fds, timeoutMs: 60_000 });
+    const booted = await vm.client.request("boot", params, { fds: fds.fds, timeoutMs: 60_000 });
     fds.close();
     if (booted.isErr()) throw booted.error;
     return vm;
   }
+
+  /** Another monitor with the machine that `generations` (folders by id, newest first) hold; its workload waits for release(). */
+  static async restore(options: Omit<VmOptions, "config">, generations: Readonly<Record<string, string>>, hostname: string): Promise<{ readonly vm: Vm; readonly result: RestoreResult }> {
+    const vm = Vm.spawn(options.folder);
+    const fds = new BootFds();
+    const disk = { layers: [{ path: options.disk, map: null }] }, probe = probeKvm();
+    const chain = Object.values(generations).map((folder) => ({ machine: join(folder, "machine"), memory: join(folder, "memory") }));
+    openRestoreFds({ dir: options.folder, rootfsPath: options.image, disk, chain }, fds);
+    const guest = { memoryBytes: options.memoryBytes ?? 256 << 20, vcpus: options.vcpus ?? 1, mac: null, name: hostname };
+    const params = restoreParams(guest, probe.able && probe.xsave, disk, Object.keys(generations), null, 60_000);
+    const restored = await vm.client.request("restore", params, { fds: fds.fds, timeoutMs: 120_000 });
+    fds.close();
+    if (restored.isErr()) throw restored.error;
+    return { vm, result: restored.value };
+  }
+
+  async save(folder: string, id: string, base: string | null): Promise<SaveResult> {
+    mkdirSync(folder);
+    const fds = { machine: openFd(join(folder, "machine"), O_RDWR | O_CREAT), memory: openFd(join(folder, "memory"), O_RDWR | O_CREAT) };
+    const saved = this.client.request("save", { id, base }, { fds, timeoutMs: 120_000 });
+    Object.values(fds).forEach(closeFd);
+    return (await saved)._unsafeUnwrap();
+  }
+
+  async release(): Promise<VmmStatus> { return (await this.client.request("release", null, { timeoutMs: 60_000 }))._unsafeUnwrap(); }
 
   /** What the workload has written. */
   get output(): string { return readFileSync(logPaths(this.folder, "app")[0], "latin1"); }

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { coalesce, decodeExtents, encodeExtents, ExtentBuilder, overlay, type Content, type Extent } from "../../src/machine-state/extents.ts";
+import { chainOf, coalesce, dataRuns, decodeExtents, encodeExtents, ExtentBuilder, fit, NOWHERE, overlay, within, type Content, type Extent } from "../../src/machine-state/extents.ts";
 
 const PAGES = 64;
 let seed = 7;
@@ -56,4 +56,44 @@ test("decodeExtents() refuses what is no map", () => {
   expect(decodeExtents(record(0, 1, 1), 1)).toEqual([{ page: 0, pages: 1, content: "data" }]);
   for (const bad of [record(0, 0, 1), record(0, 2, 1), record(1, 1, 1), record(0, 1, 3), new Uint8Array(5), Buffer.concat([record(0, 1, 1), record(0, 1, 1)])])
     expect(decodeExtents(bad, 1)).toBeNull();
+});
+
+test("within() keeps what lies in the mask", () => {
+  for (let round = 0; round < 500; round++) {
+    const map = randomMap(), mask = randomMap();
+    expect(plainOf(within(map, mask))).toEqual(plainOf(map).map((content, i) => (plainOf(mask)[i] === null ? null : content)));
+  }
+});
+
+/** What each page holds: the number of the map that wrote it, 0 for zeroes. */
+const contentOf = (maps: readonly (readonly Extent[])[]) => {
+  const pages = Array.from({ length: PAGES }, () => 0);
+  maps.toReversed().forEach((map, i) => plainOf(map).forEach((content, page) => { if (content !== null) pages[page] = content === "data" ? i + 1 : 0; }));
+  return pages;
+};
+
+test("chainOf() says in which file each page is", () => {
+  for (let round = 0; round < 300; round++) {
+    const maps = [randomMap(), randomMap(), randomMap()];
+    const pages = Array.from({ length: PAGES }, () => 0);
+    for (const { page, pages: count, content } of chainOf(maps)) pages.fill(content === NOWHERE ? 0 : 3 - content, page, page + count);
+    expect(pages).toEqual(contentOf(maps));
+  }
+});
+
+test("fit() brings the whole chain within the limit, and every page that changed is in the delta", () => {
+  for (let round = 0; round < 1000; round++) {
+    const older = chainOf([randomMap(), randomMap()]), own = randomMap();
+    const limit = Math.max(dataRuns(older).length, 1) + random(3);
+    const delta = fit(own, older, PAGES, limit);
+    expect(dataRuns(chainOf([delta])).length).toBeLessThanOrEqual(limit);
+    const newest = delta.map((extent) => ({ ...extent, content: extent.content === "data" ? 99 : NOWHERE }));
+    expect(dataRuns(overlay(newest, older)).length).toBeLessThanOrEqual(limit);
+    plainOf(own).forEach((content, page) => {
+      const now = plainOf(delta)[page]!;
+      if (content === "data") expect(now).toBe("data");
+      if (content === "zero") expect(now).not.toBeNull();
+    });
+    expect(decodeExtents(encodeExtents(delta), PAGES)).toEqual(delta);
+  }
 });
