@@ -23,6 +23,16 @@ export const isOpen = (c: Connection): boolean => c.original.protocol === IPPROT
 export const inboundConnections = (connections: readonly Connection[], guestIp: number): Connection[] =>
   connections.filter((c) => isInbound(c, guestIp) && isOpen(c));
 
+/** The kernel's table of connections as it is now; throws where the kernel does not tell it. */
+export function readConnections(): Connection[] {
+  const socket = new ConntrackSocket();
+  try {
+    return socket.connections();
+  } finally {
+    socket.close();
+  }
+}
+
 /** Stale connections end by themselves in time, so a kernel that cannot list them (no NF_CT_NETLINK) is no failure. */
 export function forgetConnections(log: (line: string) => void, matches: (connection: Connection) => boolean): void {
   const socket = new ConntrackSocket();

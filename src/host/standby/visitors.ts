@@ -61,7 +61,12 @@ export class Visitors {
     return new ResultAsync(this.twoLooks());
   }
 
-  /** Those in use since present() looked last, with one more look: for the moment when the guest hears nothing any more. */
+  /** One look that waits for nothing: who is connected, in use or not, is the answer. */
+  all(): Res<readonly Connection[]> {
+    return this.look().map(({ visitors }) => visitors);
+  }
+
+  /** Those in use since the last look, with one more look: for the moment when the guest hears nothing any more. */
   arrived(): Res<Connection[]> {
     const last = this.last;
     return this.look().map((now) => (last === null ? [...now.visitors] : inUse(last, now)));
