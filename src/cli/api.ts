@@ -6,6 +6,53 @@ export const DEFAULT_HOST = "http://127.0.0.1:4973";
 
 export interface PortMapping { readonly guest_port: number; readonly host_port: number; readonly protocol?: "tcp" | "udp" }
 
+export interface Compression { readonly enabled: boolean; readonly algorithm?: "zstd" | "lz4"; readonly level?: number }
+
+export interface AutoStandby {
+  readonly enabled?: boolean;
+  readonly idle_timeout?: string;
+  readonly ignore_destination_ports?: readonly number[];
+  readonly ignore_source_cidrs?: readonly string[];
+  readonly wake_on_packet?: boolean;
+}
+
+export interface InstanceUpdate {
+  readonly auto_standby?: AutoStandby;
+  readonly snapshot_policy?: { readonly compression?: Compression; readonly standby_compression_delay?: string };
+}
+
+export interface AutoStandbyStatus {
+  readonly status: string;
+  readonly reason: string;
+  readonly active_inbound_connections: number;
+  readonly idle_timeout?: string | null;
+  readonly idle_since?: string | null;
+  readonly countdown_remaining?: string | null;
+  readonly hold_until?: string | null;
+}
+
+export interface Snapshot {
+  readonly id: string;
+  readonly name?: string | null;
+  readonly kind: "Standby" | "Stopped";
+  readonly created_at: string;
+  readonly source_instance_id: string;
+  readonly source_instance_name: string;
+  readonly size_bytes: number;
+  readonly compression?: Compression;
+  readonly compression_state?: "none" | "compressing" | "compressed" | "error";
+  readonly compression_error?: string | null;
+}
+
+export interface Schedule {
+  readonly interval: string;
+  readonly retention: { readonly max_count?: number; readonly max_age?: string };
+  readonly name_prefix?: string | null;
+  readonly next_run_at: string;
+  readonly last_run_at?: string | null;
+  readonly last_error?: string | null;
+}
+
 /** The fields of the contract's Instance that the command line shows. `--json` passes on all that the daemon sends. */
 export interface Instance {
   readonly id: string;
@@ -20,6 +67,9 @@ export interface Instance {
   readonly exit_message?: string | null;
   readonly network?: { readonly ip?: string | null };
   readonly port_mappings?: readonly PortMapping[];
+  readonly current_phase_since?: string;
+  readonly auto_standby?: AutoStandby;
+  readonly snapshot_policy?: { readonly compression?: Compression; readonly standby_compression_delay?: string };
 }
 
 export interface InstanceCreate {
@@ -33,6 +83,7 @@ export interface InstanceCreate {
   readonly port_mappings?: readonly PortMapping[];
   readonly tty?: boolean;
   readonly open_stdin?: boolean;
+  readonly auto_standby?: AutoStandby;
 }
 
 export interface Image {
@@ -103,6 +154,24 @@ export class Api {
   stop = (ref: string, graceMs?: number) =>
     this.json<Instance>("POST", `/instances/${enc(ref)}/stop`, { query: { grace: graceMs === undefined ? undefined : `${graceMs}ms` } });
   remove = (ref: string, graceful: boolean) => this.nothing("DELETE", `/instances/${enc(ref)}`, { query: { graceful_shutdown: graceful } });
+
+  standby = (ref: string, body: { compression?: Compression; compression_delay?: string; force?: boolean }) => this.json<Instance>("POST", `/instances/${enc(ref)}/standby`, { body });
+  restore = (ref: string) => this.json<Instance>("POST", `/instances/${enc(ref)}/restore`);
+  fork = (ref: string, body: { name: string; from_running?: boolean; target_state?: string }) => this.json<Instance>("POST", `/instances/${enc(ref)}/fork`, { body });
+  update = (ref: string, body: InstanceUpdate) => this.json<Instance>("PATCH", `/instances/${enc(ref)}`, { body });
+  autoStandby = (ref: string) => this.json<AutoStandbyStatus>("GET", `/instances/${enc(ref)}/auto-standby/status`);
+  holdAutoStandby = (ref: string) => this.json<AutoStandbyStatus>("POST", `/instances/${enc(ref)}/auto-standby/hold`);
+
+  snapshots = (query: Query = {}) => this.json<Snapshot[]>("GET", "/snapshots", { query });
+  snapshot = (ref: string) => this.json<Snapshot>("GET", `/snapshots/${enc(ref)}`);
+  removeSnapshot = (ref: string) => this.nothing("DELETE", `/snapshots/${enc(ref)}`);
+  forkSnapshot = (ref: string, body: { name: string; target_state?: string }) => this.json<Instance>("POST", `/snapshots/${enc(ref)}/fork`, { body });
+  createSnapshot = (ref: string, body: { kind: string; name?: string; tags?: Readonly<Record<string, string>>; compression?: Compression }) =>
+    this.json<Snapshot>("POST", `/instances/${enc(ref)}/snapshots`, { body });
+  restoreSnapshot = (ref: string, snapshot: string, body: { target_state?: string }) => this.json<Instance>("POST", `/instances/${enc(ref)}/snapshots/${enc(snapshot)}/restore`, { body });
+  schedule = (ref: string) => this.json<Schedule>("GET", `/instances/${enc(ref)}/snapshot-schedule`);
+  setSchedule = (ref: string, body: unknown) => this.json<Schedule>("PUT", `/instances/${enc(ref)}/snapshot-schedule`, { body });
+  removeSchedule = (ref: string) => this.nothing("DELETE", `/instances/${enc(ref)}/snapshot-schedule`);
 
   /** Waits until the instance is in `state` or in one from which it can't get there; no limit of its own. */
   async wait(ref: string, state: string): Promise<Instance> {

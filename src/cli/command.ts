@@ -85,3 +85,12 @@ export function environment(pairs: readonly string[] = []): Record<string, strin
   }
   return env;
 }
+
+/** Option values out of a closed list, in any case of letters: what `values` has for them. */
+export function oneOf<V>(values: Readonly<Record<string, V>>): (text: string) => V {
+  return (text) => {
+    const found = values[text.toLowerCase()];
+    if (found === undefined) throw new InvalidArgumentError(`It must be one of ${Object.keys(values).join(", ")}.`);
+    return found;
+  };
+}

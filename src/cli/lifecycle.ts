@@ -1,9 +1,9 @@
 // start, stop, rm.
 import type { Command } from "commander";
 import type { Api, Instance } from "./api.ts";
-import { apiCommand, apiOf, wantsJson, wholeNumber } from "./command.ts";
+import { apiCommand, wholeNumber } from "./command.ts";
+import { each } from "./each.ts";
 import { CliError } from "./fail.ts";
-import { print, printJson } from "./output.ts";
 import { notStarted } from "./states.ts";
 
 /** What the API takes. */
@@ -22,24 +22,6 @@ export function addLifecycleCommands(program: Command): void {
     .option("-f, --force", "running ones too, without a grace period")
     .action((refs: string[], options: { force?: boolean }, command: Command) =>
       each(refs, command, (api, ref) => remove(api, ref, options.force === true)));
-}
-
-/** Every one is tried; the first failure decides the status, and each has its line. */
-async function each(refs: readonly string[], command: Command, verb: (api: Api, ref: string) => Promise<Instance>): Promise<void> {
-  const api = apiOf(command);
-  const done: Instance[] = [], failures: CliError[] = [];
-  for (const ref of refs) {
-    try {
-      done.push(await verb(api, ref));
-      if (!wantsJson(command)) print(ref);
-    } catch (cause) {
-      if (!(cause instanceof CliError)) throw cause;
-      failures.push(cause);
-    }
-  }
-  if (wantsJson(command)) printJson(done);
-  const [first] = failures;
-  if (first !== undefined) throw new CliError(failures.map(({ message }) => message).join("\n"), first.code, first.status);
 }
 
 async function start(api: Api, ref: string): Promise<Instance> {

@@ -15,6 +15,8 @@ import { addLogsCommand } from "./logs.ts";
 import { writeAll } from "./output.ts";
 import { addRunCommand } from "./run.ts";
 import { addServeCommand } from "./serve.ts";
+import { addSleepCommands } from "./sleep.ts";
+import { addSnapshotCommands } from "./snapshots.ts";
 
 /** Runs one command line (without the program's name). Resolves to the status of the process. */
 export async function cli(args: readonly string[]): Promise<number> {
@@ -46,6 +48,8 @@ function makeProgram(): Command {
   addLogsCommand(program);
   addExecCommand(program);
   addLifecycleCommands(program);
+  addSleepCommands(program);
+  addSnapshotCommands(program);
   addImageCommands(program);
   addIngressCommands(program);
   addLoginCommand(program);

@@ -5,11 +5,12 @@ import { apiCommand, apiOf, collect, environment, memorySize, outcome, portMappi
 import { requireTerminal } from "./exec.ts";
 import { CliError, usage } from "./fail.ts";
 import { note, plain, print, printJson } from "./output.ts";
+import { addAutoStandbyOptions, type AutoStandbyFlags, autoStandbyOf } from "./policies.ts";
 import { pullImage } from "./pull.ts";
 import { runSession } from "./session.ts";
 import { exitStatus, hasEnded, notStarted } from "./states.ts";
 
-interface RunFlags {
+interface RunFlags extends AutoStandbyFlags {
   name?: string;
   env?: string[];
   memory?: string;
@@ -29,7 +30,7 @@ const MAX_CPUS = 16;
 const WHOLE_LOG = 1_000_000;
 
 export function addRunCommand(program: Command): void {
-  apiCommand(program, "run <image> [command...]", "Run an image in a virtual machine of its own; ends with its program's status")
+  addAutoStandbyOptions(apiCommand(program, "run <image> [command...]", "Run an image in a virtual machine of its own; ends with its program's status"), false)
     .passThroughOptions()
     .option("--name <name>", "name of the instance (default: made from the image's)")
     .option("-e, --env <name[=value]>", "set a variable; repeats", collect)
@@ -62,6 +63,7 @@ async function run(image: string, command: readonly string[], flags: RunFlags, s
 }
 
 function toCreate(image: string, command: readonly string[], flags: RunFlags): InstanceCreate {
+  const autoStandby = autoStandbyOf(flags, undefined);
   return {
     name: flags.name ?? makeName(image),
     image,
@@ -73,6 +75,7 @@ function toCreate(image: string, command: readonly string[], flags: RunFlags): I
     ...(flags.publish === undefined ? {} : { port_mappings: flags.publish }),
     ...(flags.tty ? { tty: true } : {}),
     ...(flags.interactive ? { open_stdin: true } : {}),
+    ...(autoStandby === undefined ? {} : { auto_standby: autoStandby }),
   };
 }
 

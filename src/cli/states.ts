@@ -12,11 +12,12 @@ export const notStarted = (instance: Instance): boolean => hasEnded(instance) &&
 /** What an attached `run` ends with. */
 export const exitStatus = (instance: Instance): number => instance.exit_code ?? STATUS_DORMOUSE;
 
-/** `Up 3 minutes`, `Exited (0) 2 hours ago`, or the state itself. */
+/** `Up 3 minutes`, `Standby 2 hours`, `Exited (0) 2 hours ago`, or the state itself. */
 export function describeState(instance: Instance, now = Date.now()): string {
   const since = (time: string | null | undefined) => (time == null ? "" : span(now - Date.parse(time)));
   switch (instance.state) {
     case "Running": return `Up ${since(instance.started_at)}`.trimEnd();
+    case "Standby": return `Standby ${since(instance.current_phase_since)}`.trimEnd();
     case "Stopped": return stopped(instance, since(instance.stopped_at));
     case "Unknown": return `Unknown: ${instance.state_error ?? "the daemon gives no reason"}`;
     default: return instance.state;

@@ -13,7 +13,7 @@ export const standby = describe({
   tag,
   operationId: "standbyInstance",
   summary: "Put an instance in standby",
-  description: "`Running → Standby`: the machine is saved to disk as it is, and its monitor ends; from then on it costs disk and nothing else. A later standby writes only what changed. A packet or connection that comes before the save is complete calls it off (409 `conflict`), unless `force` says otherwise; the instance runs on then. One under way is joined. Compression, where asked for, follows in the background. The body may be absent, empty or null.",
+  description: "`Running → Standby`: the machine is saved to disk as it is, and its monitor ends; from then on it costs disk and nothing else. A later standby writes only what changed. A packet that comes before the save is complete calls it off (409 `conflict`), and so do connections in use unless `force` is set; the instance runs on then. One under way is joined. Compression, where asked for, follows in the background. The body may be absent, empty or null.",
   parameters,
   bodyExample: { compression: { enabled: true, algorithm: "zstd", level: 1 }, compression_delay: "30s" },
   bodyRequired: false,
