@@ -70,6 +70,9 @@ export const protocolIs = (protocol: number): Expression[] => [meta(NFT.NFT_META
 export const destinationPortIs = (port: number): Expression[] =>
   [payload(NFT.NFT_PAYLOAD_TRANSPORT_HEADER, PORT_DESTINATION, 2, REG), equal(new Uint8Array([port >> 8, port & 0xff]))];
 
+/** The address is an element of the set. */
+export const addressInSet = (end: End, set: string): Expression[] => [ipAddress(end, REG), lookup(set, REG, true)];
+
 /** An interface's name as set keys and the kernel hold it: 16 bytes. */
 export function interfaceBytes(name: string): Uint8Array {
   const bytes = new Uint8Array(16);
@@ -119,10 +122,13 @@ const verdict = (code: number): Expression[] => [{
 export const accept = () => verdict(NF.NF_ACCEPT);
 /** Drops and counts, so that `nft list table ip dormouse` shows what was dropped. */
 export const drop = () => [counter(), ...verdict(NF.NF_DROP)];
-const ICMP_PKT_FILTERED = 13; // linux/icmp.h: administratively prohibited
+const ICMP_PORT_UNREACH = 3, ICMP_PKT_FILTERED = 13; // linux/icmp.h: the latter is "administratively prohibited"
+const rejectWith = (type: number, code: number): Expression[] =>
+  [counter(), { name: "reject", data: [attr(NFT.NFTA_REJECT_TYPE, be32(type)), attr(NFT.NFTA_REJECT_ICMP_CODE, u8(code))] }];
 /** Answers with ICMP "administratively prohibited", so that the sender fails at once; counts. */
-export const reject = (): Expression[] => [
-  counter(),
-  { name: "reject", data: [attr(NFT.NFTA_REJECT_TYPE, be32(NFT.NFT_REJECT_ICMP_UNREACH)), attr(NFT.NFTA_REJECT_ICMP_CODE, u8(ICMP_PKT_FILTERED))] },
-];
+export const reject = (): Expression[] => rejectWith(NFT.NFT_REJECT_ICMP_UNREACH, ICMP_PKT_FILTERED);
+/** Answer as a host does whose port is closed; count. */
+export const refuseTcp = (): Expression[] => [...protocolIs(IPPROTO_TCP), ...rejectWith(NFT.NFT_REJECT_TCP_RST, 0)];
+export const refuseUdp = (): Expression[] => [...protocolIs(IPPROTO_UDP), ...rejectWith(NFT.NFT_REJECT_ICMP_UNREACH, ICMP_PORT_UNREACH)];
+const IPPROTO_TCP = 6, IPPROTO_UDP = 17;
 const counter = (): Expression => ({ name: "counter", data: [] });

@@ -1,14 +1,11 @@
 // NetworkService: records in SQLite, TAPs and the shared parts by rtnetlink, rules by nf_tables.
 // Order everywhere: the record first, then the host; what a crash leaves between the two, start() and reconcile() settle.
 import type { Database } from "bun:sqlite";
-import { E } from "../../ffi/abi/errno.ts";
-import type { Message } from "../../ffi/netlink/message.ts";
-import { NftSocket, TableMessages } from "../../ffi/netlink/nftables.ts";
+import { TableMessages } from "../../ffi/netlink/nftables.ts";
 import { RouteSocket } from "../../ffi/netlink/route.ts";
-import { NetlinkError } from "../../ffi/netlink/socket.ts";
 import { closeFd } from "../../ffi/fd.ts";
 import { err, ok } from "neverthrow";
-import { DormouseError, fail, wrap, type AsyncRes, type Res } from "../../errors.ts";
+import { fail, wrap, type AsyncRes, type Res } from "../../errors.ts";
 import { attempt } from "./attempt.ts";
 import { contains, formatAddress, parseAddress, parseRange, type Range } from "./address.ts";
 import { ends, forgetConnections } from "./connections.ts";
@@ -18,7 +15,8 @@ import { NetworkLock } from "./lock.ts";
 import { checkPorts, portChanges } from "./ports.ts";
 import { portName, Reservations } from "./reservations.ts";
 import { hostResolvers, parseResolvers } from "./resolvers.ts";
-import { guestElement, GUESTS, IPPROTO, replaceTable, TABLE } from "./ruleset.ts";
+import { Rules } from "./rules.ts";
+import { CLOSED, closedElement, guestElement, GUESTS, IPPROTO, TABLE, type RulesetOptions } from "./ruleset.ts";
 import type { Lease, NetworkService, PortMapping } from "./service.ts";
 import { addShared, refuseOverlap, removeShared } from "./shared.ts";
 import { adoptGuestTap, hasGuestTaps, openGuestTap, removeGuestTap, removeGuestTaps, repairGuestTap } from "./tap.ts";
@@ -63,7 +61,9 @@ class Network implements NetworkService {
   private readonly lock = new NetworkLock();
   private readonly reservations = new Reservations();
   private readonly route = new RouteSocket();
-  private readonly nft = new NftSocket();
+  private readonly rules: Rules;
+  /** Ids of instances that sleep and must not be woken; the next daemon is told anew. */
+  private readonly closed = new Set<string>();
   private readonly log: (line: string) => void;
 
   constructor(private readonly range: Range, private readonly dns: readonly string[], private readonly options: NetworkOptions) {
@@ -71,6 +71,7 @@ class Network implements NetworkService {
     this.subnet = range.text;
     this.store = new LeaseStore(options.db, range);
     this.log = options.log ?? (() => {});
+    this.rules = new Rules(() => this.asRecorded(), this.log);
   }
 
   resolvers(): readonly string[] {
@@ -118,6 +119,19 @@ class Network implements NetworkService {
       this.recorded(lease).andThen((recorded) => adoptGuestTap(this.route, recorded, fd).map(() => this.letIn(recorded))));
   }
 
+  setClosed(instanceId: string, closed: boolean): AsyncRes<void> {
+    return attempt(`Cannot ${closed ? "close" : "open"} the address of instance ${instanceId}`, () => {
+      const lease = this.store.find(instanceId);
+      if (lease === null) return ok();
+      if (closed) this.closed.add(instanceId);
+      else this.closed.delete(instanceId);
+      const table = new TableMessages(TABLE), element = [closedElement(lease.ip)];
+      // Adding before deleting: it may not be there, and that is fine.
+      this.rules.commit("Cannot change closed addresses", [...table.addElements(CLOSED, element), ...(closed ? [] : table.deleteElements(CLOSED, element))]);
+      return ok();
+    });
+  }
+
   publish(instanceId: string, ports: readonly PortMapping[]): AsyncRes<void> {
     return attempt(`Cannot publish ports of instance ${instanceId}`, () => {
       if (this.store.find(instanceId) === null) return fail("internal", `Cannot publish ports of instance ${instanceId}: it has no address on record`);
@@ -147,7 +161,7 @@ class Network implements NetworkService {
   teardown(): AsyncRes<void> {
     return attempt("Cannot take the network down", () => this.lock.take().andThen(() => {
       removeGuestTaps(this.route, () => true);
-      if (this.nft.tables().includes(TABLE)) this.nft.commit("Cannot remove the nftables table dormouse", [new TableMessages(TABLE).delete()]);
+      this.rules.remove();
       removeShared(this.route, this.range);
       this.removeRange(this.store.setting(RANGE_SETTING));
       restoreForwarding(this.store);
@@ -163,7 +177,7 @@ class Network implements NetworkService {
     this.lock.close();
     this.reservations.close();
     this.route.close();
-    this.nft.close();
+    this.rules.close();
   }
 
   /** While guests run (the daemon was restarted), a collision that came up since is no reason to abandon them. */
@@ -188,7 +202,7 @@ class Network implements NetworkService {
         undo();
         return shared;
       }
-      this.applyTable();
+      this.rules.apply();
       if (enableForwarding(this.store)) this.log("turned IPv4 forwarding on (net.ipv4.ip_forward=1); `dormouse serve --teardown` turns it off again");
     } catch (error) {
       undo();
@@ -208,27 +222,10 @@ class Network implements NetworkService {
     if (old?.isOk()) removeShared(this.route, old.value);
   }
 
-  private applyTable(): void {
-    const { range } = this;
-    const messages = replaceTable({ range, guestToGuest: this.options.guestToGuest ?? false, leases: this.store.all(), published: this.store.published() });
-    try {
-      this.nft.commit("Cannot install the nftables table dormouse", messages);
-    } catch (error) {
-      if (error instanceof NetlinkError && (error.errno === E.ENOENT || error.errno === E.ENOTSUP))
-        throw new DormouseError("host.network", `${error.message}: the host's kernel lacks nf_tables with NAT (CONFIG_NF_TABLES_IPV4, NFT_NAT, NFT_MASQ, NFT_CT, NFT_FIB_IPV4, NFT_REJECT_IPV4)`, { cause: error });
-      throw error;
-    }
-  }
-
-  /** A change of elements; where the table or an element is not as it should be (somebody flushed it), all of it is made anew from the record. */
-  private commit(what: string, messages: readonly Message[]): void {
-    try {
-      this.nft.commit(what, messages);
-    } catch (error) {
-      if (!(error instanceof NetlinkError) || (error.errno !== E.ENOENT && error.errno !== E.EEXIST)) throw error;
-      this.log("the nftables table dormouse was changed by somebody else; made anew");
-      this.applyTable();
-    }
+  private asRecorded(): RulesetOptions {
+    const leases = this.store.all();
+    const closed = leases.filter((lease) => this.closed.has(lease.instanceId)).map((lease) => lease.ip);
+    return { range: this.range, guestToGuest: this.options.guestToGuest ?? false, leases, published: this.store.published(), closed };
   }
 
   private recorded(lease: Lease): Res<Lease> {
@@ -238,7 +235,7 @@ class Network implements NetworkService {
   }
 
   private letIn(lease: Lease): void {
-    this.commit("Cannot let the guest in", new TableMessages(TABLE).addElements(GUESTS, [guestElement(lease)]));
+    this.rules.commit("Cannot let the guest in", new TableMessages(TABLE).addElements(GUESTS, [guestElement(lease)]));
   }
 
   private replacePorts(instanceId: string, ports: readonly PortMapping[]): Res<void> {
@@ -255,7 +252,7 @@ class Network implements NetworkService {
         held.push(port);
       }
       const now = this.store.publishedOf(instanceId);
-      this.commit("Cannot change published ports", portChanges(old, now));
+      this.rules.commit("Cannot change published ports", portChanges(old, now));
       this.settlePorts(old, now);
       return ok();
     } catch (error) {
@@ -289,8 +286,9 @@ class Network implements NetworkService {
   private dropElements(lease: Lease, ports: readonly Published[]): void {
     const table = new TableMessages(TABLE);
     // It may have been allocated and never opened: adding before deleting makes both cases one.
-    this.commit("Cannot remove the guest's rules", [
+    this.rules.commit("Cannot remove the guest's rules", [
       ...portChanges(ports, []), ...table.addElements(GUESTS, [guestElement(lease)]), ...table.deleteElements(GUESTS, [guestElement(lease)]),
+      ...(this.closed.delete(lease.instanceId) ? table.deleteElements(CLOSED, [closedElement(lease.ip)]) : []),
     ]);
     this.settlePorts(ports, []);
   }

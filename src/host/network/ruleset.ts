@@ -1,16 +1,17 @@
 // The one nftables table of ours, `ip dormouse`. Its number of rules does not grow with the number of instances: what
-// differs from one to another is in the set `guests` (TAP and address) and the map `published` (port to guest).
+// differs from one to another is in the sets `guests` (TAP and address) and `closed`, and the map `published` (port to guest).
 import { CT_STATE } from "../../ffi/netlink/expressions.ts";
 import * as x from "../../ffi/netlink/expressions.ts";
 import { NF } from "../../ffi/abi/netfilter.ts";
-import type { Message } from "../../ffi/netlink/message.ts";
+import type { Expression } from "../../ffi/netlink/expressions.ts";
+import { be32, type Message } from "../../ffi/netlink/message.ts";
 import { TableMessages, type Element } from "../../ffi/netlink/nftables.ts";
 import { parseAddress, TAP_PREFIX, type Range } from "./address.ts";
 import type { Published } from "./leases.ts";
 import type { Lease } from "./service.ts";
 
 export const TABLE = "dormouse";
-export const GUESTS = "guests", PUBLISHED = "published";
+export const GUESTS = "guests", PUBLISHED = "published", CLOSED = "closed";
 
 // Priorities of the kernel (linux/netfilter_ipv4.h): RAW is before connection tracking.
 const RAW = -300, DSTNAT = -100, FILTER = 0, SRCNAT = 100;
@@ -36,7 +37,16 @@ function guestKey(lease: Pick<Lease, "tap" | "ip">): Uint8Array {
 export const publishedElement = (port: Published): Element =>
   ({ key: x.portKey(IPPROTO[port.protocol], port.hostPort), data: x.portTarget(port.ip, port.guestPort) });
 
-export interface RulesetOptions { readonly range: Range; readonly guestToGuest: boolean; readonly leases: readonly Lease[]; readonly published: readonly Published[] }
+export const closedElement = (ip: string): Element => ({ key: be32(parseAddress(ip) ?? 0) });
+
+export interface RulesetOptions {
+  readonly range: Range;
+  readonly guestToGuest: boolean;
+  readonly leases: readonly Lease[];
+  readonly published: readonly Published[];
+  /** Addresses of guests that sleep and must not be woken. */
+  readonly closed: readonly string[];
+}
 
 /** Replaces the table, or makes it: one transaction, in which no packet ever meets half of it. Connections go on. */
 export function replaceTable(options: RulesetOptions): Message[] {
@@ -45,9 +55,11 @@ export function replaceTable(options: RulesetOptions): Message[] {
     t.add(), t.delete(), t.add(), // deleting what may not be there would fail
     t.set(GUESTS, { keyType: pair(IFNAME, IPV4_ADDR), keyLength: 20 }),
     t.set(PUBLISHED, { keyType: pair(INET_PROTO, INET_SERVICE), keyLength: 8, dataType: pair(IPV4_ADDR, INET_SERVICE), dataLength: 8 }),
+    t.set(CLOSED, { keyType: IPV4_ADDR, keyLength: 4 }),
     ...t.addElements(GUESTS, options.leases.map(guestElement)),
     ...t.addElements(PUBLISHED, options.published.map(publishedElement)),
-    ...spoofing(t, options.range), ...input(t, options.range), ...forward(t, options.guestToGuest), ...nat(t, options.range),
+    ...t.addElements(CLOSED, options.closed.map(closedElement)),
+    ...spoofing(t, options.range), ...input(t, options.range), ...forward(t, options.guestToGuest), ...output(t), ...nat(t, options.range),
   ];
 }
 
@@ -85,10 +97,27 @@ function forward(t: TableMessages, guestToGuest: boolean): Message[] {
     t.rule(chain, "not about guests", ...notFromGuest(), ...notToGuest(), ...x.accept()),
     t.rule(chain, "known connections", ...x.connectionState(CT_STATE.ESTABLISHED | CT_STATE.RELATED), ...x.accept()),
     t.rule(chain, "would leave with a guest's address", ...x.connectionState(CT_STATE.INVALID), ...x.drop()),
+    ...closed(t, chain, ...toGuest(), ...x.wasPublished()),
     t.rule(chain, "published ports", ...toGuest(), ...x.wasPublished(), ...x.accept()),
+    ...(guestToGuest ? closed(t, chain, ...fromGuest(), ...toGuest()) : []),
     t.rule(chain, "from guest to guest", ...fromGuest(), ...toGuest(), ...(guestToGuest ? x.accept() : x.reject())),
     t.rule(chain, "from guest to the outside", ...fromGuest(), ...x.accept()),
     t.rule(chain, "from the outside, to no published port", ...toGuest(), ...x.drop()),
+  ];
+}
+
+/** Whoever may reach a guest that sleeps and must not be woken is answered as by a closed port. */
+function closed(t: TableMessages, chain: string, ...whose: Expression[]): Message[] {
+  const what = "a guest that sleeps and is not to be woken", to = [...whose, ...x.addressInSet("daddr", CLOSED)];
+  return [t.rule(chain, what, ...to, ...x.refuseTcp()), t.rule(chain, what, ...to, ...x.refuseUdp())];
+}
+
+/** From the host itself. By destination only: the link that a rewritten packet will leave by is not known here yet. */
+function output(t: TableMessages): Message[] {
+  const chain = "output";
+  return [
+    t.chain(chain, { type: "filter", hook: NF.NF_INET_LOCAL_OUT, priority: FILTER }),
+    ...closed(t, chain, ...x.connectionState(CT_STATE.NEW)),
   ];
 }
 

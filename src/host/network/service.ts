@@ -33,6 +33,11 @@ export interface NetworkService {
    * What was negotiated with the guest's driver stays as it is. `host.network` where it is not the instance's TAP.
    */
   adoptTap(lease: Lease, fd: number): AsyncRes<void>;
+  /**
+   * True for a guest that sleeps and must not be woken: whoever may reach it is answered as by a closed port. False again
+   * before it runs. Not on record: the next daemon says it anew. Idempotent.
+   */
+  setClosed(instanceId: string, closed: boolean): AsyncRes<void>;
   /** Publishes ports (replacing what was published for the instance); `port.taken` where another has one. */
   publish(instanceId: string, ports: readonly PortMapping[]): AsyncRes<void>;
   unpublish(instanceId: string): AsyncRes<void>;

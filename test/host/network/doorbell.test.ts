@@ -159,4 +159,45 @@ describe("while nobody reads", () => {
     expect(await call).toBe(`a sees ${OUTSIDE_ADDRESS}`);
     await guest.close();
   });
+
+  test("one that must not be woken answers as a closed port, and rings no bell", async () => {
+    (await network.publish("a", [{ guestPort: 80, hostPort: 8080, protocol: "tcp" }, { guestPort: 53, hostPort: 8053, protocol: "udp" }]))._unsafeUnwrap();
+    const heard = listen();
+    (await network.setClosed("a", true))._unsafeUnwrap();
+    (await network.setClosed("a", true))._unsafeUnwrap();
+    const refused = (host: string, port: number, command: string[] = []) => {
+      const tcp = Bun.spawnSync([...command, "bash", "-c", `exec 3<>/dev/tcp/${host}/${port}`], { stderr: "pipe" });
+      expect([host, port, tcp.stderr.toString()]).toEqual([host, port, expect.stringContaining("Connection refused")]);
+    };
+    /** A datagram is refused with ICMP, which the next read tells. */
+    const datagramRefused = (host: string, port: number, command: string[] = []) => {
+      const udp = Bun.spawnSync([...command, "bash", "-c", `exec 3<>/dev/udp/${host}/${port}; echo hello >&3; head -c 1 <&3`], { stderr: "pipe" });
+      expect([host, port, udp.stderr.toString()]).toEqual([host, port, expect.stringContaining("Connection refused")]);
+    };
+    const fromOutside = ["nsenter", "-t", String(out.pid), "-n"];
+    refused(lease.ip, 80);
+    datagramRefused(lease.ip, 53);
+    for (const host of ["127.0.0.1", HOST_ADDRESS]) refused(host, 8080);
+    refused(HOST_ADDRESS, 8080, fromOutside);
+    datagramRefused(HOST_ADDRESS, 8053, fromOutside);
+    await settled();
+    expect([heard.knocks, bell.queued()]).toEqual([0, false]);
+    run("nft", "delete", "table", "ip", "dormouse"); // and it is made anew as it was
+    (await network.publish("a", [{ guestPort: 80, hostPort: 8080, protocol: "tcp" }]))._unsafeUnwrap();
+    refused(HOST_ADDRESS, 8080, fromOutside);
+    (await network.setClosed("a", false))._unsafeUnwrap();
+    (await network.setClosed("a", false))._unsafeUnwrap();
+    const call = Bun.spawn([...fromOutside, "bash", "-c", `exec 3<>/dev/tcp/${HOST_ADDRESS}/8080`], { stderr: "ignore" });
+    await heard.knocked;
+    call.kill();
+    await call.exited;
+  });
+
+  test("a closed address is forgotten with its instance", async () => {
+    (await network.setClosed("a", true))._unsafeUnwrap();
+    expect(run("nft", "list", "set", "ip", "dormouse", "closed")).toContain(lease.ip);
+    (await network.release("a"))._unsafeUnwrap();
+    expect(run("nft", "list", "set", "ip", "dormouse", "closed")).not.toContain(lease.ip);
+    expect((await network.setClosed("a", true)).isOk()).toBe(true);
+  });
 });
