@@ -10,15 +10,16 @@
 // let the source have the new file over the old one: empty it shows the old one's content, whoever still writes there; not empty
 // it holds what came later. The target has no disk then, and nobody else refers to the layer.
 import type { Database } from "bun:sqlite";
-import { existsSync, mkdirSync, rmSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, statSync } from "node:fs";
 import { link, mkdir, rm } from "node:fs/promises";
-import { join } from "node:path";
 import { createId } from "@paralleldrive/cuid2";
 import { err, ok, ResultAsync } from "neverthrow";
 import { fail, wrap, type AsyncRes, type DormouseError, type Res } from "../../errors.ts";
 import { bootId } from "../../ffi/process.ts";
+import { Compactor } from "./compact.ts";
 import { hasSmallBlocks } from "./ext4.ts";
 import { exists, makeTop, reflink, revert, seal, syncFolders } from "./files.ts";
+import { DiskPaths, unlink } from "./paths.ts";
 import { DiskRecords, type Top } from "./records.ts";
 import type { Clone, DiskLayer, DiskOwner, DiskService } from "./service.ts";
 import { sweep } from "./sweep.ts";
@@ -43,19 +44,26 @@ export interface DisksOptions {
   readonly db: Database;
   /** Layers are in `disks/`, owners' folders in `instances/` and `snapshots/` of it. */
   readonly dataDir: string;
-  /** For tests: called after each step of a clone. */
+  /** Hears of layers that can't be merged: nothing is lost but space and time. */
+  readonly onError?: (error: unknown) => void;
+  /** For tests: called after each step of a clone or merge. */
   readonly onStep?: (step: string) => void;
 }
 
 export class Disks implements DiskService {
   private readonly records: DiskRecords;
-  private readonly layerDir: string;
+  private readonly paths: DiskPaths;
+  private readonly compactor: Compactor;
   /** Sources of clones that are not finished, `kind/id`. */
   private readonly cloning = new Set<string>();
+  private exchanges = 0;
 
   private constructor(private readonly options: DisksOptions) {
     this.records = new DiskRecords(options.db);
-    this.layerDir = join(options.dataDir, "disks");
+    this.paths = new DiskPaths(options.dataDir, this.records);
+    this.compactor = new Compactor(this.records, this.paths, {
+      quiet: () => this.cloning.size === 0 && this.exchanges === 0, failed: (error) => options.onError?.(error), step: (name) => this.step(name),
+    });
   }
 
   /** Settles what a crash of the daemon or the host has left, before any monitor is started. */
@@ -66,7 +74,7 @@ export class Disks implements DiskService {
 
   private async recover(): Promise<void> {
     const { records } = this;
-    mkdirSync(this.layerDir, { recursive: true, mode: 0o700 });
+    mkdirSync(this.paths.layerDir, { recursive: true, mode: 0o700 });
     records.transaction(() => {
       for (const { from, top } of records.openClones()) {
         records.setTop(from, top);
@@ -76,19 +84,17 @@ export class Disks implements DiskService {
     });
     await sweep(this.options.dataDir, records);
     const boot = bootId();
-    if (records.boot === boot) return;
-    for (const map of this.maps()) if (await exists(map)) await revert(map);
-    records.boot = boot;
-  }
-
-  private maps(): string[] {
-    const own = this.records.tops().map((top) => this.own({ kind: top.kind, id: top.owner }, top)?.map ?? null);
-    return [...own, ...this.records.layers().map(({ id, parent }) => this.layer(id, parent !== null).map)].filter((map) => map !== null);
+    if (records.boot !== boot) {
+      for (const map of this.paths.maps()) if (await exists(map)) await revert(map);
+      records.seal(null); // no monitor of before lives
+      records.boot = boot;
+    }
+    this.compactor.soon();
   }
 
   files(owner: DiskOwner): Res<readonly DiskLayer[]> {
     return this.attempt(`Cannot find the disk of ${nameOf(owner)}`, () => {
-      const files = this.stack(owner, this.records.top(owner));
+      const files = this.paths.stack(owner, this.records.top(owner));
       // A plain file of its own may not be there yet: it is made at the first start.
       const missing = files.slice(files.length === 1 && this.records.top(owner).file !== null ? 1 : 0).flatMap(({ path, map }) => [path, ...(map === null ? [] : [map])]).find((path) => !existsSync(path));
       if (missing !== undefined) throw new Error(`${missing} is missing`);
@@ -126,18 +132,22 @@ export class Disks implements DiskService {
           records.setTop(from, source.after);
           records.closeClone(from);
         }
-        if (given) records.setTop(to, target);
+        if (!given) return;
+        records.setTop(to, target);
+        if (source !== null) records.seal(from);
       });
       this.step("finished");
       this.cloning.delete(keyOf(from));
-      if (!given) this.unlink(this.own(to, target));
-      if (source !== null) this.unlink(this.own(from, source.before));
+      if (!given) unlink(this.paths.own(to, target));
+      if (source !== null) unlink(this.paths.own(from, source.before));
+      this.compactor.soon();
     });
-    return { newTop: source === null ? null : this.own(from, source.after), finish: () => close(true), undo: () => close(false) };
+    return { newTop: source === null ? null : this.paths.own(from, source.after), finish: () => close(true), undo: () => close(false) };
   }
 
   replace(from: DiskOwner, to: DiskOwner, also: () => void): AsyncRes<void> {
-    return ResultAsync.fromPromise(this.exchange(from, to, also), (cause) => wrap("host.storage", `Cannot give ${nameOf(to)} the disk of ${nameOf(from)}`, cause));
+    this.exchanges++;
+    return ResultAsync.fromPromise(this.exchange(from, to, also).finally(() => this.exchanges--), (cause) => wrap("host.storage", `Cannot give ${nameOf(to)} the disk of ${nameOf(from)}`, cause));
   }
 
   private async exchange(from: DiskOwner, to: DiskOwner, also: () => void): Promise<void> {
@@ -151,6 +161,7 @@ export class Disks implements DiskService {
           records.setTop(from, source.after);
         }
         records.setTop(to, target);
+        records.seal(to);
         also();
         return records.dropUnused();
       });
@@ -159,9 +170,10 @@ export class Disks implements DiskService {
       throw error;
     }
     this.step("finished");
-    this.unlink(this.own(to, old));
-    if (source !== null) this.unlink(this.own(from, source.before));
-    for (const id of dropped) this.unlink(this.layer(id, true));
+    unlink(this.paths.own(to, old));
+    if (source !== null) unlink(this.paths.own(from, source.before));
+    for (const id of dropped) unlink(this.paths.layer(id, true));
+    this.compactor.soon();
   }
 
   remove(owner: DiskOwner): Res<void> {
@@ -172,10 +184,14 @@ export class Disks implements DiskService {
         this.records.removeTop(owner);
         return this.records.dropUnused();
       });
-      this.unlink(this.own(owner, top));
-      for (const id of dropped) this.unlink(this.layer(id, true));
+      unlink(this.paths.own(owner, top));
+      for (const id of dropped) unlink(this.paths.layer(id, true));
+      this.compactor.soon();
     });
   }
+
+  /** No layers are being merged. */
+  idle(): Promise<void> { return this.compactor.idle(); }
 
   owners(): DiskOwner[] {
     return this.records.tops().map(({ kind, owner }) => ({ kind, id: owner }));
@@ -183,24 +199,24 @@ export class Disks implements DiskService {
 
   /** Its own file, and the layers that nobody else needs. */
   bytes(owner: DiskOwner): number {
-    const top = this.records.top(owner), own = this.own(owner, top);
+    const top = this.records.top(owner), own = this.paths.own(owner, top);
     const files = own === null ? [] : [own];
     const chain = this.records.chain(top.layer);
     const shared = chain.findIndex((id) => this.records.users(id) > 1);
-    for (const id of shared < 0 ? chain : chain.slice(0, shared)) files.push(this.layer(id, true));
+    for (const id of shared < 0 ? chain : chain.slice(0, shared)) files.push(this.paths.layer(id, true));
     return files.flatMap(({ path, map }) => [path, map]).reduce((sum, path) => sum + (path === null ? 0 : (statSync(path, { throwIfNoEntry: false })?.blocks ?? 0) * STAT_BLOCK), 0);
   }
 
   /** Makes all files that a clone needs. None of them is anybody's yet. */
   private async prepare(from: DiskOwner, to: DiskOwner): Promise<Prepared> {
-    const source = this.records.top(from), own = this.own(from, source), id = createId();
+    const source = this.records.top(from), own = this.paths.own(from, source), id = createId();
     const made: string[] = [];
     try {
-      await mkdir(this.folder(to), { recursive: true, mode: 0o700 });
+      await mkdir(this.paths.folder(to), { recursive: true, mode: 0o700 });
       if (own === null) return { made, source: null, target: await this.top(to, id, source.layer!, await this.size(from), made) };
       const copy: Top = { file: `upper.${id}`, layer: source.layer };
       // A source that was never started has no file yet, and neither has the target then.
-      if ((source.layer === null && !(await exists(own.path))) || await this.share(own, this.own(to, copy)!, made)) return { made, source: null, target: copy };
+      if ((source.layer === null && !(await exists(own.path))) || await this.share(own, this.paths.own(to, copy)!, made)) return { made, source: null, target: copy };
       return await this.split(from, source, to, id, made);
     } catch (error) {
       await this.discard(made);
@@ -223,7 +239,7 @@ export class Disks implements DiskService {
   private async split(from: DiskOwner, before: Top, to: DiskOwner, id: string, made: string[]): Promise<Prepared> {
     if (this.records.chain(before.layer).length + 1 >= MAX_DEPTH)
       throw new Error(`it has ${MAX_DEPTH} layers already, which is the limit; delete snapshots and forks that came from it, or put the data folder on a file system with reflinks (XFS, Btrfs)`);
-    const own = this.own(from, before)!, layer = this.layer(id, before.layer !== null), bytes = await this.size(from);
+    const own = this.paths.own(from, before)!, layer = this.paths.layer(id, before.layer !== null), bytes = await this.size(from);
     if (before.layer === null && hasSmallBlocks(own.path)) throw new Error("an earlier version made it with blocks below 4 KiB, and layers need that; put the data folder on a file system with reflinks (XFS, Btrfs)");
     await seal(own);
     this.step("sealed");
@@ -244,37 +260,14 @@ export class Disks implements DiskService {
   /** What an owner has over a layer: an instance an empty file, a snapshot nothing. */
   private async top(owner: DiskOwner, id: string, layer: string, bytes: number, made: string[]): Promise<Top> {
     if (owner.kind === "snapshot") return { file: null, layer };
-    const top: Top = { file: `upper.${id}`, layer }, own = this.own(owner, top)!;
+    const top: Top = { file: `upper.${id}`, layer }, own = this.paths.own(owner, top)!;
     made.push(own.path, own.map!);
     await makeTop(own, bytes);
     await syncFolders(own.path);
     return top;
   }
 
-  private async size(owner: DiskOwner): Promise<number> { return Bun.file(this.stack(owner, this.records.top(owner))[0]!.path).size; }
-
-  private stack(owner: DiskOwner, top: Top): DiskLayer[] {
-    const own = this.own(owner, top), chain = this.records.chain(top.layer);
-    return [...(own === null ? [] : [own]), ...chain.map((id, i) => this.layer(id, i < chain.length - 1))];
-  }
-
-  private own(owner: DiskOwner, { file, layer }: Top): DiskLayer | null {
-    if (file === null) return null;
-    const path = join(this.folder(owner), file);
-    return { path: `${path}.ext4`, map: layer === null ? null : `${path}.map` };
-  }
-
-  private layer(id: string, mapped: boolean): DiskLayer {
-    const path = join(this.layerDir, id);
-    return { path: `${path}.img`, map: mapped ? `${path}.map` : null };
-  }
-
-  private folder({ kind, id }: DiskOwner): string { return join(this.options.dataDir, `${kind}s`, id); }
-
-  /** After the record: what can't be deleted now the next start sweeps. */
-  private unlink(files: DiskLayer | null): void {
-    for (const path of [files?.path, files?.map]) if (typeof path === "string") rmSync(path, { force: true });
-  }
+  private async size(owner: DiskOwner): Promise<number> { return Bun.file(this.paths.stack(owner, this.records.top(owner))[0]!.path).size; }
 
   private async discard(paths: readonly string[]): Promise<void> {
     for (const path of paths) await rm(path, { force: true });

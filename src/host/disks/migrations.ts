@@ -9,6 +9,8 @@ export const diskMigrations: Migration[] = [
       CREATE TABLE disk_layers (
         id         TEXT PRIMARY KEY,
         parent     TEXT REFERENCES disk_layers,
+        -- 0: a monitor may still write to it, though nobody else reads it (disks.ts)
+        sealed     INTEGER NOT NULL,
         created_at INTEGER NOT NULL
       ) STRICT;
       CREATE INDEX disk_layers_parent ON disk_layers (parent);

@@ -34,7 +34,33 @@ export class DiskRecords {
   }
 
   addLayer(id: string, parent: string | null): void {
-    this.db.query("INSERT INTO disk_layers (id, parent, created_at) VALUES (?, ?, ?)").run(id, parent, Date.now());
+    this.db.query("INSERT INTO disk_layers (id, parent, sealed, created_at) VALUES (?, ?, 0, ?)").run(id, parent, Date.now());
+  }
+
+  /** Nobody writes any more to what the owner's own file lies on; `null`: to no layer at all. */
+  seal(owner: DiskOwner | null): void {
+    const ids = owner === null ? this.layers().map(({ id }) => id) : this.chain(this.top(owner).layer);
+    const seal = this.db.query("UPDATE disk_layers SET sealed = 1 WHERE id = ?");
+    for (const id of ids) seal.run(id);
+  }
+
+  /** A layer that is read only through another one, which can be merged into it. */
+  mergeable(): { lower: string; upper: string; lowerMapped: boolean } | null {
+    const row = this.db.query<{ lower: string; upper: string; below: string | null }, []>(`
+      SELECT p.id AS lower, c.id AS upper, p.parent AS below FROM disk_layers c JOIN disk_layers p ON p.id = c.parent
+      WHERE c.sealed = 1 AND p.sealed = 1 AND NOT EXISTS (SELECT 1 FROM disk_tops WHERE layer = p.id)
+        AND NOT EXISTS (SELECT 1 FROM disk_layers o WHERE o.parent = p.id AND o.id <> c.id) LIMIT 1`).get();
+    return row === null ? null : { lower: row.lower, upper: row.upper, lowerMapped: row.below !== null };
+  }
+
+  /** `lower` stands for both from now on. False where they may not be merged any more. */
+  merge(lower: string, upper: string): boolean {
+    const still = this.mergeable();
+    if (still?.lower !== lower || still.upper !== upper) return false;
+    this.db.query("UPDATE disk_tops SET layer = ? WHERE layer = ?").run(lower, upper);
+    this.db.query("UPDATE disk_layers SET parent = ? WHERE parent = ?").run(lower, upper);
+    this.db.query("DELETE FROM disk_layers WHERE id = ?").run(upper);
+    return true;
   }
 
   /** The layer and all below it, newest first. */

@@ -31,7 +31,10 @@ export class Writer {
   }
   write(block: number, value: number): void {
     writeSync(this.fd, new Uint8Array(BLOCK).fill(value), 0, BLOCK, block * BLOCK);
-    if (this.mapFd < 0) return;
+    if (this.mapFd >= 0) this.mark(block);
+  }
+  /** Leaves a hole that is here. Only where nothing was written to this layer yet. */
+  mark(block: number): void {
     const { nowAt } = mapLayout(BYTES), byte = new Uint8Array(1), at = nowAt + (block >>> 3);
     readSync(this.mapFd, byte, 0, 1, at);
     byte[0]! |= 1 << (block & 7);

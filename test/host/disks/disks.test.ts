@@ -241,7 +241,81 @@ test("after a boot of the host, blocks that were not flushed are those of the la
   expect(statSync(map!).size).toBe(mapLayout(BYTES).fileBytes);
 });
 
+/** Instance `a` over three layers, of which snapshots keep two apart: s the oldest, t the next. */
+async function chain(host: Host): Promise<void> {
+  host.write(instance("a"), 1, 1);
+  await host.clone(instance("a"), snapshot("s"));
+  host.write(instance("a"), 0, 2);
+  host.write(instance("a"), 2, 2);
+  if (!reflinks) {
+    const writer = new Writer(host.files(instance("a"))[0]!);
+    writer.mark(1); // what the guest has discarded
+    writer.close();
+  }
+  await host.clone(instance("a"), snapshot("t"));
+  host.write(instance("a"), 2, 3);
+  host.write(instance("a"), 3, 3);
+}
+
+test("chains become shorter when snapshots go, under whoever reads them", async () => {
+  if (reflinks) return;
+  const host = await Host.open();
+  await chain(host);
+  const before = host.files(instance("a")), a = blocks({ 0: 2, 2: 3, 3: 3 }), t = blocks({ 0: 2, 2: 2 });
+  expect([before.length, host.content(instance("a")), host.content(snapshot("t"))]).toEqual([3, a, t]);
+  host.remove(snapshot("s"));
+  await host.disks.idle();
+  expect([host.files(instance("a")).length, host.content(instance("a")), host.content(snapshot("t"))]).toEqual([2, a, t]);
+  expect(content(before)).toEqual(a); // a monitor that had just been told
+  await host.clone(instance("a"), snapshot("u"));
+  host.remove(snapshot("t"));
+  await host.disks.idle();
+  expect([host.files(instance("a")).length, host.content(instance("a")), host.content(snapshot("u"))]).toEqual([2, a, a]);
+  expect(host.layerFiles().filter((name) => name.endsWith(".img")).length).toBe(3); // two that were merged keep their names for a while
+  const again = await host.again();
+  expect(again.layerFiles().length).toBe(1);
+  expect(again.content(instance("a"))).toEqual(a);
+});
+
+test("a hundred snapshots of which one is kept at a time need no long chain", async () => {
+  const host = await Host.open();
+  for (let n = 0; n < 100; n++) {
+    host.write(instance("a"), n % 60, n);
+    await host.clone(instance("a"), snapshot(`s${n}`));
+    if (n > 0) host.remove(snapshot(`s${n - 1}`));
+    await host.disks.idle();
+  }
+  expect(host.files(instance("a")).length).toBeLessThanOrEqual(2);
+  expect(host.content(instance("a"))).toEqual(host.content(snapshot("s99")));
+});
+
+test("what a clone that was taken back has left is not merged while a monitor may write to it", async () => {
+  if (reflinks) return;
+  const host = await Host.open();
+  await host.clone(instance("a"), snapshot("s"));
+  const monitor = new Writer(host.files(instance("a"))[0]!);
+  (await host.begin(instance("a"), instance("b"))).undo()._unsafeUnwrap();
+  host.remove(snapshot("s"));
+  await host.disks.idle();
+  expect(host.files(instance("a")).length).toBe(3);
+  monitor.write(4, 4);
+  expect(host.content(instance("a"))).toEqual(blocks({ 0: 1, 4: 4 }));
+});
+
 describe("SIGKILL of the daemon", () => {
+  test.skipIf(reflinks !== undefined).each(["copied", "merged"])("after the step '%s' of a merge leaves every disk whole", async (step) => {
+    let host = await Host.open();
+    await chain(host);
+    host.store.close();
+    const child = Bun.spawn([process.execPath, join(import.meta.dir, "clone-child.ts"), host.dir, step, "none"], { stdout: "inherit", stderr: "inherit" });
+    await child.exited;
+    expect(child.signalCode).toBe("SIGKILL");
+    host = await Host.open(host.dir);
+    await host.disks.idle();
+    expect([host.files(instance("a")).length, host.content(instance("a")), host.content(snapshot("t"))]).toEqual([2, blocks({ 0: 2, 2: 3, 3: 3 }), blocks({ 0: 2, 2: 2 })]);
+    host.store.close();
+  });
+
   const steps = reflinks ? ["reflinked", "shared", "recorded", "finished"]
     : ["sealed", "linked file", "linked map", "new top of the source", "new top of the target", "recorded", "finished"];
   // Whether the source's monitor had got the new top is known to nobody; it can have only where it was recorded.
