@@ -50,15 +50,29 @@ await first.client.instances.stop(created.id, { query: { grace: "0s" } }).catch(
   if (error.error?.code !== "invalid_state") throw error; // it has ended by itself
 });
 seen["stopped"] = (await first.client.instances.wait(created.id, { state: "Stopped", timeout: "2m" })).state;
+// What of sleep and snapshots needs no guest that runs.
+const { instances, snapshots } = first.client;
+const policies = { auto_standby: { enabled: true, idle_timeout: "90m", ignore_destination_ports: [22] }, snapshot_policy: { compression: { enabled: true } } };
+await instances.update("web", policies as Hypeman.InstanceUpdateParams);
+const snapshot = await instances.snapshots.create("web", { kind: "Stopped", name: "cold", tags: { a: "b" } });
+seen["snapshot"] = { kind: snapshot.kind, name: snapshot.name, source: snapshot.source_instance_id === created.id, taken: await codeOf(instances.snapshots.create("web", { kind: "Stopped", name: "cold" })) };
+seen["wrong state"] = await Promise.all([codeOf(instances.standby("web")), codeOf(instances.restore("web")), codeOf(instances.snapshots.create("web", { kind: "Standby" })), codeOf(instances.fork("web", { name: "x", target_state: "Standby" }))]);
+const forks = [await instances.fork("web", { name: "fork" }), await snapshots.fork("cold", { name: "child" })];
+seen["forks"] = forks.map(({ name, state, auto_standby, tags }) => ({ name, state, idle: auto_standby?.idle_timeout, tags }));
+seen["fork again"] = [await codeOf(instances.fork("web", { name: "fork" })), (await instances.fork("web", { name: "fork" }, { headers: { "X-Stainless-Retry-Count": "1" } })).id === forks[0]?.id];
+seen["in place"] = (await instances.snapshots.restore("cold", { id: "web" })).state;
 await first.daemon.stop();
 seen["after stop"] = await fetch(`${first.daemon.url}/health`).then(() => "answers", () => "nobody listens");
 
 const second = await start();
 const found = await second.client.instances.get("web");
 seen["found again"] = { id: found.id === created.id, state: found.state, tags: found.tags, images: (await second.client.images.list({ tags: { kind: "web" } })).length };
-await second.client.instances.delete("web");
+seen["policies"] = { auto_standby: found.auto_standby, snapshot_policy: found.snapshot_policy };
+for (const one of ["web", "fork", "child"]) await second.client.instances.delete(one);
+seen["snapshot outlives"] = [(await second.client.snapshots.list({ source_instance_id: created.id, tags: { a: "b" } })).map((one) => one.name), await codeOf(second.client.images.delete(name))];
+await second.client.snapshots.delete("cold");
 await second.client.images.delete(name);
-seen["left"] = { instances: await second.client.instances.list(), images: await second.client.images.list() };
+seen["left"] = { snapshots: await second.client.snapshots.list(),  instances: await second.client.instances.list(), images: await second.client.images.list() };
 await second.daemon.stop();
 seen["log"] = log.every((line) => line.endsWith("\n") && typeof (JSON.parse(line) as { event: unknown }).event === "string");
 console.log(JSON.stringify(seen));

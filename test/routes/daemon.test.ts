@@ -14,9 +14,19 @@ test("the whole daemon: one a data folder, pulls, records, stops, and finds all 
     taken: "already_exists",
     "image in use": "in_use",
     stopped: "Stopped",
+    snapshot: { kind: "Stopped", name: "cold", source: true, taken: "name_conflict" },
+    "wrong state": ["invalid_state", "invalid_state", "invalid_state", "invalid_state"],
+    forks: [{ name: "fork", state: "Stopped", idle: "1h30m", tags: { team: "a" } }, { name: "child", state: "Stopped", idle: "1h30m", tags: { team: "a" } }],
+    "fork again": ["already_exists", true],
+    "in place": "Stopped",
     "after stop": "nobody listens",
     "found again": { id: true, state: "Stopped", tags: { team: "a" }, images: 1 },
-    left: { instances: [], images: [] },
+    policies: {
+      auto_standby: { enabled: true, idle_timeout: "1h30m", ignore_destination_ports: [22], ignore_source_cidrs: [], wake_on_packet: true },
+      snapshot_policy: { compression: { enabled: true, algorithm: "zstd", level: 1 } },
+    },
+    "snapshot outlives": [["cold"], "in_use"],
+    left: { snapshots: [], instances: [], images: [] },
     log: true,
   });
 }, 120_000);
