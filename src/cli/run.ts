@@ -182,9 +182,8 @@ class Attached {
 
   private async terminal(): Promise<"detached" | void> {
     const end = await this.session(false);
-    if (end === "detached") note(`${this.instance.name} runs on`);
     // A program that was quicker than our session has left what it said in the log.
-    else if (!this.shown) await this.printLog();
+    if (end !== "detached" && !this.shown) await this.printLog();
     return end;
   }
 
@@ -203,16 +202,19 @@ class Attached {
         inputOnly,
         onOutput: () => void (this.shown = true),
       });
-      if (end.how === "detached") return "detached";
+      if (end.how === "detached") return this.leave("runs on");
     } catch (cause) {
-      // A machine that has ended takes its session along; its record says how, and the caller reads it.
-      if (!(cause instanceof CliError) || cause.code === "connection" || !(await this.ends())) throw cause;
+      // A machine that has ended, or sleeps, takes its session along; its record says how, and the caller reads it.
+      if (!(cause instanceof CliError) || cause.code === "connection") throw cause;
+      const { state } = await this.api.instance(id);
+      if (state === "Standby") return this.leave(`was put to sleep; \`dormouse restore ${this.instance.name}\` wakes it`);
+      // About to end: the session goes a moment before the record says so.
+      if (state !== "Stopped" && state !== "Shutdown" && state !== "Unknown") throw cause;
     }
   }
 
-  /** Whether it has ended, or is about to: the session goes a moment before the record says so. */
-  private async ends(): Promise<boolean> {
-    const { state } = await this.api.instance(this.instance.id);
-    return state === "Stopped" || state === "Shutdown" || state === "Unknown";
+  private leave(why: string): "detached" {
+    note(`${this.instance.name} ${why}`);
+    return "detached";
   }
 }

@@ -67,6 +67,11 @@ function intro(): string {
   return [
     "Runs OCI images in microVMs on one host. The contract is that of the npm package `@onkernel/hypeman`; deviations are in docs/api-compatibility.md.",
     "Until access control is there, the API binds loopback only and takes any bearer token. Wherever an id goes, an exact name or a unique prefix of the id will do. Unknown fields and parameters are refused.",
+    [
+      "## Sleep and wake",
+      "`standby` saves a running instance to disk as it is and ends its monitor: from then on it costs disk and nothing else. `restore` brings it back where it was, with the time of now. With `auto_standby` it goes to sleep by itself once no connection has come for `idle_timeout`, and wakes when somebody knocks: a TCP or UDP packet to its address, an exec, a request through an ingress. `auto-standby/status` tells why it is awake, `auto-standby/hold` keeps it so for a while.",
+      "A snapshot keeps memory and disk under a name, apart from the instance; it can be restored in place or forked into new instances, and a schedule takes them by itself. A fork has its own name, address and random numbers, and shares memory and disk with what it came from until one of them changes it.",
+    ].join("\n\n"),
     "## Errors\nEvery error is `{\"code\",\"message\",\"details\"}`. `x-should-retry` says whether repeating the same request can help, `retry-after-ms` when.",
     `| code | status | repeating helps | cause |\n|---|---|---|---|\n${rows.join("\n")}`,
   ].join("\n\n");

@@ -1,11 +1,12 @@
 // Sleep, forks and snapshots on the command line: a process against the real HTTP layer, over services in memory.
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { ok } from "neverthrow";
 import { DormouseError } from "../../src/errors.ts";
 import type { InstanceState } from "../../src/host/instances/service.ts";
 import { autoStandbyOf, compression, duration, tag } from "../../src/cli/policies.ts";
 import { schedule, status } from "../../src/cli/sleep-output.ts";
 import { describeState } from "../../src/cli/states.ts";
-import { type Api, startApi } from "../routes/harness.ts";
+import { type Api, startApi, until } from "../routes/harness.ts";
 import { runCli } from "./support.ts";
 
 let api: Api;
@@ -88,6 +89,33 @@ describe("update and auto-standby", () => {
     const { out } = await cli("run", "-d", "--auto-standby", "30s", "--no-wake", "nginx");
     expect(record(out.trim()).autoStandby).toEqual({ enabled: true, idleTimeoutMs: 30_000, ignoreDestinationPorts: [], ignoreSourceCidrs: [], wakeOnPacket: false });
   });
+});
+
+test("an attached run says that its instance was put to sleep, and goes on with its log", async () => {
+  api.images.add("nginx");
+  api.instances.lines = ["one"];
+  api.instances.logs = (ref) => ok(untilStopped(ref));
+  api.instances.subscribe((one) => {
+    if (one.state === "Created") queueMicrotask(() => void api.instances.change(one.id, { state: "Running", startedAt: Date.now() }));
+  });
+  api.instances.onExec = (exec) => {
+    const [{ id } = { id: "" }] = api.instances.list();
+    api.instances.change(id, { state: "Standby" });
+    exec.listener.onLost("the guest went away");
+  };
+  const get = api.instances.get;
+  // It stops once the command line has seen that it sleeps.
+  api.instances.get = (ref) => get(ref).map((one) => {
+    if (one.state === "Standby") queueMicrotask(() => void api.instances.change(one.id, { state: "Stopped", exitCode: 0 }));
+    return one;
+  });
+  const ended = await runCli(["run", "-i", "--name", "web", "nginx"], { env: { DORMOUSE_HOST: api.url }, input: "" });
+  expect(ended).toEqual({ status: 0, out: "one\n", err: "web was put to sleep; `dormouse restore web` wakes it\n" });
+
+  async function* untilStopped(ref: string): AsyncGenerator<string> {
+    yield* api.instances.lines;
+    await until(() => api.instances.records.get(ref)?.state === "Stopped");
+  }
 });
 
 describe("snapshot", () => {

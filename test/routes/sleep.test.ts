@@ -1,8 +1,9 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import Hypeman from "@onkernel/hypeman";
+import { ResultAsync } from "neverthrow";
 import { DormouseError } from "../../src/errors.ts";
 import type { InstanceState } from "../../src/host/instances/service.ts";
-import { type Api, failure, json, retried, startApi } from "./harness.ts";
+import { type Api, failure, json, retried, startApi, until } from "./harness.ts";
 
 let api: Api;
 beforeEach(() => void (api = startApi()));
@@ -74,6 +75,21 @@ describe("standby and restore", () => {
       expect(await failure(api.client.instances.restore("web"))).toMatchObject({ status, code: wire });
     },
   );
+  test("a hang-up cancels nothing", async () => {
+    const id = await instance("web", "Running");
+    const begun = Promise.withResolvers<void>(), goes = Promise.withResolvers<void>();
+    api.instances.standby = (ref) => {
+      begun.resolve();
+      return ResultAsync.fromSafePromise(goes.promise).map(() => api.instances.change(api.instances.get(ref)._unsafeUnwrap().id, { state: "Standby" }));
+    };
+    const abort = new AbortController();
+    const asked = fetch(`${api.url}/instances/web/standby`, { method: "POST", signal: abort.signal }).catch(() => "hung up");
+    await begun.promise;
+    abort.abort();
+    expect(await asked).toBe("hung up");
+    goes.resolve();
+    await until(() => api.instances.records.get(id)?.state === "Standby");
+  });
   test("who is not there is 404", async () => {
     const { instances } = api.client;
     const calls = [

@@ -108,13 +108,14 @@ export const exec = describe({
   operationId: "execInstance",
   summary: "Run a command (WebSocket)",
   description: [
+    "In an instance that is `Running`; one in `Standby` is woken first where its policy lets requests do that.",
     "First frame, text: `{\"command\":[\"ls\",\"-l\"],\"tty\":false,\"env\":{},\"cwd\":\"\",\"timeout\":0,\"wait_for_agent\":0}`; all optional, `command` is `/bin/sh`. Extensions: `user`, `rows`, `cols`.",
     "Then binary frames both ways; text `{\"resize\":{\"rows\":R,\"cols\":C}}`. Last, text `{\"exitCode\":N}`. A command that can't start sends `Error: …`, then 127 or 126; past `timeout` seconds it is killed, 124. A hang-up kills the command.",
     "With the subprotocol `dormouse.exec.v1` (an extension) binary frames begin with a byte for the stream: 0 standard input (the byte alone is its end), 1 standard output, 2 standard error; text `{\"signal\":N}` sends a signal; the last frame is `{\"exitCode\":N,\"message\":\"…\"}`, or `{\"error\":\"…\"}` where guest or agent went away.",
   ].join("\n\n"),
   parameters,
   answers: { 101: { description: "The WebSocket is open." } },
-  errors: sessionErrors,
+  errors: [...sessionErrors, "instance.agent_unreachable", "snapshot.damaged", "snapshot.incompatible", "resources.insufficient", "host.network", "host.storage", "host.process"],
 });
 
 export const attach = describe({
