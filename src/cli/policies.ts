@@ -28,7 +28,7 @@ export function addAutoStandbyOptions(command: Command, mayBeThere: boolean): Co
   command.option("--auto-standby <idle>", "go to sleep after so long without a connection, such as 5m", duration);
   if (mayBeThere) command.option("--no-auto-standby", "never go to sleep by itself");
   return command
-    .option("--ignore-port <port>", "connections to this port don't keep it awake; repeats", (text, before: readonly number[] = []) => [...before, port(text)])
+    .option("--ignore-port <port>", "connections to this port of the guest don't keep it awake; repeats", (text, before: readonly number[] = []) => [...before, port(text)])
     .option("--ignore-source <network>", "connections from this network (such as 10.0.0.0/8) don't keep it awake; repeats", collect)
     .option("--wake", "requests and packets wake it (default with --auto-standby)")
     .option("--no-wake", "only `dormouse restore` wakes it");

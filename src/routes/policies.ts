@@ -1,15 +1,13 @@
 // Standing policies and the settings they are made of, on the wire and in the domain: compression of snapshots, the
 // snapshot policy, automatic standby. What goes out, sent back, means the same.
 import { type Static, Type } from "@sinclair/typebox";
-import { formatAddress, maskOf, parseAddress } from "../host/network/address.ts";
 import type { AutoStandbyPolicy, Compression, SnapshotPolicy } from "../host/snapshots/service.ts";
+import { checkPolicy, MOST_ENTRIES } from "../host/standby/policy.ts";
 import { bad, orThrow } from "./errors.ts";
 import { formatDuration, parseSpan } from "./format.ts";
 
 /** Level where none is given, and the highest, of each algorithm; the lowest of zstd is its default. */
 const LEVELS = { zstd: { min: 1, max: 19 }, lz4: { min: 0, max: 9 } } as const;
-/** A policy is looked at for every connection of the host. */
-const LIST_MAX = 1000;
 
 export const CompressionSchema = Type.Object(
   {
@@ -32,8 +30,8 @@ export const AutoStandbySchema = Type.Object(
   {
     enabled: Type.Optional(Type.Boolean({ default: false, description: "Whether it goes to sleep by itself." })),
     idle_timeout: Type.Optional(Type.String({ description: "Go duration without a qualifying inbound TCP connection, after which it does; needed where enabled.", examples: ["5m"] })),
-    ignore_destination_ports: Type.Optional(Type.Array(Type.Integer({ minimum: 1, maximum: 65_535 }), { maxItems: LIST_MAX, description: "TCP ports whose connections don't keep it awake." })),
-    ignore_source_cidrs: Type.Optional(Type.Array(Type.String(), { maxItems: LIST_MAX, description: "IPv4 networks whose connections don't keep it awake.", examples: [["10.0.0.0/8"]] })),
+    ignore_destination_ports: Type.Optional(Type.Array(Type.Integer({ minimum: 1, maximum: 65_535 }), { maxItems: MOST_ENTRIES, description: "TCP ports of the guest whose connections don't keep it awake." })),
+    ignore_source_cidrs: Type.Optional(Type.Array(Type.String(), { maxItems: MOST_ENTRIES, description: "IPv4 networks whose connections don't keep it awake.", examples: [["10.0.0.0/8"]] })),
     wake_on_packet: Type.Optional(Type.Boolean({ description: "Whether a TCP or UDP packet, an exec or an ingress request wakes it; as `enabled` by default. An extension." })),
   },
   { additionalProperties: false, description: "Automatic standby, by the host's connection tracking." },
@@ -60,24 +58,14 @@ export function toSnapshotPolicy(body: Static<typeof SnapshotPolicySchema> | nul
 /** The whole policy: what is left out has its default, whatever the instance had before. */
 export function toAutoStandby(body: Static<typeof AutoStandbySchema> | null | undefined): AutoStandbyPolicy | null {
   if (body == null) return null;
-  const { enabled = false, idle_timeout = "", ignore_destination_ports = [], ignore_source_cidrs = [], wake_on_packet = enabled } = body;
-  if (enabled && idle_timeout === "") throw bad("Cannot accept field auto_standby: it is enabled, and needs idle_timeout.", "auto_standby.idle_timeout");
-  return {
-    enabled,
-    idleTimeoutMs: idle_timeout === "" ? 0 : orThrow(parseSpan(idle_timeout, "auto_standby.idle_timeout", 1)),
-    ignoreDestinationPorts: [...new Set(ignore_destination_ports)],
-    ignoreSourceCidrs: [...new Set(ignore_source_cidrs.map(toCidr))],
-    wakeOnPacket: wake_on_packet,
-  };
-}
-
-/** In its one spelling: an address without a prefix is a network of its own, and host bits are cleared. */
-function toCidr(text: string): string {
-  const field = "auto_standby.ignore_source_cidrs";
-  const [, address = "", length = "32"] = /^([0-9.]+)(?:\/(\d{1,2}))?$/.exec(text.trim()) ?? [];
-  const parsed = parseAddress(address), prefix = Number(length);
-  if (parsed === null || prefix > 32) throw bad(`Cannot accept field ${field}: each must be an IPv4 network such as 10.0.0.0/8.`, field);
-  return `${formatAddress((parsed & maskOf(prefix)) >>> 0)}/${prefix}`;
+  const { enabled, idle_timeout = "", ignore_destination_ports, ignore_source_cidrs, wake_on_packet } = body;
+  return orThrow(checkPolicy({
+    ...(enabled === undefined ? {} : { enabled }),
+    ...(idle_timeout === "" ? {} : { idleTimeoutMs: orThrow(parseSpan(idle_timeout, "auto_standby.idle_timeout", 1)) }),
+    ...(ignore_destination_ports === undefined ? {} : { ignoreDestinationPorts: ignore_destination_ports }),
+    ...(ignore_source_cidrs === undefined ? {} : { ignoreSourceCidrs: ignore_source_cidrs }),
+    ...(wake_on_packet === undefined ? {} : { wakeOnPacket: wake_on_packet }),
+  }));
 }
 
 export const compressionView = (compression: Compression) =>

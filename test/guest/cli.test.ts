@@ -95,3 +95,27 @@ test("restarting the daemon leaves the guest running", async () => {
   }
   await daemon.run(["rm", "-f", "stays"]);
 });
+
+test("by command it sleeps, wakes, forks, and goes back to what it was", async () => {
+  const shell = (name: string, script: string) => daemon.run(["exec", name, "/bin/busybox", "sh", "-c", script]);
+  await daemon.run(["run", "-d", "--name", "nap", "--auto-standby", "1h", ...SMALL, busybox]);
+  await shell("nap", "echo kept > /kept; sync");
+  expect(await daemon.run(["standby", "nap"])).toBe("nap\n");
+  expect(await daemon.run(["ps"])).toMatch(/nap .*Standby/);
+  expect(await daemon.run(["restore", "nap"])).toBe("nap\n");
+  await daemon.run(["standby", "nap"]);
+  // A request wakes it.
+  expect(await shell("nap", "cat /kept; hostname")).toBe("kept\nnap\n");
+  await daemon.run(["snapshot", "create", "--name", "before", "nap"]);
+  await daemon.run(["fork", "--from-running", "nap", "nap-2"]);
+  await shell("nap", "rm /kept; sync");
+  expect(await shell("nap-2", "cat /kept; hostname")).toBe("kept\nnap-2\n");
+  expect(await daemon.run(["snapshot", "restore", "nap", "before"])).toBe("nap\n");
+  expect(await shell("nap", "cat /kept; hostname")).toBe("kept\nnap\n");
+  await daemon.run(["rm", "-f", "nap"]);
+  await daemon.run(["fork", "--snapshot", "before", "nap-3"]);
+  const [{ network }] = JSON.parse(await daemon.run(["inspect", "nap-3"])) as [{ network: { ip: string } }];
+  expect(await served(`http://${network.ip}/`)).toContain("busybox");
+  await daemon.run(["snapshot", "rm", "before"]);
+  await daemon.run(["rm", "-f", "nap-2", "nap-3"]);
+});

@@ -19,21 +19,24 @@ export interface PolicyRequest {
 
 const LONGEST_MS = 10 * 365 * 24 * 3600_000; // beyond it sums of times would stop being dates
 /** Each is compared with each connection at each look. */
-const MOST_ENTRIES = 256;
+export const MOST_ENTRIES = 256;
+
+const refuse = (field: string, message: string) => fail("request.bad", message, { details: { field: `auto_standby.${field}` } });
 
 /** The policy in its canonical form: lists sorted, without doubles. `request.bad` says which value is wrong. */
 export function checkPolicy(request: PolicyRequest): Res<AutoStandbyPolicy> {
   const { enabled = false, idleTimeoutMs, ignoreDestinationPorts: ports = [], ignoreSourceCidrs: cidrs = [], wakeOnPacket = enabled } = request;
-  if (enabled && idleTimeoutMs === undefined) return fail("request.bad", "Cannot enable automatic standby without auto_standby.idle_timeout: give one, like 5m");
+  if (enabled && idleTimeoutMs === undefined) return refuse("idle_timeout", "Cannot enable automatic standby without auto_standby.idle_timeout: give one, like 5m");
   if (idleTimeoutMs !== undefined && !(Number.isFinite(idleTimeoutMs) && idleTimeoutMs >= 1 && idleTimeoutMs <= LONGEST_MS))
-    return fail("request.bad", "Cannot use auto_standby.idle_timeout: it must be at least 1ms and at most ten years");
-  if (Math.max(ports.length, cidrs.length) > MOST_ENTRIES) return fail("request.bad", `Cannot use more than ${MOST_ENTRIES} entries in a list of auto_standby`);
+    return refuse("idle_timeout", "Cannot use auto_standby.idle_timeout: it must be at least 1ms and at most ten years");
+  for (const [field, { length }] of [["ignore_destination_ports", ports], ["ignore_source_cidrs", cidrs]] as const)
+    if (length > MOST_ENTRIES) return refuse(field, `Cannot use more than ${MOST_ENTRIES} entries in auto_standby.${field}`);
   const wrong = ports.find((port) => !Number.isInteger(port) || port < 1 || port > 0xffff);
-  if (wrong !== undefined) return fail("request.bad", `Cannot use ${wrong} in auto_standby.ignore_destination_ports: ports are 1 to 65535`);
+  if (wrong !== undefined) return refuse("ignore_destination_ports", `Cannot use ${wrong} in auto_standby.ignore_destination_ports: ports are 1 to 65535`);
   const networks: string[] = [];
   for (const cidr of cidrs) {
     const network = canonical(cidr);
-    if (network === null) return fail("request.bad", `Cannot use ${JSON.stringify(cidr)} in auto_standby.ignore_source_cidrs: it is not an IPv4 network like 10.0.0.0/8`);
+    if (network === null) return refuse("ignore_source_cidrs", `Cannot use ${JSON.stringify(cidr)} in auto_standby.ignore_source_cidrs: it is not an IPv4 network like 10.0.0.0/8`);
     networks.push(network);
   }
   return ok({
