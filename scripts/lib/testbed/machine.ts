@@ -8,6 +8,8 @@ const MIB = 2 ** 20;
 const MEMORY_MIB = 10 * 1024;
 /** CPU 0: no command runs on it, because no guest's vCPU may (agent.c, leave_cpu0, says why). */
 const SPARE_CPUS = 1;
+/** CPUs that commands can use, where there are not more here: an instance can't have more than its host, and tests run one with four. */
+const LEAST_CPUS = 4;
 
 export class TestbedError extends Error {}
 
@@ -72,7 +74,7 @@ const CMDLINE = "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable kvm.t
 export function prepareMachine(machine: Machine): string[] {
   const { folder, out } = machine;
   const memory = process.env["MEM"] ?? String(Math.min(MEMORY_MIB, Math.floor((freemem() * 0.7) / MIB)));
-  const cpus = Number(process.env["SMP"] ?? availableParallelism());
+  const cpus = Number(process.env["SMP"] ?? Math.max(LEAST_CPUS, availableParallelism()));
   if (!Number.isInteger(cpus) || cpus < 1) throw new TestbedError(`cannot start with SMP=${process.env["SMP"]}: it is a number of CPUs, 1 or more`);
   const { state, scratch } = makeDisks(folder);
   return [
