@@ -4,7 +4,8 @@ import { timingSafeEqual } from "node:crypto";
 import { hostOf } from "../hostname.ts";
 import type { RequestHeaderAuth, Route } from "../service.ts";
 import { type Answer, answerBytes } from "./answer.ts";
-import { type ClientSide, Exchange } from "./exchange.ts";
+import type { ClientSide } from "./ask.ts";
+import { Exchange } from "./exchange.ts";
 import { requestFraming } from "./framing.ts";
 import { cutHead, type Field, Malformed, parseRequest, type RequestHead, skipEmptyLines, tokensOf, valuesOf } from "./head.ts";
 import { EMPTY, join, Wire, type WireHandler } from "./wire.ts";
@@ -63,11 +64,11 @@ export class Client implements WireHandler, ClientSide {
     else this.wire.end();
   }
 
-  close(): void {
+  close(reset: boolean): void {
     this.closing = true;
     const { exchange } = this;
     this.exchange = null;
-    exchange?.clientGone();
+    exchange?.clientGone(reset);
     this.onClose(this);
   }
 
@@ -92,6 +93,12 @@ export class Client implements WireHandler, ClientSide {
     this.bytes = join(this.bytes, bytes);
     if (this.bytes.length > AHEAD_MAX) this.wire.pause();
     else this.wire.resume();
+  }
+
+  takeKept(): Uint8Array {
+    const { bytes } = this;
+    this.bytes = EMPTY;
+    return bytes;
   }
 
   done(keepAlive: boolean): void {

@@ -1,41 +1,13 @@
 // One request and its answer: held until its instance can be reached, then both bodies flow at the pace of the slower side.
 import { gather, EMPTY, join, latin1, type WireHandler } from "./wire.ts";
-import { type BodyReader, bodyReader, chunk, type Framing, lastChunk, NONE, responseFraming } from "./framing.ts";
-import { cutHead, Malformed, parseResponse, type RequestHead, type ResponseHead, tokensOf, valuesOf } from "./head.ts";
-import { type Caller, requestHead, responseHead, trailersOnward } from "./headers.ts";
+import { type BodyReader, bodyReader, chunk, lastChunk, NONE } from "./framing.ts";
+import { cutHead, Malformed, parseResponse, type ResponseHead, tokensOf, valuesOf } from "./head.ts";
+import { requestHead, responseHead, trailersOnward } from "./headers.ts";
 import type { Answer } from "./answer.ts";
+import type { Ask, ClientSide } from "./ask.ts";
+import { type Plan, planAnswer } from "./plan.ts";
 import { type Pool, Upstream } from "./upstream.ts";
 import type { Reach } from "./reach.ts";
-
-/** The client's side, as an exchange needs it. */
-export interface ClientSide {
-  /** False: stop until clientDrained(). */
-  write(bytes: Uint8Array): boolean;
-  pause(): void;
-  resume(): void;
-  /** What came after the request's body: of the next request. */
-  keep(bytes: Uint8Array): void;
-  /** The exchange is over; `keepAlive` false: so is the connection. */
-  done(keepAlive: boolean): void;
-  /** An answer of ours instead of the target's; ends the exchange. */
-  answer(answer: Answer, keepAlive: boolean): void;
-  /** The target's answer broke off: so does ours. */
-  breakOff(): void;
-  shutdown(): void;
-}
-
-/** What is asked, of whom. */
-export interface Ask {
-  readonly head: RequestHead;
-  /** Origin-form. */
-  readonly target: string;
-  readonly framing: Framing;
-  readonly caller: Caller;
-  readonly instanceId: string;
-  readonly port: number;
-  readonly keepAlive: boolean;
-  readonly secret: string | null;
-}
 
 /** RFC 9110 9.2.2: asking twice does no more than asking once. */
 const IDEMPOTENT = new Set(["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"]);
@@ -50,10 +22,8 @@ export class Exchange {
   private early: Uint8Array = EMPTY;
   private answered: Uint8Array = EMPTY;
   private response: BodyReader = bodyReader(NONE);
-  private responseKind: Framing = NONE;
-  private clientKind: Framing = NONE;
+  private plan: Pick<Plan, "from" | "to" | "reusable"> = { from: NONE, to: NONE, reusable: false };
   private keepAlive: boolean;
-  private reusable = false;
   private continued = false;
   private clientEnded = false;
   private upstreamEnded = false;
@@ -122,8 +92,7 @@ export class Exchange {
   }
 
   private badRequest({ status, why }: Malformed): void {
-    this.upstream?.wire.destroy();
-    if (this.phase === "body") return this.finish(() => this.client.breakOff());
+    if (this.phase === "body") return this.broken();
     this.fail({ status, message: `Cannot accept this request: ${why}.` });
   }
 
@@ -133,15 +102,16 @@ export class Exchange {
 
   /** FIN. But for a tunnel, nobody is there to read an answer: browsers and clients that give up close so. */
   clientEnd(): void {
-    if (this.phase !== "tunnel") return this.clientGone();
+    if (this.phase !== "tunnel") return this.broken();
     this.clientEnded = true;
     this.upstream?.wire.shutdown();
     this.tunnelEnd();
   }
 
-  clientGone(): void {
-    this.upstream?.wire.destroy();
-    this.finish(() => this.client.breakOff());
+  /** `reset` false: its FIN came after ours. */
+  clientGone(reset: boolean): void {
+    if (this.phase === "tunnel" && !reset) this.tunnelOver();
+    else this.broken();
   }
 
   // The target's side.
@@ -191,6 +161,7 @@ export class Exchange {
     const protocol = valuesOf(head.fields, "upgrade").join(", ");
     this.phase = "tunnel";
     this.client.resume();
+    this.fromClient(this.client.takeKept());
     const rest = this.answered;
     this.answered = EMPTY;
     if (!this.client.write(gather([latin1(responseHead(head, NONE, "Upgrade", [`Upgrade: ${protocol}`])), rest]))) this.upstream?.wire.pause();
@@ -198,27 +169,20 @@ export class Exchange {
   }
 
   private startBody(head: ResponseHead): void {
-    const { ask } = this;
-    const framing = responseFraming(head, ask.head.method);
-    if (framing instanceof Malformed) return this.badGateway(`its answer is not valid: ${framing.why}`);
-    this.response = bodyReader(framing);
-    this.responseKind = framing;
-    this.clientKind = framing.kind === "close" || framing.kind === "chunked" ? { kind: ask.head.minor === 1 ? "chunked" : "close" } : framing;
-    this.reusable = head.minor === 1 && framing.kind !== "close" && !tokensOf(head.fields, "connection").includes("close");
-    // Who waits for 100 (Continue) and gets an answer instead may send its body or not: nothing can come after it.
-    const waits = !this.request.done && !this.continued && valuesOf(ask.head.fields, "expect").length > 0;
-    if (this.clientKind.kind === "close" || waits) this.keepAlive = false;
+    const plan = planAnswer(this.ask.head, head, this.keepAlive, !this.request.done && !this.continued);
+    if (plan instanceof Malformed) return this.badGateway(`its answer is not valid: ${plan.why}`);
+    this.response = bodyReader(plan.from);
+    this.plan = plan;
+    this.keepAlive = plan.keepAlive;
     this.phase = "body";
-    const connection = !this.keepAlive ? "close" : ask.head.minor === 0 ? "keep-alive" : null;
-    const room = this.client.write(latin1(responseHead(head, this.clientKind, connection, lengthUnsent(head, framing))));
-    if (!room) this.upstream?.wire.pause();
+    if (!this.client.write(latin1(plan.head))) this.upstream?.wire.pause();
     const rest = this.answered;
     this.answered = EMPTY;
     this.relay(rest);
   }
 
   private relay(bytes: Uint8Array): void {
-    const chunked = this.clientKind.kind === "chunked", parts: Uint8Array[] = [];
+    const chunked = this.plan.to.kind === "chunked", parts: Uint8Array[] = [];
     const rest = this.response.read(bytes, (part) => void (chunked ? parts.push(...chunk(part)) : parts.push(part)));
     if (rest instanceof Malformed) return this.broken();
     if (this.response.done && chunked) parts.push(lastChunk(trailersOnward(this.response.trailers, null)));
@@ -233,8 +197,8 @@ export class Exchange {
     if (this.phase === "tunnel") {
       this.client.shutdown();
       this.tunnelEnd();
-    } else if (this.phase === "body" && this.responseKind.kind === "close") {
-      if (this.clientKind.kind === "chunked") this.client.write(lastChunk([]));
+    } else if (this.phase === "body" && this.plan.from.kind === "close") {
+      if (this.plan.to.kind === "chunked") this.client.write(lastChunk([]));
       this.complete(false);
     } else if (this.phase === "body") {
       this.broken();
@@ -255,8 +219,8 @@ export class Exchange {
       }
       return this.badGateway("its instance closed the connection before it had answered");
     }
-    if (this.phase === "tunnel") return this.finish(() => (reset ? this.client.breakOff() : this.client.done(false)));
-    if (!reset && this.responseKind.kind === "close") return this.upstreamEnd();
+    if (this.phase === "tunnel") return reset ? this.broken() : this.tunnelOver();
+    if (!reset && this.plan.from.kind === "close") return this.upstreamEnd();
     this.broken();
   }
 
@@ -268,7 +232,7 @@ export class Exchange {
     const whole = this.request.done;
     this.finish(() => {
       if (upstream !== null) {
-        if (clean && whole && this.reusable && !this.upstreamEnded) this.pool.give(upstream);
+        if (clean && whole && this.plan.reusable && !this.upstreamEnded) this.pool.give(upstream);
         else upstream.wire.destroy();
       }
       this.client.done(this.keepAlive && whole);
@@ -276,25 +240,35 @@ export class Exchange {
   }
 
   private broken(): void {
-    this.upstream?.wire.destroy();
-    this.finish(() => this.client.breakOff());
+    this.finish(() => {
+      this.upstream?.wire.destroy();
+      this.client.breakOff();
+    });
   }
 
   private badGateway(why: string): void {
-    this.upstream?.wire.destroy();
     this.fail({ status: 502, message: `Cannot serve ${this.ask.caller.host}: ${why}.` });
   }
 
   private fail(answer: Answer): void {
-    this.finish(() => this.client.answer(answer, this.keepAlive && this.request.done));
+    this.finish(() => {
+      this.upstream?.wire.destroy();
+      this.client.answer(answer, this.keepAlive && this.request.done);
+    });
   }
 
   private tunnelEnd(): void {
-    if (!this.clientEnded || !this.upstreamEnded) return;
-    this.upstream?.wire.end();
-    this.finish(() => this.client.done(false));
+    if (this.clientEnded && this.upstreamEnded) this.tunnelOver();
   }
 
+  private tunnelOver(): void {
+    this.finish(() => {
+      this.upstream?.wire.end();
+      this.client.done(false);
+    });
+  }
+
+  /** It is over first: what closing a connection calls back finds nothing to do. */
   private finish(last: () => void): void {
     if (this.phase === "over") return;
     this.phase = "over";
@@ -302,10 +276,4 @@ export class Exchange {
     this.over();
     last();
   }
-}
-
-/** The length of a body that is told and not sent: of HEAD's answer, and of 304. */
-function lengthUnsent({ status, fields }: ResponseHead, framing: Framing): string[] {
-  const [length, more] = valuesOf(fields, "content-length");
-  return framing.kind === "none" && status !== 204 && length !== undefined && more === undefined && /^\d+$/.test(length) ? [`Content-Length: ${length}`] : [];
 }
