@@ -1,9 +1,10 @@
 // `dormouse serve`: puts store, artifacts, network, images, instances and API together, and takes them apart again. Guests
 // outlive it: a stop leaves them running, and the next daemon finds them by their records and sockets.
 import { join } from "node:path";
-import { err, ok, okAsync } from "neverthrow";
+import { err, ok } from "neverthrow";
 import { unpackArtifacts } from "./artifacts.ts";
 import type { Res } from "./errors.ts";
+import type { Connection } from "./ffi/netlink/conntrack.ts";
 import { diskMigrations, Disks } from "./host/disks/disks.ts";
 import { probeKvm } from "./host/doctor/probe.ts";
 import { imageMigrations, openImages } from "./host/images/images.ts";
@@ -11,9 +12,15 @@ import type { ImageService } from "./host/images/service.ts";
 import { ingressMigrations, openIngress } from "./host/ingress/ingress.ts";
 import { imageInUse, instanceMigrations, openInstances, type InstanceDeps } from "./host/instances/instances.ts";
 import type { InstanceService } from "./host/instances/service.ts";
+import { parseAddress } from "./host/network/address.ts";
+import { readConnections } from "./host/network/connections.ts";
 import { networkMigrations, openNetwork } from "./host/network/network.ts";
 import type { NetworkService } from "./host/network/service.ts";
+import { Compressor } from "./host/snapshots/compression/compressor.ts";
+import { sqliteRecords } from "./host/snapshots/compression/records.ts";
 import type { SleepService } from "./host/snapshots/service.ts";
+import { Activities, OwnPorts } from "./host/standby/activity.ts";
+import { StandbyGuard } from "./host/standby/guard.ts";
 import { openPoller } from "./host/poller.ts";
 import { openStore, type Store } from "./host/store/store.ts";
 import { diskUsage } from "./host/usage.ts";
@@ -111,9 +118,10 @@ async function assemble(options: ServeOptions, log: Logger, cleanup: Cleanup): P
   cleanup.push(() => images.value.close());
   const kvm = probeKvm();
   if (!kvm.able) log.warn("kvm.unable", { found: kvm.found });
-  const instances = await openInstancesOf(options, log, cleanup, { store: store.value, network: network.value, images: images.value, xsave: kvm.able && kvm.xsave });
+  const standby = openStandby(network.value, log);
+  const instances = await openInstancesOf(options, log, cleanup, { store: store.value, network: network.value, images: images.value, standby, xsave: kvm.able && kvm.xsave });
   if (instances.isErr()) return err(instances.error);
-  const ingresses = openIngress({ db: store.value.db, instances: instances.value, wake: (ref) => instances.value.wake(ref), address: options.ingressAddress, log });
+  const ingresses = openIngress({ db: store.value.db, instances: instances.value, wake: (ref) => instances.value.wake(ref), activities: standby.activities, ownPorts: standby.ownPorts, address: options.ingressAddress, log });
   cleanup.push(() => ingresses.close());
   const live = new Live();
   const host = { version: REVISION === "unknown" ? VERSION : `${VERSION}+${REVISION}`, runtimeAvailable: kvm.able, diskUsage: () => diskUsage(options.dataDir) };
@@ -131,30 +139,42 @@ async function openNetworkOf(options: ServeOptions, store: Store, log: Logger, c
   return network.value.start().map(() => network.value);
 }
 
-interface Under { readonly store: Store; readonly network: NetworkService; readonly images: ImageService; readonly xsave: boolean }
+interface Under { readonly store: Store; readonly network: NetworkService; readonly images: ImageService; readonly standby: Standby; readonly xsave: boolean }
 
-async function openInstancesOf({ dataDir, vmmPool }: ServeOptions, log: Logger, cleanup: Cleanup, { store, network, images, xsave }: Under): Promise<Res<InstanceService & SleepService>> {
+async function openInstancesOf({ dataDir, vmmPool }: ServeOptions, log: Logger, cleanup: Cleanup, { store, network, images, standby, xsave }: Under): Promise<Res<InstanceService & SleepService>> {
   const artifacts = await unpackArtifacts(join(dataDir, "artifacts"));
   if (artifacts.isErr()) return err(artifacts.error);
+  const memoryDir = join(dataDir, "memory");
   const disks = await Disks.open({ db: store.db, dataDir });
   if (disks.isErr()) return err(disks.error);
+  const compression = new Compressor({ records: sqliteRecords(store.db) });
+  cleanup.push(() => compression.close());
   const poller = openPoller();
   cleanup.push(() => poller.close());
   const pool = openPool({ command: vmmCommand(), size: vmmPool, dir: join(dataDir, "pool"), poller, logger: log });
   if (pool.isErr()) return err(pool.error);
   cleanup.push(() => pool.value.close());
   const instances = await openInstances({
-    db: store.db, dir: join(dataDir, "instances"), memoryDir: join(dataDir, "memory"), ...PENDING, disks: disks.value, images, network, artifacts: artifacts.value, poller, cgroups: openCgroups(), logger: log, monitors: pool.value, xsave,
+    db: store.db, dir: join(dataDir, "instances"), memoryDir, ...standby, disks: disks.value, compression, images, network, artifacts: artifacts.value, poller, cgroups: openCgroups(), logger: log, monitors: pool.value, xsave,
   });
-  if (instances.isOk()) cleanup.push(() => instances.value.close());
+  if (instances.isErr()) return instances;
+  cleanup.push(() => instances.value.close());
+  compression.resume((generation) => join(memoryDir, generation));
   return instances;
 }
 
-/** Stands in for parts that are not there yet. */
-const PENDING: Pick<InstanceDeps, "compression" | "visitors" | "lateVisitors"> = {
-  compression: { schedule() {}, ensureRaw: () => okAsync(undefined), state: () => ({ state: "none", error: null, compressedBytes: null, uncompressedBytes: null }) },
-  visitors: async () => null, lateVisitors: async () => null,
-};
+type Standby = Pick<InstanceDeps, "guard" | "activities" | "connections" | "ownConnection"> & { readonly ownPorts: OwnPorts };
+
+/** What keeps a guest awake: sessions, connections from outside; not our own. */
+function openStandby(network: NetworkService, log: Logger): Standby {
+  const activities = new Activities(), ownPorts = new OwnPorts(parseAddress(network.gateway) ?? 0);
+  const shared = { connections: readConnections, ownConnection: (connection: Connection) => ownPorts.has(connection) };
+  const guard = new StandbyGuard({
+    connections: shared.connections, ignored: shared.ownConnection, otherActivity: (id) => activities.of(id), logger: log,
+    now: () => performance.now(), pause: (ms) => Bun.sleep(ms),
+  });
+  return { ...shared, guard, activities, ownPorts };
+}
 
 function openDatabase({ dataDir }: ServeOptions, cleanup: Cleanup): Res<Store> {
   const store = openStore(join(dataDir, "dormouse.db"), [...networkMigrations, ...imageMigrations, ...instanceMigrations, ...diskMigrations, ...ingressMigrations]);

@@ -3,7 +3,7 @@
 import { readdirSync } from "node:fs";
 import { err, ok } from "neverthrow";
 import { describeError } from "../../log.ts";
-import type { Res } from "../../errors.ts";
+import { fail, type Res } from "../../errors.ts";
 import { bootId } from "../../ffi/process.ts";
 import { VmmClient } from "../vmm/client.ts";
 import { readStatusFile, socketPath } from "../vmm/files.ts";
@@ -82,8 +82,8 @@ async function takeTap(ctx: Context, instance: Instance, machine: Machine): Prom
   if (!instance.network) return;
   const asked = await machine.requestFds("tap", null, { timeoutMs: STATUS_TIMEOUT_MS });
   const tap = asked.isOk() ? asked.value.fds["tap"] : undefined;
-  if (tap !== undefined) ctx.taps.adopt(instance.id, tap);
-  else ctx.note(instance.id, `its TAP could not be taken over${asked.isErr() ? `: ${asked.error.message}` : ""}; no packet will wake it once it sleeps`, "warn");
+  const taken = tap === undefined ? asked.andThen(() => fail("host.process", "its monitor gave none")) : await ctx.taps.adopt(instance.id, tap);
+  if (taken.isErr()) ctx.note(instance.id, `its TAP could not be taken over: ${taken.error.message}; no packet will wake it once it sleeps`, "warn");
 }
 
 async function goOn(ctx: Context, id: string, machine: Machine): Promise<void> {
@@ -93,16 +93,12 @@ async function goOn(ctx: Context, id: string, machine: Machine): Promise<void> {
 }
 
 /** Asleep on record: a monitor that is still there has nothing that counts, whether it was going to sleep or waking. */
-async function adoptSleeper(ctx: Context, { id, network }: Instance): Promise<void> {
+async function adoptSleeper(ctx: Context, { id }: Instance): Promise<void> {
   const process = ctx.records.process(id);
   if (process === null) await endUnused(ctx, id);
   else if (process.bootId === bootId()) await killUnheld(ctx, id);
   clearLeftovers(ctx, id);
-  const lease = network ? ctx.deps.network.lease(id) : null;
-  if (lease === null) return;
-  const tap = await ctx.taps.open(lease);
-  if (tap.isErr()) return ctx.note(id, `no packet will wake it: ${tap.error.message}`, "warn");
-  knockWakes(ctx, id);
+  await knockWakes(ctx, id);
 }
 
 /** A process that is ending refuses connections a moment before it is seen to have ended. */

@@ -3,14 +3,17 @@ import { join } from "node:path";
 import type { Database } from "bun:sqlite";
 import type { Artifacts } from "../../artifacts.ts";
 import type { AsyncRes, Res } from "../../errors.ts";
+import type { Connection } from "../../ffi/netlink/conntrack.ts";
 import { describeError, type Logger } from "../../log.ts";
 import type { DiskService } from "../disks/service.ts";
 import { FileWatches } from "../file-watches.ts";
 import type { ImageService } from "../images/service.ts";
 import type { NetworkService } from "../network/service.ts";
 import type { Poller } from "../poller.ts";
+import type { Activities } from "../standby/activity.ts";
+import type { StandbyGuard } from "../standby/guard.ts";
 import { Generations } from "../snapshots/generations.ts";
-import type { Compression, CompressionState } from "../snapshots/service.ts";
+import type { Compressor } from "../snapshots/compression/compressor.ts";
 import { Snapshots } from "../snapshots/snapshots.ts";
 import type { Cgroups } from "../vmm/cgroup.ts";
 import type { Machine } from "../vmm/machine.ts";
@@ -21,18 +24,8 @@ import { appendOperation } from "./oplog.ts";
 import { Records } from "./records.ts";
 import type { Save } from "./saving.ts";
 import type { Instance } from "./service.ts";
-import type { Asked } from "./standby.ts";
 import { Taps } from "./taps.ts";
 import { UpperDisks } from "./upper.ts";
-
-/** What becomes of a committed generation's memory file while nobody needs it. */
-export interface MemoryCompression {
-  /** Has it compressed later. */
-  schedule(generation: string, dir: string, compression: Compression, delayMs: number): void;
-  /** Has it readable as it is; a compression under way is ended. */
-  ensureRaw(generation: string, dir: string): AsyncRes<void>;
-  state(generation: string): { readonly state: CompressionState; readonly error: string | null; readonly compressedBytes: number | null; readonly uncompressedBytes: number | null };
-}
 
 export const SLEEP_STEPS = ["begun", "deaf", "saved", "asleep", "ended", "started", "acknowledged", "awake", "released"] as const;
 export type SleepStep = (typeof SLEEP_STEPS)[number];
@@ -44,7 +37,7 @@ export interface InstanceDeps {
   readonly dir: string;
   readonly images: Pick<ImageService, "ready">;
   /** Started. */
-  readonly network: Pick<NetworkService, "allocate" | "lease" | "openTap" | "publish" | "release" | "reconcile" | "resolvers">;
+  readonly network: Pick<NetworkService, "allocate" | "lease" | "openTap" | "adoptTap" | "setClosed" | "publish" | "release" | "reconcile" | "resolvers">;
   readonly artifacts: Artifacts;
   readonly poller: Poller;
   readonly cgroups: Cgroups;
@@ -55,12 +48,17 @@ export interface InstanceDeps {
   readonly xsave: boolean;
   /** `<data>/memory`: saved machines. */
   readonly memoryDir: string;
-  /** Why it must stay awake (who uses it), or null; see src/host/standby. */
-  readonly visitors: (instance: Instance, asked: Asked) => Promise<string | null>;
-  /** The same, asked while it is saved: who was let in since. */
-  readonly lateVisitors: (instance: Instance, asked: Asked) => Promise<string | null>;
+  /** Whom a standby must not disturb. */
+  readonly guard: Pick<StandbyGuard, "visitors" | "lateVisitors">;
+  /** Sessions open to guests: they keep them awake. */
+  readonly activities: Pick<Activities, "begin" | "of" | "forget">;
+  /** The daemon's own connections to guests. */
+  readonly ownConnection: (connection: Connection) => boolean;
+  /** The kernel's table of connections; may throw. */
+  readonly connections: () => readonly Connection[];
   readonly disks: DiskService;
-  readonly compression: MemoryCompression;
+  /** What becomes of a saved machine's memory file while nobody needs it. */
+  readonly compression: Pick<Compressor, "schedule" | "ensureRaw" | "cancel" | "state">;
   /** Told of each step of a standby and a restore as it is done: for tests that kill whoever is at work there. */
   readonly onStep?: (step: SleepStep) => void;
   /** What guests may have at most; the host's own unless given. */
@@ -87,7 +85,7 @@ export class Context {
   constructor(readonly deps: InstanceDeps) {
     this.records = new Records(deps.db);
     this.files = new FileWatches(deps.poller);
-    this.generations = new Generations(deps.db, deps.memoryDir);
+    this.generations = new Generations(deps.db, deps.memoryDir, (id) => void deps.compression.cancel(id));
     this.snapshots = new Snapshots(deps.db);
     this.taps = new Taps(deps.network, deps.poller);
     this.uppers = new UpperDisks(join(deps.dir, ".templates"));

@@ -22,28 +22,28 @@ const END_WAIT_MS = 15_000;
 
 export function exec(ctx: Context, ref: string, request: ExecRequest, listener: ExecListener): AsyncRes<ExecSession> {
   return execPayload(request).andThen((payload) =>
-    connect(ctx, ref, request.waitForAgentMs).andThen(({ fd, instance }) => {
+    session(ctx, ref, request.waitForAgentMs, listener, ({ fd, instance }, counted) => {
       ctx.note(instance.id, `exec: ${request.command[0] ?? ""}`);
-      return openSession(fd, encodeFrame(Frame.EXEC, payload), listener);
+      return openSession(fd, encodeFrame(Frame.EXEC, payload), counted);
     }));
 }
 
 /** Its end is the instance's own: the record knows it even where the guest was gone before it could say so here. */
 export function attach(ctx: Context, ref: string, listener: ExecListener): AsyncRes<ExecSession> {
-  return connect(ctx, ref, ATTACH_WAIT_MS).andThen(({ fd, instance }) => {
+  return session(ctx, ref, ATTACH_WAIT_MS, listener, ({ fd, instance }, counted) => {
     let closed = false;
     const followed: ExecListener = {
-      onStdout: (bytes) => listener.onStdout(bytes),
-      onStderr: (bytes) => listener.onStderr(bytes),
-      onDrain: () => listener.onDrain(),
-      onEnd: (end) => listener.onEnd(end),
+      onStdout: (bytes) => counted.onStdout(bytes),
+      onStderr: (bytes) => counted.onStderr(bytes),
+      onDrain: () => counted.onDrain(),
+      onEnd: (end) => counted.onEnd(end),
       onLost: (reason) => void wait(ctx, instance.id, "Stopped", END_WAIT_MS, new AbortController().signal).map((waited) => waited.instance).match(
         ({ state, exitCode, exitMessage }) => {
           if (closed) return;
-          if (state === "Stopped" && exitCode !== null) listener.onEnd({ code: exitCode, message: exitMessage });
-          else listener.onLost(exitMessage ?? reason);
+          if (state === "Stopped" && exitCode !== null) counted.onEnd({ code: exitCode, message: exitMessage });
+          else counted.onLost(exitMessage ?? reason);
         },
-        () => { if (!closed) listener.onLost(reason); },
+        () => { if (!closed) counted.onLost(reason); },
       ),
     };
     return openSession(fd, encodeFrame(Frame.ATTACH), followed).map((session) => ({ ...session, close: () => ((closed = true), session.close()) }));
@@ -51,6 +51,23 @@ export function attach(ctx: Context, ref: string, listener: ExecListener): Async
 }
 
 interface Connected { readonly fd: number; readonly instance: Instance }
+
+/** A session keeps its instance awake from the moment that it is asked for until its end, however that comes. */
+function session(ctx: Context, ref: string, waitMs: number, listener: ExecListener, open: (connected: Connected, counted: ExecListener) => AsyncRes<ExecSession>): AsyncRes<ExecSession> {
+  return ctx.records.get(ref).asyncAndThen(({ id }) => {
+    const end = ctx.deps.activities.begin(id);
+    const counted: ExecListener = {
+      onStdout: (bytes) => listener.onStdout(bytes),
+      onStderr: (bytes) => listener.onStderr(bytes),
+      onDrain: () => listener.onDrain(),
+      onEnd: (how) => (end(), listener.onEnd(how)),
+      onLost: (reason) => (end(), listener.onLost(reason)),
+    };
+    return connect(ctx, id, waitMs).andThen((connected) => open(connected, counted))
+      .map((opened): ExecSession => ({ ...opened, close: () => (end(), opened.close()) }))
+      .mapErr((error) => (end(), error));
+  });
+}
 
 /** A stream to the agent of a running instance, tried again until `waitMs` are over. */
 function connect(ctx: Context, ref: string, waitMs: number): AsyncRes<Connected> {

@@ -11,7 +11,7 @@ import type { SleepService } from "../snapshots/service.ts";
 import { logs } from "./logs.ts";
 import { remove } from "./remove.ts";
 import type { InstanceService, InstanceStats } from "./service.ts";
-import { sleepServiceOf } from "./sleep.ts";
+import { sleepParts, sleepServiceOf, type SleepParts } from "./sleep.ts";
 import { start } from "./start.ts";
 import { VERB_FROM } from "./states.ts";
 import { stop } from "./stop.ts";
@@ -34,11 +34,16 @@ export function openInstances(deps: InstanceDeps): AsyncRes<InstanceService & Sl
   }
   if (deps.cgroups.reason !== null) deps.logger.warn("cgroups.unused", { reason: deps.cgroups.reason });
   const ctx = new Context(deps);
+  const parts = sleepParts(ctx);
   return new ResultAsync(adoptAll(ctx).catch((error: unknown): Res<void> => err(wrap("internal", "Cannot take over the instances on record", error))))
-    .map(() => ({ ...serviceOf(ctx), ...sleepServiceOf(ctx, guarded) }));
+    .map(() => {
+      parts.auto.kick();
+      parts.schedules.start();
+      return { ...serviceOf(ctx, parts), ...sleepServiceOf(ctx, parts, guarded) };
+    });
 }
 
-const serviceOf = (ctx: Context): InstanceService => ({
+const serviceOf = (ctx: Context, parts: SleepParts): InstanceService => ({
   create: (request) => guarded(`create the instance ${request.name}`, () => create(ctx, request)),
   list: (filter) => ctx.records.list(filter),
   get: (ref) => ctx.records.get(ref),
@@ -51,7 +56,7 @@ const serviceOf = (ctx: Context): InstanceService => ({
   attach: (ref, listener) => guarded(`attach to the instance ${ref}`, () => attach(ctx, ref, listener)),
   stats: (ref) => stats(ctx, ref),
   subscribe: (listener) => ctx.records.subscribe(listener),
-  close: () => close(ctx),
+  close: () => close(ctx, parts),
 });
 
 /** What a verb throws (the database, mostly: a full disk) as the error that it is. */
@@ -78,9 +83,11 @@ function memoryOf(pid: number | undefined): Res<{ virtualBytes: number; resident
 }
 
 /** Guests run on: the next daemon takes them over. */
-async function close(ctx: Context): Promise<void> {
+async function close(ctx: Context, { auto, schedules }: SleepParts): Promise<void> {
+  auto.close();
+  const scheduled = schedules.close();
   let timer: ReturnType<typeof setTimeout> | undefined;
-  await Promise.race([ctx.lanes.allIdle(), new Promise<void>((resolve) => (timer = setTimeout(resolve, CLOSE_WAIT_MS)))]);
+  await Promise.race([Promise.all([ctx.lanes.allIdle(), scheduled]), new Promise<void>((resolve) => (timer = setTimeout(resolve, CLOSE_WAIT_MS)))]);
   clearTimeout(timer);
   ctx.closing = true;
   for (const machine of ctx.machines.values()) machine.detach();

@@ -31,6 +31,11 @@ export class Lanes {
     return (this.lanes.get(key) ?? []).map((flight) => flight.verb);
   }
 
+  /** Resolves once the `verb`s of `key` that run or wait now have ended, however. */
+  async settled(key: string, verb: string): Promise<void> {
+    await Promise.allSettled((this.lanes.get(key) ?? []).filter((flight) => flight.verb === verb).map((flight) => flight.result));
+  }
+
   /** Resolves once nothing runs or waits on `key`. */
   async idle(key: string): Promise<void> {
     for (let lane = this.lanes.get(key); lane !== undefined; lane = this.lanes.get(key)) await Promise.allSettled(lane.map((flight) => flight.result));

@@ -1,8 +1,11 @@
 // Tables of the instance domain. Times are milliseconds since the epoch; lists and maps are JSON.
+import { compressionMigrations } from "../snapshots/compression/migrations.ts";
 import { snapshotMigrations } from "../snapshots/migrations.ts";
+import { scheduleMigrations } from "../snapshots/schedules/migrations.ts";
+import { standbyMigrations } from "../standby/migrations.ts";
 import type { Migration } from "../store/migration.ts";
 
-/** With those of the saved machines, which instances refer to. */
+/** With those of the domains that its own refer to (saved machines), and of those that refer to its own. */
 export const instanceMigrations: Migration[] = [
   ...snapshotMigrations,
   {
@@ -75,4 +78,7 @@ export const instanceMigrations: Migration[] = [
       ALTER TABLE instances ADD COLUMN saved_generation TEXT REFERENCES generations;
       ALTER TABLE instances ADD COLUMN live_generation TEXT REFERENCES generations;`,
   },
+  ...compressionMigrations,
+  ...scheduleMigrations,
+  ...standbyMigrations,
 ];

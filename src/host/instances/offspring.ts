@@ -53,7 +53,10 @@ export const onTo = (ctx: Context, id: string, target: TargetState): Promise<Res
 export async function bringTo(ctx: Context, id: string, target: TargetState): Promise<Res<Instance>> {
   const instance = ctx.records.find(id);
   if (instance === null) return fail("instance.not_found", `Cannot bring instance ${id} to ${target}: it was deleted meanwhile`);
-  if (instance.state === target) return ok((knockWakes(ctx, id), instance));
+  if (instance.state === target) {
+    await knockWakes(ctx, id);
+    return ok(instance);
+  }
   if (target === "Running") return instance.state === "Standby" ? restoreNow(ctx, id) : startNow(ctx, id);
   if (target === "Stopped") return ok(forget(ctx, id));
   return fail("instance.invalid_state", `Cannot put instance ${instance.name} to sleep: there is no saved machine to begin with`, { details: { state: instance.state } });
@@ -61,8 +64,8 @@ export async function bringTo(ctx: Context, id: string, target: TargetState): Pr
 
 /** Standby → Stopped: the saved machine is dropped, the disk stays as the guest's last flush left it. */
 export function forget(ctx: Context, id: string): Instance {
-  ctx.taps.close(id);
   const stopped = ctx.records.transition(id, "Stopped", "its saved memory was dropped", { savedGeneration: null, stoppedAt: Date.now() });
+  ctx.taps.close(id);
   ctx.generations.sweep();
   return stopped;
 }

@@ -42,11 +42,14 @@ async function wakeNow(ctx: Context, id: string): Promise<Res<Instance>> {
   return fail("instance.invalid_state", `Cannot wake instance ${instance.name}: ${why}`, { details: { state: instance.state } });
 }
 
-/** Has packets wake a sleeping instance where its policy says so; elsewhere its address is closed. */
-export function knockWakes(ctx: Context, id: string): void {
+/** Has packets wake a sleeping instance where its policy says so; elsewhere its address answers as a closed port. */
+export async function knockWakes(ctx: Context, id: string): Promise<void> {
   const instance = ctx.records.find(id);
-  if (instance === null || instance.state !== "Standby") return;
-  if (!wakes(instance)) return ctx.taps.close(id);
+  const lease = instance?.network === true ? ctx.deps.network.lease(id) : null;
+  if (instance === null || instance.state !== "Standby" || lease === null) return;
+  const closed = await ctx.taps.open(lease).andThen(() => ctx.deps.network.setClosed(id, !wakes(instance)));
+  if (closed.isErr()) return ctx.note(id, `no packet will wake it: ${closed.error.message}`, "warn");
+  if (!wakes(instance)) return ctx.taps.quiet(id);
   try {
     ctx.taps.listen(id, { onKnock: () => knock(ctx, id), onGone: () => ctx.note(id, "no packet will wake it any more: its link was removed", "warn") });
   } catch (error) {
@@ -107,7 +110,7 @@ async function lendTap(ctx: Context, instance: Instance, fds: BootFds): Promise<
   if (lease.isErr()) return err(lease.error);
   const published = await ctx.deps.network.publish(instance.id, instance.ports);
   if (published.isErr()) return err(published.error);
-  const tap = await ctx.taps.open(lease.value);
+  const tap = await ctx.deps.network.setClosed(instance.id, false).andThen(() => ctx.taps.open(lease.value));
   if (tap.isErr()) return err(tap.error);
   fds.lend("tap", tap.value);
   return ok(lease.value);
@@ -126,7 +129,7 @@ async function stayAsleep(ctx: Context, id: string, error: DormouseError): Promi
   ctx.taps.discard(id);
   ctx.records.transition(id, "Standby", error.message, { stateError: error.message });
   ctx.note(id, error.message, "warn");
-  knockWakes(ctx, id);
+  await knockWakes(ctx, id);
   return err(error);
 }
 

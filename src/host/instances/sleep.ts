@@ -1,51 +1,79 @@
 // Sleeping, snapshots and forks as routes see them: the verbs of this folder put together.
-import { errAsync } from "neverthrow";
-import { DormouseError, type AsyncRes } from "../../errors.ts";
-import type { SleepService } from "../snapshots/service.ts";
+import { ok, ResultAsync } from "neverthrow";
+import type { AsyncRes } from "../../errors.ts";
+import { systemClock } from "../clock.ts";
+import { Schedules } from "../snapshots/schedules/schedules.ts";
+import type { AutoStandbyStatus, SleepService } from "../snapshots/service.ts";
+import { AutoStandby } from "../standby/auto.ts";
+import type { Candidate } from "../standby/decide.ts";
+import { TimerStore } from "../standby/timers.ts";
 import type { Context } from "./context.ts";
 import { fork } from "./fork.ts";
 import { knockWakes, restore, wake } from "./restore.ts";
 import type { Instance } from "./service.ts";
 import { createSnapshot, forkSnapshot, getSnapshot, listSnapshots, removeSnapshot, restoreSnapshot } from "./snapshots.ts";
-import { standby } from "./standby.ts";
+import { standby, standbyByItself } from "./standby.ts";
 
 type Guarded = <T>(what: string, verb: () => AsyncRes<T>) => AsyncRes<T>;
 
-const later = <T>(what: string): AsyncRes<T> => errAsync(new DormouseError("request.not_implemented", `Cannot ${what}: it is not implemented yet`));
+export interface SleepParts { readonly auto: AutoStandby; readonly schedules: Schedules }
 
-export const sleepServiceOf = (ctx: Context, guarded: Guarded): SleepService => ({
+export const sleepServiceOf = (ctx: Context, { auto, schedules }: SleepParts, guarded: Guarded): SleepService => ({
   standby: (ref, options) => guarded(`put instance ${ref} to sleep`, () => standby(ctx, ref, options)),
   restore: (ref) => guarded(`restore instance ${ref}`, () => restore(ctx, ref)),
   wake: (ref) => guarded(`wake instance ${ref}`, () => wake(ctx, ref)),
   fork: (ref, request) => guarded(`fork instance ${ref}`, () => fork(ctx, ref, request)),
   update: (ref, change) => guarded(`change instance ${ref}`, () => update(ctx, ref, change)),
-  autoStandbyStatus: () => later("tell of automatic standby"),
-  holdAutoStandby: () => later("hold off automatic standby"),
+  autoStandbyStatus: (ref) => guarded(`tell of the automatic standby of instance ${ref}`, () => ctx.records.get(ref).asyncAndThen(({ id }) => auto.status(id).asyncMap(async (status) => status))),
+  holdAutoStandby: (ref) => guarded(`hold off the automatic standby of instance ${ref}`, () => ctx.records.get(ref).asyncAndThen(({ id }) => hold(ctx, auto, id))),
   createSnapshot: (ref, request) => guarded(`take a snapshot of instance ${ref}`, () => createSnapshot(ctx, ref, request)),
   restoreSnapshot: (ref, snapshot, target) => guarded(`restore instance ${ref} from snapshot ${snapshot}`, () => restoreSnapshot(ctx, ref, snapshot, target)),
   forkSnapshot: (ref, request) => guarded(`fork snapshot ${ref}`, () => forkSnapshot(ctx, ref, request)),
   listSnapshots: (filter) => listSnapshots(ctx, filter),
   getSnapshot: (ref) => getSnapshot(ctx, ref),
   removeSnapshot: (ref) => guarded(`delete snapshot ${ref}`, () => removeSnapshot(ctx, ref)),
-  setSchedule: () => later("set a snapshot schedule"),
-  getSchedule: () => later<never>("tell of a snapshot schedule") as never,
-  removeSchedule: () => later("remove a snapshot schedule"),
+  setSchedule: (ref, schedule) => guarded(`set the snapshot schedule of instance ${ref}`, () => ctx.records.get(ref).andThen(({ id }) => schedules.set(id, schedule)).asyncMap(async (set) => set)),
+  getSchedule: (ref) => ctx.records.get(ref).andThen(({ id }) => schedules.get(id)),
+  removeSchedule: (ref) => guarded(`remove the snapshot schedule of instance ${ref}`, () => ctx.records.get(ref).andThen(({ id }) => schedules.remove(id)).asyncMap(async () => undefined)),
 });
+
+/** What decides over sleep by itself, and takes snapshots by the clock. Neither begins before start(). */
+export function sleepParts(ctx: Context): SleepParts {
+  const { db, guard: _, activities, connections, ownConnection, logger } = ctx.deps;
+  const auto = new AutoStandby({
+    enabled: () => ctx.records.list().filter(({ autoStandby }) => autoStandby?.enabled === true).map(candidateOf),
+    find: (id) => nullable(ctx.records.find(id), candidateOf),
+    connections, otherActivity: (id) => activities.of(id), ignored: ownConnection,
+    standby: (id, calledOff) => standbyByItself(ctx, id, calledOff),
+    timers: new TimerStore(db), clock: systemClock, logger,
+  });
+  // Whoever came, woke, or got another policy is looked at anew.
+  ctx.records.subscribe(({ autoStandby }) => { if (autoStandby?.enabled === true) auto.kick(); });
+  const schedules = new Schedules({
+    db, stateOf: (id) => ctx.records.find(id)?.state ?? null,
+    createSnapshot: (id, kind, name, tags) => createSnapshot(ctx, id, { kind, name, tags }),
+    listSnapshots: (id) => listSnapshots(ctx, { sourceInstanceId: id }),
+    removeSnapshot: (id) => removeSnapshot(ctx, id),
+  });
+  return { auto, schedules };
+}
+
+const nullable = <T, U>(value: T | null, of: (value: T) => U): U | null => (value === null ? null : of(value));
+
+const candidateOf = ({ id, state, network, ip, autoStandby, phaseSince }: Instance): Candidate => ({ id, state, network, ip, policy: autoStandby, runningSince: phaseSince });
+
+/** A standby by hand is called off too: whoever holds is about to connect. */
+function hold(ctx: Context, auto: AutoStandby, id: string): AsyncRes<AutoStandbyStatus> {
+  ctx.saves.get(id)?.callOff("it was held awake");
+  const over = ctx.lanes.settled(id, "standby").then(() => ok());
+  return new ResultAsync(over).andThen(() => auto.hold(id));
+}
 
 /** A policy of waking counts at once, also for one that sleeps already. */
 function update(ctx: Context, ref: string, change: Parameters<SleepService["update"]>[1]): AsyncRes<Instance> {
   return ctx.records.get(ref).asyncMap(async ({ id }) => {
     const instance = ctx.records.setPolicies(id, change);
-    if (instance.state === "Standby") await listenAnew(ctx, instance);
+    if (instance.state === "Standby") await knockWakes(ctx, id);
     return instance;
   });
-}
-
-/** One whose address was closed has no TAP: it needs one to hear by. */
-async function listenAnew(ctx: Context, { id, network }: Instance): Promise<void> {
-  const lease = network ? ctx.deps.network.lease(id) : null;
-  if (lease === null) return;
-  const tap = await ctx.taps.open(lease);
-  if (tap.isErr()) ctx.note(id, `no packet will wake it: ${tap.error.message}`, "warn");
-  else knockWakes(ctx, id);
 }

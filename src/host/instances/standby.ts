@@ -3,6 +3,7 @@
 import { err, ok, ResultAsync } from "neverthrow";
 import { fail, messageOf, type AsyncRes, type Res } from "../../errors.ts";
 import type { StandbyOptions } from "../snapshots/service.ts";
+import type { AskedBy } from "../standby/guard.ts";
 import type { Machine } from "../vmm/machine.ts";
 import type { Context } from "./context.ts";
 import { knockWakes } from "./restore.ts";
@@ -10,25 +11,36 @@ import { calledOff, compressLater, resume, save, type Saved } from "./saving.ts"
 import type { Instance } from "./service.ts";
 import { VERB_FROM } from "./states.ts";
 
-/** Who asks decides who is asked: by hand, quiet connections are no reason to stay awake; by itself, any is. */
-export type Asked = "by hand" | "by itself";
-
-export function standby(ctx: Context, ref: string, options: StandbyOptions = {}, asked: Asked = "by hand"): AsyncRes<Instance> {
-  return ctx.records.get(ref).asyncAndThen(({ id }) => new ResultAsync(ctx.lanes.run(id, "standby", () => standbyNow(ctx, id, options, asked))));
+export function standby(ctx: Context, ref: string, options: StandbyOptions = {}): AsyncRes<Instance> {
+  return ctx.records.get(ref).asyncAndThen(({ id }) => new ResultAsync(ctx.lanes.run(id, "standby", () => standbyNow(ctx, id, options, "by hand"))));
 }
 
-async function standbyNow(ctx: Context, id: string, options: StandbyOptions, asked: Asked): Promise<Res<Instance>> {
+/** For automatic standby, whose reason may go at any moment before the commit. */
+export function standbyByItself(ctx: Context, id: string, calledOff: AbortSignal): AsyncRes<Instance> {
+  return new ResultAsync(ctx.lanes.run(id, "standby by itself", async () => {
+    const heed = () => ctx.saves.get(id)?.callOff("its reason has gone");
+    calledOff.addEventListener("abort", heed);
+    try {
+      return await standbyNow(ctx, id, {}, "by itself", calledOff);
+    } finally {
+      calledOff.removeEventListener("abort", heed);
+    }
+  }));
+}
+
+async function standbyNow(ctx: Context, id: string, options: StandbyOptions, asked: AskedBy, signal?: AbortSignal): Promise<Res<Instance>> {
   const instance = ctx.records.find(id);
   if (instance === null) return fail("instance.not_found", `Cannot put instance ${id} to sleep: it was deleted meanwhile`);
   const machine = ctx.machines.get(id);
   if (!VERB_FROM.standby.includes(instance.state as never) || machine === undefined)
     return fail("instance.invalid_state", `Cannot put instance ${instance.name} to sleep: it is ${instance.state}, not Running`, { details: { state: instance.state } });
-  const inUse = options.force ? null : await ctx.deps.visitors(instance, asked);
+  const inUse = options.force ? null : await ctx.deps.guard.visitors(instance, asked);
+  if (signal?.aborted) return err(calledOff(instance, "its reason has gone"));
   if (inUse !== null) return err(calledOff(instance, inUse));
   ctx.note(id, "going to sleep");
   const saved = await save(ctx, instance, machine, () => listenEarly(ctx, id));
   if (saved.isErr()) return stayAwake(ctx, id, saved);
-  const visitor = await lateVisitor(ctx, instance, options, asked);
+  const visitor = await lateVisitor(ctx, instance, options);
   if (visitor !== null) {
     const resumed = await resume(ctx, id, machine, saved.value.generation);
     if (resumed.isErr()) return stayAwake(ctx, id, resumed.map(() => instance));
@@ -55,9 +67,9 @@ function stayAwake<T>(ctx: Context, id: string, failed: Res<T>): Res<Instance> {
 }
 
 /** Whoever came while it was being saved: by packet, by exec, or by a connection that was let in just before. */
-async function lateVisitor(ctx: Context, instance: Instance, options: StandbyOptions, asked: Asked): Promise<string | null> {
+async function lateVisitor(ctx: Context, instance: Instance, options: StandbyOptions): Promise<string | null> {
   const came = (): string | null => ctx.saves.get(instance.id)?.calledOff ?? (ctx.taps.knocked(instance.id) ? "a packet came for it" : null);
-  return came() ?? (options.force ? null : await ctx.deps.lateVisitors(instance, asked)) ?? came();
+  return came() ?? (options.force ? null : await ctx.deps.guard.lateVisitors(instance)) ?? came();
 }
 
 /** No waiting from the last look at the TAP to the commit: what comes in between waits there, and wakes. */
@@ -78,6 +90,6 @@ async function commit(ctx: Context, instance: Instance, machine: Machine, { gene
   await machine.ended;
   ctx.step("ended");
   compressLater(ctx, generation.id, options.compression ?? instance.snapshotPolicy?.compression ?? null, options.compressionDelayMs ?? instance.snapshotPolicy?.standbyCompressionDelayMs ?? 0);
-  knockWakes(ctx, id);
+  await knockWakes(ctx, id);
   return ok(ctx.records.find(id)!);
 }

@@ -12,7 +12,7 @@ interface Held { readonly fd: number; readonly bell: Doorbell }
 export class Taps {
   private readonly held = new Map<string, Held>();
 
-  constructor(private readonly network: Pick<NetworkService, "openTap" | "lease">, private readonly poller: Poller) {}
+  constructor(private readonly network: Pick<NetworkService, "openTap" | "adoptTap" | "lease">, private readonly poller: Poller) {}
 
   /** The instance's TAP, opened where it is not held yet. It stays ours. */
   open(lease: Lease): AsyncRes<number> {
@@ -21,13 +21,12 @@ export class Taps {
   }
 
   /** Takes over the descriptor that a monitor handed back. */
-  adopt(id: string, fd: number): void {
+  adopt(id: string, fd: number): AsyncRes<void> {
     const lease = this.network.lease(id);
-    if (lease === null || this.held.has(id)) closeFd(fd);
-    else this.keep(lease, fd);
+    if (lease === null || this.held.has(id)) return okAsync(closeFd(fd));
+    this.keep(lease, fd);
+    return this.network.adoptTap(lease, fd);
   }
-
-  holds(id: string): boolean { return this.held.has(id); }
 
   /** From here on only knocks come in; the first is told, also one that waits already. Nothing for an instance without a TAP. */
   listen(id: string, visit: Visit): void { this.held.get(id)?.bell.listen(visit); }

@@ -23,8 +23,8 @@ export class Generations {
   /** Being written in this process: not to be swept. */
   private readonly writing = new Set<string>();
 
-  /** `dir`: `<data>/memory`, made where it is missing. */
-  constructor(private readonly db: Database, private readonly dir: string) {
+  /** `dir`: `<data>/memory`, made where it is missing. `going` hears of each generation whose files are about to be deleted. */
+  constructor(private readonly db: Database, private readonly dir: string, private readonly going: (id: string) => void = () => {}) {
     mkdirSync(dir, { recursive: true, mode: 0o700 });
   }
 
@@ -103,7 +103,11 @@ export class Generations {
       const remove = this.db.query("DELETE FROM generations WHERE id = ?");
       this.db.transaction(() => { for (const { id } of free) remove.run(id); })();
     }
-    for (const name of readdirSync(this.dir)) if (this.find(name) === null) rmSync(join(this.dir, name), { recursive: true, force: true });
+    for (const name of readdirSync(this.dir)) {
+      if (this.find(name) !== null) continue;
+      this.going(name);
+      rmSync(join(this.dir, name), { recursive: true, force: true });
+    }
   }
 
   /** At start: whatever an earlier daemon was writing is nobody's. */

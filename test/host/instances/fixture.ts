@@ -10,6 +10,7 @@ import type { CreateInstance, InstanceService } from "../../../src/host/instance
 import type { ImageConfig } from "../../../src/host/images/service.ts";
 import type { Lease, PortMapping } from "../../../src/host/network/service.ts";
 import type { SleepService } from "../../../src/host/snapshots/service.ts";
+import { Activities } from "../../../src/host/standby/activity.ts";
 import { openPoller, type Poller } from "../../../src/host/poller.ts";
 import { openStore, type Store } from "../../../src/host/store/store.ts";
 import { openCgroups } from "../../../src/host/vmm/cgroup.ts";
@@ -35,6 +36,8 @@ export class MemoryNetwork {
     return ok(lease);
   };
   lease = (id: string) => this.leases.get(id) ?? null;
+  adoptTap = () => okAsync(undefined);
+  setClosed = () => okAsync(undefined);
   openTap = () => fail("host.network", "Cannot open a TAP here").mapErr((error) => error).asyncMap(async () => 0);
   publish = (id: string, ports: readonly PortMapping[]) => {
     const taken = [...this.ports].some(([owner, theirs]) => owner !== id && theirs.some((one) => ports.some((port) => port.hostPort === one.hostPort)));
@@ -97,9 +100,10 @@ export function freshRoot(): string {
 }
 
 /** Nobody visits, nothing is compressed. */
-const alone: Pick<InstanceDeps, "compression" | "visitors" | "lateVisitors"> = {
-  compression: { schedule() {}, ensureRaw: () => okAsync(undefined), state: () => ({ state: "none", error: null, compressedBytes: null, uncompressedBytes: null }) },
-  visitors: async () => null, lateVisitors: async () => null,
+const alone: Pick<InstanceDeps, "compression" | "guard" | "activities" | "connections" | "ownConnection"> = {
+  compression: { schedule() {}, ensureRaw: () => okAsync(undefined), cancel: async () => {}, state: () => ({ state: "none", error: null, compressedBytes: null, uncompressedBytes: null }) },
+  guard: { visitors: async () => null, lateVisitors: async () => null },
+  activities: new Activities(), connections: () => [], ownConnection: () => false,
 };
 
 export async function open(root = freshRoot(), change: Partial<InstanceDeps> = {}, network = new MemoryNetwork()): Promise<Fixture> {
