@@ -1,5 +1,5 @@
 // One virtual machine: memory, vCPUs, interrupts, PCI bus. Owns them all; they live as long as the process.
-import { Mapping } from "../ffi/memory.ts";
+import type { Mapping } from "../ffi/memory.ts";
 import { KVM } from "../ffi/abi/kvm.ts";
 import { cpuidFor } from "./arch/x86/cpuid.ts";
 import { enterLongMode, loadLinux, type BootImage } from "./arch/x86/boot.ts";
@@ -14,6 +14,7 @@ import { GuestMemory } from "./memory.ts";
 import type { PciFunction, PciPlatform } from "./pci.ts";
 import { SERIAL_IRQ, SERIAL_STATE_SIZE, serialInterrupts } from "./serial.ts";
 import { End, Machine as MachineWord, MACHINE_SIZE, SERIAL_OFFSET } from "./vcpu-shared.ts";
+import { Spares } from "./spares.ts";
 import { Vcpus } from "./vcpus.ts";
 
 export const MAX_VCPUS = 16;
@@ -26,6 +27,8 @@ export interface MachineOptions {
   readonly vcpus: number;
   /** See CpuidOptions. */
   readonly xsave: boolean;
+  /** What was made ahead. */
+  readonly spares?: Spares;
   /** Fills memory before the guest has any of it. */
   readonly fill?: (ram: Mapping) => void;
   /** What each vCPU sees, for one that was saved; else what this host has. */
@@ -56,14 +59,13 @@ export class Machine {
 
   constructor(epoll: Epoll, private readonly options: MachineOptions) {
     this.kvm = new Kvm(options.kvmFd);
-    this.vm = this.kvm.createVm();
-    // KVM maps a huge page into the guest only where guest and host addresses agree in their low 21 bits.
-    const ram = Mapping.aligned(options.memoryBytes);
+    const spares = options.spares ?? Spares.NONE;
+    const { vm, ram } = spares.takeVm(this.kvm, options.memoryBytes);
+    this.vm = vm;
     this.memory = GuestMemory.of(ram);
     options.fill?.(ram);
-    this.memory.regions.forEach((region, slot) => this.vm.setMemory(slot, region.gpa, region.size, region.hva));
     this.interrupts = new Interrupts(this.vm);
-    this.workers = new Vcpus(epoll, options.vcpus, {
+    this.workers = new Vcpus(epoll, options.vcpus, () => spares.takeWorker(), {
       portRead: (port, size) => this.bus.configRead(port, size),
       portWrite: (port, size, value) => this.bus.configWrite(port, size, value),
       memoryRead: (gpa, size) => this.bus.memoryRead(gpa, size),

@@ -12,8 +12,15 @@ export const VIEW_BYTES = VIEW_SIZE;
 /** RAM [gpa, gpa + size) at host address hva. */
 export interface Region { readonly gpa: number; readonly size: number; readonly hva: number }
 
+/** Where RAM of `size` bytes lies, whose host mapping begins at `address`. */
+export function regionsOf(size: number, address: number): [Region, Region?] {
+  const lowSize = Math.min(size, HOLE_START);
+  const low = { gpa: 0, size: lowSize, hva: address };
+  return size > lowSize ? [low, { gpa: HOLE_END, size: size - lowSize, hva: address + lowSize }] : [low];
+}
+
 export class GuestMemory {
-  readonly regions: readonly Region[];
+  readonly regions: readonly [Region, Region?];
   private readonly low: Region;
   private readonly high: Region | null;
   /** One view each 2 GiB of RAM, in RAM order (the hole takes no place). Each lives as long as the mapping. */
@@ -22,10 +29,7 @@ export class GuestMemory {
 
   /** `address` is the host mapping of all RAM, owned by the caller (main thread) and never unmapped while this lives. */
   constructor(readonly size: number, readonly address: number, view: (offset: number, length: number) => ArrayBuffer) {
-    const lowSize = Math.min(size, HOLE_START);
-    this.low = { gpa: 0, size: lowSize, hva: address };
-    this.high = size > lowSize ? { gpa: HOLE_END, size: size - lowSize, hva: address + lowSize } : null;
-    this.regions = this.high ? [this.low, this.high] : [this.low];
+    [this.low, this.high = null] = this.regions = regionsOf(size, address);
     const buffers: ArrayBuffer[] = [];
     for (let at = 0; at < size; at += VIEW_SIZE) buffers.push(view(at, Math.min(VIEW_SIZE, size - at)));
     this.views = buffers.map((b) => new DataView(b));

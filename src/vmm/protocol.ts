@@ -41,6 +41,8 @@ export interface BootParams {
   /** `config` is the second cpio archive; `initrd` the first. Both are read once. */
 }
 
+export type PrepareParams = Pick<BootParams, "memoryBytes" | "vcpus">;
+
 /** What a guest is told when it wakes, before its workload runs on; absent fields stay as they were. */
 export interface WakeIdentity {
   readonly hostname: string;
@@ -108,6 +110,8 @@ export interface VmmStats {
 }
 
 export interface Methods {
+  /** Makes ahead what a `boot` or `restore` will need, most of all if it asks for a machine of this size. Descriptor `kvm`. Once, and before those. */
+  prepare: { params: PrepareParams; result: null };
   boot: { params: BootParams; result: VmmStatus };
   status: { params: null; result: VmmStatus };
   stats: { params: null; result: VmmStats };

@@ -14,7 +14,7 @@ import type { Chain } from "./snapshot/plan.ts";
 export interface Restored { readonly machine: Machine; readonly devices: Devices; readonly chain: Chain; readonly saved: SavedMachine; readonly loadMs: number; readonly machineMs: number }
 
 /** Throws, a MachineStateError where it lies with the saved machine; the monitor is then of no more use. */
-export function restore(epoll: Epoll, params: RestoreParams, fds: RequestFds, on: Pick<MachineOptions, "onSerial" | "onEnd">, events: DeviceEvents): Restored {
+export function restore(epoll: Epoll, params: RestoreParams, fds: RequestFds, on: Pick<MachineOptions, "onSerial" | "onEnd" | "spares">, events: DeviceEvents): Restored {
   const startedAt = performance.now();
   const machines = params.generations.map((_, i) => fds.take(`machine${i}`)), memories = params.generations.map((_, i) => fds.take(`memory${i}`));
   try {
@@ -25,7 +25,7 @@ export function restore(epoll: Epoll, params: RestoreParams, fds: RequestFds, on
     checkCpu(saved, hostCpuid(kvmFd, vcpus, xsave));
     const loadMs = performance.now() - startedAt;
     const machine = new Machine(epoll, { kvmFd, memoryBytes, vcpus, xsave, ...on, cpuid: saved.vcpus.map((vcpu) => vcpu.cpuid), fill: (ram) => loaded.fill(ram) });
-    const devices = new Devices(epoll, machine, params, fds, events);
+    const devices = new Devices(epoll, machine, params, fds, events, on.spares);
     checkParams(saved.params, machineParams({ params, devices }));
     setState(machine, devices, saved);
     return { machine, devices, chain, saved, loadMs, machineMs: performance.now() - startedAt - loadMs };

@@ -1,6 +1,6 @@
 // One monitor's life: waits for `boot` or `restore`, runs the machine, answers the daemon, keeps the record, ends.
 import { EPOLLIN, TimerFd, type Epoll } from "../ffi/epoll.ts";
-import { fileSize, O_RDONLY, openFd } from "../ffi/fd.ts";
+import { closeFd, fileSize, O_RDONLY, openFd } from "../ffi/fd.ts";
 import { faultMessage, MachineStateError } from "../machine-state/fault.ts";
 import { decodePairs, encodePairs, pairValue } from "../pairs.ts";
 import { Agent } from "./agent.ts";
@@ -9,11 +9,12 @@ import { Devices } from "./devices/devices.ts";
 import type { Guest } from "./guest.ts";
 import { Machine, MAX_MEMORY, MAX_VCPUS, MIN_MEMORY, type MachineEnd } from "./machine.ts";
 import { panicMessage, Tail } from "./panic.ts";
-import { Frame, type BootParams, type EndReason, type RestoreParams, type SaveParams, type VmmStats, type VmmStatus } from "./protocol.ts";
+import { Frame, type BootParams, type EndReason, type PrepareParams, type RestoreParams, type SaveParams, type VmmStats, type VmmStatus } from "./protocol.ts";
 import { Record } from "./record.ts";
 import { restore } from "./restore.ts";
 import { Sleep } from "./sleep.ts";
 import { NO_CHAIN } from "./snapshot/plan.ts";
+import { Spares } from "./spares.ts";
 
 /** What a shutdown may take beyond the workload's grace: killing the rest, syncing, unmounting. */
 const SHUTDOWN_SLACK_MS = 5000;
@@ -35,6 +36,7 @@ export class Session {
   private devices: Devices | null = null;
   private agent: Agent;
   private running: Running | null = null;
+  private spares = Spares.NONE;
 
   constructor(private readonly epoll: Epoll, controlFd: number, unusedMs = UNUSED_MS) {
     this.record = new Record((status) => this.control.send({ event: "state", status }));
@@ -48,6 +50,10 @@ export class Session {
     const resume = (_params: null, _fds: RequestFds, reply: Reply<"resume">) =>
       this.need().sleep.resume((status, error) => reply(status === null ? { error: `Cannot let the guest go on: ${error}` } : { result: status }));
     return {
+      prepare: (params, fds, reply) => {
+        this.prepare(params, fds);
+        reply({ result: null });
+      },
       boot: (params, fds, reply) => reply({ result: this.boot(params, fds) }),
       restore: (params, fds, reply) => this.restore(params, fds, reply),
       status: (_params, _fds, reply) => reply({ result: this.record.status }),
@@ -68,10 +74,21 @@ export class Session {
     };
   }
 
+  private prepare(params: PrepareParams, fds: RequestFds): void {
+    if (this.running !== null || this.spares !== Spares.NONE) throw new Error("this monitor is prepared already");
+    check(params);
+    const kvm = fds.take("kvm");
+    try {
+      this.spares = Spares.make(this.epoll, kvm, params);
+    } finally {
+      closeFd(kvm); // what was made keeps KVM's own reference
+    }
+  }
+
   private boot(params: BootParams, fds: RequestFds): VmmStatus {
     this.begin(params, fds);
     const machine = new Machine(this.epoll, { kvmFd: fds.take("kvm"), memoryBytes: params.memoryBytes, vcpus: params.vcpus, xsave: params.xsave, ...this.machineEvents() });
-    const devices = new Devices(this.epoll, machine, params, fds, this.deviceEvents());
+    const devices = new Devices(this.epoll, machine, params, fds, this.deviceEvents(), this.spares);
     this.run({ machine, devices, agent: this.agent, params, chain: NO_CHAIN });
     const file = (name: string) => {
       const fd = fds.take(name);
@@ -129,7 +146,7 @@ export class Session {
   }
 
   private machineEvents() {
-    return { onSerial: (bytes: Uint8Array) => this.onSerial(bytes), onEnd: (end: MachineEnd) => this.onMachineEnd(end) };
+    return { spares: this.spares, onSerial: (bytes: Uint8Array) => this.onSerial(bytes), onEnd: (end: MachineEnd) => this.onMachineEnd(end) };
   }
 
   private deviceEvents() {

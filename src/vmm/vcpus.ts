@@ -3,7 +3,6 @@ import { Mapping } from "../ffi/memory.ts";
 import { drainEventFd, type Epoll, EPOLLIN, EventFd, signalEventFd, TimerFd } from "../ffi/epoll.ts";
 import { installKickHandler, kickThread } from "../ffi/signal.ts";
 import { kvm_run } from "../ffi/abi/kvm.ts";
-import { workerUrl } from "../workers.ts";
 import type { Vcpu } from "./kvm.ts";
 import { End, LOOKS, Machine, MACHINE_SIZE, PCI_MIRROR_OFFSET, SERIAL_RING_OFFSET, SERIAL_RING_SIZE, VCPU_BLOCK_SIZE, type VcpuStart, Word } from "./vcpu-shared.ts";
 
@@ -49,7 +48,8 @@ export class Vcpus {
   private onRunning: (() => void) | null = null;
   private readonly startTimer = new TimerFd();
 
-  constructor(private readonly epoll: Epoll, count: number, private readonly handler: AccessHandler) {
+  /** `newWorker` gives one of src/vmm/vcpu-worker.ts that has got nothing yet. */
+  constructor(private readonly epoll: Epoll, count: number, private readonly newWorker: () => Worker, private readonly handler: AccessHandler) {
     this.shared = Mapping.anonymous(MACHINE_SIZE + count * VCPU_BLOCK_SIZE);
     this.machineWords = new Int32Array(this.shared.buffer(0, MACHINE_SIZE));
     installKickHandler();
@@ -64,7 +64,7 @@ export class Vcpus {
     const mainEvent = new EventFd(), wakeEvent = new EventFd(BLOCKING);
     const words = new Int32Array(block);
     if (parked) Atomics.store(words, Word.PARK, 1);
-    const worker = new Worker(workerUrl("vcpu"));
+    const worker = this.newWorker();
     const slot: Slot = {
       vcpu, words, ring: new Uint8Array(block, SERIAL_RING_OFFSET, SERIAL_RING_SIZE), run: new DataView(vcpu.run.buffer()),
       mainEvent, wakeEvent, worker, reported: false,

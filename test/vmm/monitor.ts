@@ -51,6 +51,13 @@ export class Monitor {
     answer._unsafeUnwrap();
   }
 
+  async prepare(memoryBytes: number, vcpus: number) {
+    const kvm = openFd("/dev/kvm", O_RDWR);
+    const answer = this.client.request("prepare", { memoryBytes, vcpus }, { fds: { kvm }, timeoutMs: TIMEOUT_MS });
+    closeFd(kvm);
+    return answer;
+  }
+
   /** Into `<files>/machine` and `memory`, which may be something else than plain files. */
   async save(files: string, params: SaveParams) {
     const fds = openGeneration(files);

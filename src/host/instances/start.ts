@@ -91,7 +91,7 @@ async function launch(ctx: Context, id: string, fds: BootFds, disk: DiskFiles): 
 
 /** Starts one and holds it; on record before anything is asked of it. */
 export function startMonitor(ctx: Context, id: string): Res<Machine> {
-  const spawned = ctx.deps.monitors.take(ctx.dir(id));
+  const spawned = ctx.deps.monitors.take(ctx.dir(id), ctx.records.find(id)!);
   if (spawned.isErr()) return err(spawned.error);
   // A daemon that dies from here on leaves a monitor that is found again.
   ctx.records.setProcess(id, { ...spawned.value, bootId: bootId() });

@@ -61,6 +61,7 @@ const status = (value: unknown) => parseStatus(value) ?? undefined;
 
 /** For each method, its result checked; undefined where it is not one. */
 export const RESULTS: { readonly [M in Method]: (value: unknown) => Methods[M]["result"] | undefined } = {
+  prepare: nothing,
   boot: status,
   status,
   stats: (value) => parseStats(value) ?? undefined,

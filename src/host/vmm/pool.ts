@@ -6,10 +6,10 @@ import { join } from "node:path";
 import { err, ok } from "neverthrow";
 import { wrap, type Res } from "../../errors.ts";
 import { EPOLLIN } from "../../ffi/epoll.ts";
-import { closeFd } from "../../ffi/fd.ts";
+import { closeFd, O_RDWR, openFd } from "../../ffi/fd.ts";
 import { processStart } from "../../ffi/process.ts";
-import { connectSeqpacket, listenSeqpacket, receivePacket } from "../../ffi/socket.ts";
-import { MAX_PACKET } from "../../vmm/protocol.ts";
+import { connectSeqpacket, listenSeqpacket, receivePacket, sendPacket } from "../../ffi/socket.ts";
+import { MAX_PACKET, type PrepareParams, type Request } from "../../vmm/protocol.ts";
 import { describeError, type Logger } from "../../log.ts";
 import type { Poller, Watch } from "../poller.ts";
 import { socketPath } from "./files.ts";
@@ -17,9 +17,11 @@ import { spawnVmm, spawnWith, type Spawned } from "./spawn.ts";
 
 /** Where a monitor comes from. */
 export interface Monitors {
-  /** A monitor for the instance whose folder is `dir`, with its control socket in there. */
-  take(dir: string): Res<Spawned>;
+  /** A monitor for the instance whose folder is `dir`, with its control socket in there. It will be told to make a machine of that shape. */
+  take(dir: string, shape: Shape): Res<Spawned>;
 }
+
+export type Shape = PrepareParams;
 
 export interface VmmPool extends Monitors {
   /** How many wait to be taken. */
@@ -42,6 +44,9 @@ export interface PoolOptions {
 /** Monitors that are started when they are asked for. */
 export const spawning = (command: readonly string[]): Monitors => ({ take: (dir) => spawnVmm(command, dir) });
 
+/** What an instance has unless told otherwise. */
+const USUAL: Shape = { memoryBytes: 2 ** 30, vcpus: 2 };
+
 /** A start takes a processor for some 50 ms: not while the wake that took the last one needs it, nor between the wakes of a burst. */
 const REFILL_DELAY_MS = 250;
 
@@ -59,7 +64,7 @@ export function openPool(options: PoolOptions): Res<VmmPool> {
 
 const logOf = (dir: string): string => join(dir, "vmm.log");
 
-interface Idle { readonly socket: string; readonly spawned: Spawned; readonly connection: Connection }
+interface Idle { readonly socket: string; readonly spawned: Spawned; readonly connection: Connection; readonly shape: Shape }
 
 class Pool implements VmmPool {
   private readonly waiting: Idle[] = [];
@@ -68,18 +73,26 @@ class Pool implements VmmPool {
   private timer: ReturnType<typeof setTimeout> | null = null;
   private started = 0;
   private closed = false;
+  /** What was asked for last is what is prepared for next: a host mostly has machines of a kind. */
+  private usual = USUAL;
 
   constructor(private readonly options: PoolOptions) { this.refill(); }
 
   get idle(): number { return this.waiting.length; }
 
-  take(dir: string): Res<Spawned> {
+  take(dir: string, shape: Shape): Res<Spawned> {
+    this.usual = { memoryBytes: shape.memoryBytes, vcpus: shape.vcpus };
     this.refillLater();
-    for (let next = this.waiting.shift(); next !== undefined; next = this.waiting.shift()) {
+    for (let next = this.pick(shape); next !== undefined; next = this.pick(shape)) {
       if (move(next, dir)) return ok(next.spawned);
       this.discard(next);
     }
     return spawnVmm(this.options.command, dir);
+  }
+
+  private pick(shape: Shape): Idle | undefined {
+    const fitting = this.waiting.findIndex((one) => one.shape.memoryBytes === shape.memoryBytes && one.shape.vcpus === shape.vcpus);
+    return this.waiting.splice(Math.max(fitting, 0), 1)[0];
   }
 
   close(): void {
@@ -106,7 +119,7 @@ class Pool implements VmmPool {
 
   private start(): Res<Idle> {
     const { dir, command, poller } = this.options;
-    const socket = join(dir, `${++this.started}.sock`);
+    const socket = join(dir, `${++this.started}.sock`), shape = this.usual;
     let listener = -1;
     try {
       listener = listenSeqpacket(socket);
@@ -114,7 +127,8 @@ class Pool implements VmmPool {
       this.connections.add(connection);
       const spawned = spawnWith(command, listener, logOf(dir));
       if (spawned.isErr()) this.discard({ socket, connection });
-      return spawned.map((process) => ({ socket, spawned: process, connection }));
+      else connection.prepare(shape);
+      return spawned.map((process) => ({ socket, spawned: process, connection, shape }));
     } catch (error) {
       return err(wrap("host.process", "Cannot start an idle monitor", error));
     } finally {
@@ -156,15 +170,29 @@ function move({ socket, spawned }: Idle, dir: string): boolean {
   }
 }
 
-/** Our end of a connection that only shows that we live. */
+/** Our end of a connection that shows that we live, and on which a monitor is told what to make ahead. */
 class Connection {
   private readonly watch: Watch;
   private open = true;
 
   constructor(private readonly fd: number, poller: Poller, lost: () => void) {
     const buffer = new Uint8Array(MAX_PACKET);
-    // A monitor without a guest says nothing, and one with a guest speaks to its newest connection.
+    // A monitor without a guest only answers, and one with a guest speaks to its newest connection.
     this.watch = poller.watch(fd, EPOLLIN, () => { if (receivePacket(fd, buffer) === null) lost(); });
+  }
+
+  /** Nobody waits for the answer: one that can't prepare makes all of it when it is asked for it. */
+  prepare(shape: Shape): void {
+    let kvm = -1;
+    try {
+      kvm = openFd("/dev/kvm", O_RDWR);
+      const request: Request<"prepare"> = { id: 0, method: "prepare", params: shape, fds: ["kvm"] };
+      sendPacket(this.fd, Buffer.from(JSON.stringify(request)), [kvm]);
+    } catch {
+      // whoever is to boot a guest without KVM says so
+    } finally {
+      if (kvm >= 0) closeFd(kvm);
+    }
   }
 
   close(): void {

@@ -8,6 +8,7 @@ import type { RequestFds } from "../control.ts";
 import type { GuestMemory } from "../memory.ts";
 import type { PciFunction, PciPlatform } from "../pci.ts";
 import { GUEST_CID, type BootParams, type VmmStats } from "../protocol.ts";
+import { Spares } from "../spares.ts";
 import type { Device } from "../virtio/device.ts";
 import { VirtioPci, type TransportState } from "../virtio/transport.ts";
 import { BlockMap } from "./block/block-map.ts";
@@ -46,7 +47,7 @@ export class Devices {
   private readonly vmmLog: LogSink;
   private readonly transports: VirtioPci[] = [];
 
-  constructor(epoll: Epoll, board: Board, private readonly params: Pick<BootParams, "disks" | "mac">, fds: RequestFds, events: DeviceEvents) {
+  constructor(epoll: Epoll, board: Board, private readonly params: Pick<BootParams, "disks" | "mac">, fds: RequestFds, events: DeviceEvents, spares = Spares.NONE) {
     const add = (device: Device) => {
       const transport = new VirtioPci(device, board.memory, board.platform, epoll, events.log);
       this.transports.push(transport);
@@ -55,7 +56,7 @@ export class Devices {
     this.vmmLog = new LogSink([fds.take("vmm0"), fds.take("vmm1")]);
     const appLog = new LogSink([fds.take("app0"), fds.take("app1")]);
     this.port = new FramedPort(CONTROL_PORT, events.onFrame, events.log);
-    const io = createDiskIo(epoll, events.log);
+    const io = spares.takeDiskIo() ?? createDiskIo(epoll, events.log);
     this.disks = params.disks.map(({ readonly, serial, layers, blockBytes }, i) =>
       new BlockDevice({ name: `disk${i}`, readonly, serial, ...(blockBytes === undefined ? {} : { block: blockBytes }), backing: Layers.open(i, layers ?? 1, (name) => fds.take(name)) }, io));
     this.tapFd = params.mac === undefined ? -1 : fds.take("tap");

@@ -29,6 +29,7 @@ interface SavedGuest { readonly id: string; readonly argv: string[]; readonly bo
 
 const record = new Record((status) => control.send({ event: "state", status }));
 const control: Control = new Control(epoll, CONTROL_FD, {
+  prepare: (_params, _fds, reply) => reply({ result: null }),
   boot(params, fds, reply) {
     const config = readFileSync(`/proc/self/fd/${fds.take("config")}`);
     argv = argumentsIn(config);

@@ -15,6 +15,8 @@ import { until } from "../../support/until.ts";
 const poller = openPoller();
 afterAll(() => poller.close());
 
+const SHAPE = { memoryBytes: 2 ** 28, vcpus: 1 };
+
 let root: TempDir;
 let pools: VmmPool[];
 let logged: string[];
@@ -48,7 +50,7 @@ test("take() hands out a started monitor, which answers at the instance's socket
   const dir = root.join("instance");
   mkdirSync(dir);
   writeFileSync(socketPath(dir), "of an earlier monitor");
-  const spawned = pool.take(dir)._unsafeUnwrap();
+  const spawned = pool.take(dir, SHAPE)._unsafeUnwrap();
   expect(pool.idle).toBe(1);
   expect(sockets()).toEqual(["2.sock"]);
   const machine = attach(spawned, dir);
@@ -64,7 +66,7 @@ test("the pool fills up again; what it can't give is started on the spot", async
   const pool = open(1);
   const machines = Array.from({ length: 3 }, (_, i) => {
     const dir = root.join(`instance-${i}`);
-    return attach(pool.take(dir)._unsafeUnwrap(), dir);
+    return attach(pool.take(dir, SHAPE)._unsafeUnwrap(), dir);
   });
   for (const machine of machines) expect((await machine.request("status", null))._unsafeUnwrap().state).toBe("created");
   await until("a full pool", () => pool.idle === 1);
@@ -82,7 +84,7 @@ test("an idle monitor that has died is not handed out", async () => {
     monitor.close();
   }
   const dir = root.join("instance");
-  const machine = attach(pool.take(dir)._unsafeUnwrap(), dir);
+  const machine = attach(pool.take(dir, SHAPE)._unsafeUnwrap(), dir);
   expect(monitors.map(({ pid }) => pid)).not.toContain(machine.pid);
   expect((await machine.request("status", null))._unsafeUnwrap().state).toBe("created");
   machine.kill();
@@ -94,14 +96,14 @@ test("a pool that can't start monitors says so, and take() why", () => {
   expect(pool.idle).toBe(0);
   expect(logged).toEqual([expect.stringContaining("/nonexistent/dormouse")]);
   expect(sockets()).toEqual([]);
-  expect(pool.take(root.join("instance"))._unsafeUnwrapErr().message).toContain("/nonexistent/dormouse");
+  expect(pool.take(root.join("instance"), SHAPE)._unsafeUnwrapErr().message).toContain("/nonexistent/dormouse");
 });
 
 test("a pool of 0 starts each monitor when it is asked for", async () => {
   const pool = open(0);
   expect(sockets()).toEqual([]);
   const dir = root.join("instance");
-  const machine = attach(pool.take(dir)._unsafeUnwrap(), dir);
+  const machine = attach(pool.take(dir, SHAPE)._unsafeUnwrap(), dir);
   machine.kill();
   await machine.ended;
   expect(pool.idle).toBe(0);
