@@ -152,8 +152,9 @@ test("a save that finds no room fails whole, and the guest goes on", async () =>
 test("a daemon that goes away during a save leaves the guest running", async () => {
   const one = await ticking();
   await fill(one, 5000);
-  void one.save(generation(), { id: "g1", base: null });
+  const saving = one.save(generation(), { id: "g1", base: null });
   one.client.close();
+  expect((await saving).isErr()).toBe(true);
   await runs(one);
 }, 120_000);
 
