@@ -38,9 +38,10 @@ export async function makeRootfs(folder: string, files: Record<string, string> =
   return join(folder, "rootfs.erofs");
 }
 
+/** Blocks of 4 KiB: those of our writable disks. */
 export async function makeDisk(folder: string): Promise<string> {
   const disk = join(folder, "upper.ext4");
-  await $`truncate -s 64M ${disk} && mkfs.ext4 -q -F ${disk}`.quiet();
+  await $`truncate -s 64M ${disk} && mkfs.ext4 -q -F -b 4096 ${disk}`.quiet();
   return disk;
 }
 
