@@ -5,6 +5,7 @@ import { SYS } from "./abi/syscalls.ts";
 
 export const PROT_NONE = 0, PROT_READ = 1, PROT_WRITE = 2, PROT_EXEC = 4;
 export const MAP_SHARED = 0x01, MAP_PRIVATE = 0x02, MAP_FIXED = 0x10, MAP_ANONYMOUS = 0x20, MAP_NORESERVE = 0x4000, MAP_POPULATE = 0x8000;
+const MADV_DONTNEED = 4;
 export const PAGE_SIZE = 4096;
 /** A page-table entry of the second level maps this much (x86-64). */
 export const HUGE_PAGE_SIZE = 2 ** 21;
@@ -36,8 +37,24 @@ export class Mapping {
 
   /** Puts pages of a file in the place of [offset, offset + length): read when they are touched, private once they are written. */
   replace(offset: number, length: number, fd: number, fileOffset: number): void {
-    if (offset < 0 || length <= 0 || offset + length > this.length) throw new RangeError("Cannot map outside of the mapping");
+    this.check(offset, length);
     must(`Cannot map ${length} bytes of a file`, SYS.mmap, this.address + offset, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, fileOffset);
+  }
+
+  /** Puts new, empty pages in the place of [offset, offset + length). */
+  empty(offset: number, length: number): void {
+    this.check(offset, length);
+    must(`Cannot map ${length} bytes`, SYS.mmap, this.address + offset, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE | MAP_ANONYMOUS, -1 >>> 0, 0);
+  }
+
+  /** Frees what the process has written to [offset, offset + length): it reads as the file does again, or as zeroes. */
+  forget(offset: number, length: number): void {
+    this.check(offset, length);
+    must(`Cannot free ${length} bytes`, SYS.madvise, this.address + offset, length, MADV_DONTNEED);
+  }
+
+  private check(offset: number, length: number): void {
+    if (offset < 0 || length <= 0 || offset + length > this.length) throw new RangeError("Cannot map outside of the mapping");
   }
 
   private static map(length: number, prot: number, flags: number, fd: number, offset: number): Mapping {

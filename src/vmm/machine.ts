@@ -14,6 +14,7 @@ import { GuestMemory } from "./memory.ts";
 import type { PciFunction, PciPlatform } from "./pci.ts";
 import { SERIAL_IRQ, SERIAL_STATE_SIZE, serialInterrupts } from "./serial.ts";
 import { End, Machine as MachineWord, MACHINE_SIZE, SERIAL_OFFSET } from "./vcpu-shared.ts";
+import { Discarded } from "./snapshot/discarded.ts";
 import { Spares } from "./spares.ts";
 import { Vcpus } from "./vcpus.ts";
 
@@ -47,6 +48,7 @@ export interface MachineState { readonly vcpus: readonly VcpuState[]; readonly v
 export class Machine {
   readonly memory: GuestMemory;
   readonly platform: PciPlatform;
+  readonly discarded: Discarded;
   private readonly kvm: Kvm;
   private readonly vm: Vm;
   private readonly bus: PciBus;
@@ -64,6 +66,7 @@ export class Machine {
     this.vm = vm;
     this.memory = GuestMemory.of(ram);
     options.fill?.(ram);
+    this.discarded = new Discarded(ram, options.fill !== undefined);
     this.interrupts = new Interrupts(this.vm);
     this.workers = new Vcpus(epoll, options.vcpus, () => spares.takeWorker(), {
       portRead: (port, size) => this.bus.configRead(port, size),

@@ -1,9 +1,7 @@
 // virtio-balloon (virtio 1.2, 5.5): memory given back on demand, statistics, and free pages reported by the guest by itself.
-import { SYS } from "../../ffi/abi/syscalls.ts";
 import { VIRTIO_BALLOON, virtio_balloon_config, virtio_balloon_stat } from "../../ffi/abi/virtio_balloon.ts";
 import { VIRTIO_ID } from "../../ffi/abi/virtio_ids.ts";
 import { PAGE_SIZE } from "../../ffi/memory.ts";
-import { syscall } from "../../ffi/syscall.ts";
 import { bits, hasBit, type Device, type DeviceContext } from "../virtio/device.ts";
 import type { Queue } from "../virtio/queue.ts";
 
@@ -15,7 +13,6 @@ const QUEUE_SIZE = 128, STATS_QUEUE_SIZE = 2;
 const BUDGET = 16;
 /** Page numbers of one chain; Linux sends 256. */
 const MAX_PFNS = 4096;
-const MADV_DONTNEED = 4;
 
 /** What the guest says of its memory, in bytes and counts; null where it didn't say. */
 export interface BalloonStats {
@@ -31,7 +28,6 @@ export interface BalloonStats {
 
 /** Frees host memory behind [hva, hva + length), page-aligned: the guest then reads zeroes there, or anything older. */
 export type Discard = (hva: number, length: number) => void;
-const dontNeed: Discard = (hva, length) => void syscall(SYS.madvise, hva, length, MADV_DONTNEED);
 
 export class BalloonDevice implements Device {
   readonly type = VIRTIO_ID.VIRTIO_ID_BALLOON;
@@ -48,7 +44,7 @@ export class BalloonDevice implements Device {
   private wanted: ((stats: BalloonStats) => void) | null = null;
   private readonly pfns = new Uint8Array(MAX_PFNS * 4);
 
-  constructor(private readonly discard: Discard = dontNeed) {}
+  constructor(private readonly discard: Discard) {}
 
   /** Asks the guest to give up so many bytes in all; 0 gives everything back to it. */
   setTarget(bytes: number): void {

@@ -8,9 +8,11 @@ import type { RequestFds } from "../control.ts";
 import type { GuestMemory } from "../memory.ts";
 import type { PciFunction, PciPlatform } from "../pci.ts";
 import { GUEST_CID, type BootParams, type VmmStats } from "../protocol.ts";
+import type { Discarded } from "../snapshot/discarded.ts";
 import { Spares } from "../spares.ts";
 import type { Device } from "../virtio/device.ts";
 import { VirtioPci, type TransportState } from "../virtio/transport.ts";
+import { BalloonDevice } from "./balloon.ts";
 import { BlockMap } from "./block/block-map.ts";
 import { BlockDevice } from "./block/device.ts";
 import { createDiskIo } from "./block/io.ts";
@@ -27,6 +29,7 @@ import { VsockDevice } from "./vsock/device.ts";
 export interface Board {
   readonly memory: GuestMemory;
   readonly platform: PciPlatform;
+  readonly discarded: Discarded;
   add(pciFunction: PciFunction): void;
 }
 
@@ -67,6 +70,7 @@ export class Devices {
     if (this.net !== null) add(this.net);
     add(this.vsock);
     add(new RngDevice());
+    add(new BalloonDevice((hva, length) => board.discarded.discard(hva, length)));
   }
 
   /** Joins a stream socket, owned from now on, to a connection to `port` of the guest; calls back once, with null or why not. */

@@ -6,7 +6,7 @@ import { Mapping } from "../../ffi/memory.ts";
 import { must } from "../../ffi/syscall.ts";
 import { SYS } from "../../ffi/abi/syscalls.ts";
 import { cpuFeatures } from "../../machine-state/cpu.ts";
-import type { Extent } from "../../machine-state/extents.ts";
+import { overlay, type Content, type Extent } from "../../machine-state/extents.ts";
 import { encodeMachine, PAGE_BYTES } from "../../machine-state/saved-machine.ts";
 import { machineParams, type Guest } from "../guest.ts";
 import { VIEW_BYTES } from "../memory.ts";
@@ -130,8 +130,9 @@ export class Save {
     const turn = (): string | null => {
       try {
         if (scan.step()) return "again";
-        const { chain } = this.guest;
-        this.pages = this.params.base === null ? planWhole(scan.extents, chain) : planDelta(scan.extents, chain, ramPages);
+        const { chain, machine: { discarded } } = this.guest;
+        const own = overlay<Content>(scan.extents, discarded.extents);
+        this.pages = this.params.base === null ? planWhole(own, chain) : planDelta(own, chain, ramPages);
         this.zeroPages = pagesOf(this.pages, "zero");
         return null;
       } catch (error) {

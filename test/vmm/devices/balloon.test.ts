@@ -10,7 +10,7 @@ afterEach(() => cleanup.splice(0).forEach((step) => step()));
 function rig(): { d: Driver; device: BalloonDevice; page: number } {
   const epoll = new Epoll();
   cleanup.push(() => epoll.close());
-  const device = new BalloonDevice();
+  const device: BalloonDevice = new BalloonDevice((hva, length) => d.mapping.forget(hva - d.mapping.address, length));
   const d = new Driver(device, epoll).start();
   const page = Math.ceil(d.alloc(64 * PAGE) / PAGE) * PAGE;
   d.bytes.fill(0xaa, page, page + 16 * PAGE);

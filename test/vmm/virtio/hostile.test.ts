@@ -104,7 +104,7 @@ const devices: Record<string, (epoll: Epoll) => Rig> = {
   },
   rng: () => ({ device: new RngDevice(), outside: () => {} }),
   balloon: () => {
-    const device = new BalloonDevice();
+    const device = new BalloonDevice(() => {});
     return { device, outside: () => void device.requestStats(() => {}) };
   },
 };
