@@ -16,7 +16,7 @@ import { knockWakes } from "./restore.ts";
 import { THAW_MS } from "./saving.ts";
 import { clearLeftovers, hold, settleEnded, unreachable } from "./settle.ts";
 import { restartIfAsked } from "./start.ts";
-import { killUnheld } from "./stop.ts";
+import { killUnheld } from "./ending.ts";
 
 const STATUS_TIMEOUT_MS = 5_000;
 const HOLD_ATTEMPTS = 10, HOLD_DELAY_MS = 100;

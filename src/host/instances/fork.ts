@@ -4,6 +4,7 @@ import { err, ok, ResultAsync } from "neverthrow";
 import { fail, type AsyncRes, type Res } from "../../errors.ts";
 import { closeFd, O_RDWR, openFd } from "../../ffi/fd.ts";
 import type { Clone } from "../disks/service.ts";
+import type { Generation } from "../snapshots/generations.ts";
 import type { TargetState } from "../snapshots/service.ts";
 import type { Machine } from "../vmm/machine.ts";
 import { checkName } from "./create.ts";
@@ -83,12 +84,16 @@ export async function captured<T>(ctx: Context, source: Instance, machine: Machi
   try {
     used = await use(saved.value);
   } catch (error) {
-    await resume(ctx, source.id, machine, saved.value.generation);
+    await goOn(ctx, source.id, machine, saved.value.generation);
     throw error;
   }
-  const resumed = await resume(ctx, source.id, machine, used.isOk() ? null : saved.value.generation);
-  if (resumed.isErr()) ctx.note(source.id, `it was saved and does not go on: ${resumed.error.message}`, "warn");
+  await goOn(ctx, source.id, machine, used.isOk() ? null : saved.value.generation);
   return used;
+}
+
+async function goOn(ctx: Context, id: string, machine: Machine, unused: Generation | null): Promise<void> {
+  const resumed = await resume(ctx, id, machine, unused);
+  if (resumed.isErr()) ctx.note(id, `it was saved and does not go on: ${resumed.error.message}`, "warn");
 }
 
 /** Gives the source's monitor its new top layer where the clone made one, and settles the clone. */

@@ -3,7 +3,7 @@ import { rm } from "node:fs/promises";
 import { err, ok, ResultAsync } from "neverthrow";
 import { wrap, type AsyncRes, type Res } from "../../errors.ts";
 import type { Context } from "./context.ts";
-import { DEFAULT_GRACE_MS, killNow, stopNow } from "./stop.ts";
+import { DEFAULT_GRACE_MS, killNow, stopNow } from "./ending.ts";
 
 export function remove(ctx: Context, ref: string, options: { graceful: boolean }): AsyncRes<void> {
   return ctx.records.get(ref).asyncAndThen(({ id }) => {

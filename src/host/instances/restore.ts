@@ -137,7 +137,7 @@ async function stayAsleep(ctx: Context, id: string, error: DormouseError): Promi
 async function release(ctx: Context, id: string, { machine, result }: Loaded): Promise<Res<Instance>> {
   ctx.step("acknowledged");
   const { saved } = ctx.records.generationsOf(id);
-  ctx.records.transition(id, "Running", null, { savedGeneration: null, liveGeneration: saved, stateError: null });
+  ctx.records.transition(id, "Running", null, { savedGeneration: null, liveGeneration: saved, ...(ctx.records.find(id)?.startedAt == null ? { startedAt: Date.now() } : {}) });
   ctx.step("awake");
   ctx.taps.quiet(id);
   const released = await machine.request("release", null, { timeoutMs: THAW_MS });
@@ -149,6 +149,8 @@ async function release(ctx: Context, id: string, { machine, result }: Loaded): P
   }
   ctx.step("released");
   const { load: loadMs, machine: machineMs, run, acknowledged } = result.stepsMs;
-  ctx.note(id, `awake: state loaded in ${loadMs} ms, machine made in ${machineMs} ms, running after ${run} ms, acknowledged after ${acknowledged} ms`);
+  ctx.note(id, `awake: state loaded in ${ms(loadMs)}, machine made in ${ms(machineMs)}, running after ${ms(run)}, acknowledged after ${ms(acknowledged)}`);
   return ok(ctx.records.find(id)!);
 }
+
+const ms = (value: number): string => `${value.toFixed(1)} ms`;

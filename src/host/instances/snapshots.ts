@@ -11,7 +11,7 @@ import { captured, handOver } from "./fork.ts";
 import { compressLater } from "./saving.ts";
 import { bringTo, conceive, onTo, settleChild } from "./offspring.ts";
 import type { Instance } from "./service.ts";
-import { killNow } from "./stop.ts";
+import { killNow } from "./ending.ts";
 
 export interface TakeSnapshot {
   readonly kind: SnapshotKind;

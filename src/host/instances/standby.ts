@@ -85,7 +85,7 @@ async function commit(ctx: Context, instance: Instance, machine: Machine, { gene
   }
   ctx.saves.delete(id);
   ctx.step("asleep");
-  ctx.note(id, `asleep: ${result.dataBytes} bytes of memory written, paused after ${result.pausedMs} ms`);
+  ctx.note(id, `asleep: ${result.dataBytes} bytes of memory written, after ${result.pausedMs.toFixed(0)} ms of pause`);
   machine.kill();
   await machine.ended;
   ctx.step("ended");

@@ -13,7 +13,7 @@ import { guestConfig, type GuestNetwork } from "./guest-config.ts";
 import { clearLeftovers, hold, type OnSettled } from "./settle.ts";
 import type { Instance } from "./service.ts";
 import { VERB_FROM } from "./states.ts";
-import { killUnheld } from "./stop.ts";
+import { killUnheld } from "./ending.ts";
 
 type Override = { readonly entrypoint?: readonly string[]; readonly cmd?: readonly string[] };
 
