@@ -61,13 +61,19 @@ const forks = [await instances.fork("web", { name: "fork" }), await snapshots.fo
 seen["forks"] = forks.map(({ name, state, auto_standby, tags }) => ({ name, state, idle: auto_standby?.idle_timeout, tags }));
 seen["fork again"] = [await codeOf(instances.fork("web", { name: "fork" })), (await instances.fork("web", { name: "fork" }, { headers: { "X-Stainless-Retry-Count": "1" } })).id === forks[0]?.id];
 seen["in place"] = (await instances.snapshots.restore("cold", { id: "web" })).state;
+await first.client.ingresses.create({ name: "site", rules: [{ match: { hostname: "{name}.test" }, target: { instance: "{name}", port: 80 } }] });
+const site = (host: string) => fetch("http://127.0.0.1/", { headers: { host } }).then(({ status }) => status, () => "nobody listens");
 await first.daemon.stop();
+seen["site while no daemon runs"] = await site("web.test");
 seen["after stop"] = await fetch(`${first.daemon.url}/health`).then(() => "answers", () => "nobody listens");
 
 const second = await start();
 const found = await second.client.instances.get("web");
 seen["found again"] = { id: found.id === created.id, state: found.state, tags: found.tags, images: (await second.client.images.list({ tags: { kind: "web" } })).length };
 seen["policies"] = { auto_standby: found.auto_standby, snapshot_policy: found.snapshot_policy };
+seen["sites"] = [await site("web.test"), await site("nobody.test"), await site("elsewhere")];
+await second.client.ingresses.delete("site");
+seen["site deleted"] = await site("web.test");
 for (const one of ["web", "fork", "child"]) await second.client.instances.delete(one);
 seen["snapshot outlives"] = [(await second.client.snapshots.list({ source_instance_id: created.id, tags: { a: "b" } })).map((one) => one.name), await codeOf(second.client.images.delete(name))];
 await second.client.snapshots.delete("cold");

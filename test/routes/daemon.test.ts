@@ -19,7 +19,10 @@ test("the whole daemon: one a data folder, pulls, records, stops, and finds all 
     forks: [{ name: "fork", state: "Stopped", idle: "1h30m", tags: { team: "a" } }, { name: "child", state: "Stopped", idle: "1h30m", tags: { team: "a" } }],
     "fork again": ["already_exists", true],
     "in place": "Stopped",
+    "site while no daemon runs": "nobody listens",
     "after stop": "nobody listens",
+    sites: [503, 404, 404],
+    "site deleted": "nobody listens",
     "found again": { id: true, state: "Stopped", tags: { team: "a" }, images: 1 },
     policies: {
       auto_standby: { enabled: true, idle_timeout: "1h30m", ignore_destination_ports: [22], ignore_source_cidrs: [], wake_on_packet: true },

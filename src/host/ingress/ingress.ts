@@ -45,6 +45,9 @@ class Ingresses implements IngressService {
   private readonly watchers = new Set<(instanceId: string, inFlight: number) => void>();
   /** Ids by what routes call instances; emptied by every change of an instance. */
   private readonly ids = new Map<string, string>();
+  /** Instances that run, by id; emptied likewise. */
+  private readonly running = new Map<string, Instance>();
+  private readonly timing: Timing;
   private table: RouteTable;
 
   constructor(private readonly deps: IngressDeps) {
@@ -52,7 +55,8 @@ class Ingresses implements IngressService {
     this.records = new Records(db);
     this.table = new RouteTable(this.records.list());
     this.pool = new Pool((error) => log.error("ingress.bug", { error: describeError(error, true) }), deps.ownPorts ?? null);
-    const reach = new Reach({ instances, wake, pool: this.pool, log, timing: { ...TIMING, ...timing } });
+    this.timing = { ...TIMING, ...timing };
+    const reach = new Reach({ instances, running: (id) => this.runningNow(id), wake, pool: this.pool, log, timing: this.timing });
     const proxy: Proxy = {
       reach, pool: this.pool,
       find: (port, host) => this.table.find(port, host),
@@ -122,8 +126,8 @@ class Ingresses implements IngressService {
   }
 
   async close(): Promise<void> {
+    await this.listeners.close(this.timing.drainMs);
     this.unsubscribe();
-    this.listeners.close();
     this.pool.close();
   }
 
@@ -157,8 +161,19 @@ class Ingresses implements IngressService {
     return found.value.id;
   }
 
+  /** Without asking the database for each request. */
+  private runningNow(id: string): Instance | null {
+    const known = this.running.get(id);
+    if (known !== undefined) return known;
+    const found = this.deps.instances.get(id);
+    if (found.isErr() || found.value.state !== "Running") return null;
+    this.running.set(id, found.value);
+    return found.value;
+  }
+
   private changed({ id, state }: Instance): void {
     this.ids.clear();
+    this.running.clear();
     if (state === "Running") return;
     if (state === "Stopped" || state === "Unknown") this.pool.dropAll(id);
     else this.pool.dropIdle(id);

@@ -16,6 +16,8 @@ export class Listeners {
   private readonly clients = new Map<Client, number>();
   private readonly missing = new Set<number>();
   private retry: Timer | null = null;
+  private closing = false;
+  private onEmpty: () => void = () => {};
 
   constructor(private readonly address: string, private readonly proxy: Proxy, private readonly log: Logger) {}
 
@@ -53,20 +55,31 @@ export class Listeners {
       if (ports.has(port)) continue;
       listener.stop(false);
       this.open.delete(port);
-      for (const [client, its] of [...this.clients]) if (its === port && client.idle) client.destroy();
+      for (const [client, its] of [...this.clients]) if (its === port) client.retire();
       this.log.info("ingress.closed", { port });
     }
     for (const port of [...this.missing]) if (!ports.has(port)) this.missing.delete(port);
   }
 
-  close(): void {
+  /** Ends ports, idle connections and tunnels at once, and what is left of answers under way after `drainMs`. */
+  async close(drainMs: number): Promise<void> {
     if (this.retry !== null) clearTimeout(this.retry);
+    this.closing = true;
     this.keepOnly(new Set());
-    for (const client of [...this.clients.keys()]) client.destroy();
+    if (this.clients.size > 0) {
+      const cut = setTimeout(() => { for (const client of [...this.clients.keys()]) client.destroy(); }, drainMs);
+      await new Promise<void>((resolve) => (this.onEmpty = resolve));
+      clearTimeout(cut);
+    }
+  }
+
+  private left(client: Client): void {
+    this.clients.delete(client);
+    if (this.clients.size === 0) this.onEmpty();
   }
 
   private accept(socket: ConstructorParameters<typeof Client>[0], port: number): void {
-    if (this.clients.size >= CLIENTS_MAX) return void socket.terminate();
-    this.clients.set(new Client(socket, port, this.proxy, (client) => this.clients.delete(client)), port);
+    if (this.closing || this.clients.size >= CLIENTS_MAX) return void socket.terminate();
+    this.clients.set(new Client(socket, port, this.proxy, (one) => this.left(one)), port);
   }
 }

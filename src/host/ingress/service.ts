@@ -50,7 +50,7 @@ export interface IngressService {
   /** Local ports of connections to the instance that are kept for later requests: nobody uses them now. */
   idleUpstreamPorts(instanceId: string): ReadonlySet<number>;
 
-  /** Takes no more connections, cuts those there are. */
+  /** Takes no more connections, lets answers under way finish for a few seconds, and cuts the rest. */
   close(): Promise<void>;
 }
 

@@ -41,8 +41,7 @@ test("a request under way outlives its rule; idle connections don't", async () =
   expect(await idle.over()).toBe("reset");
   server.send(OK);
   expect((await client.until("ok")).got).toBe(OK);
-  client.take();
-  expect((await client.send("GET / HTTP/1.1\r\nHost: q.test\r\n\r\n").until("}\n")).got).toStartWith("HTTP/1.1 404 ");
+  expect(await client.over()).toBe("end");
   quiet.stop();
 });
 
@@ -103,4 +102,26 @@ test("a request that comes in pieces is understood as one", async () => {
     await until(() => client.unsent === 0);
   }
   expect((await client.until("ok")).got).toBe(OK);
+});
+test("the end of the domain lets an answer under way finish, and takes nothing more", async () => {
+  await world.close();
+  world = new World({ drainMs: 60_000 });
+  world.add("web");
+  const quiet = new RawServer();
+  const port = world.route("q.test", "web", quiet.port);
+  const [client, held] = [await get(port, "q.test"), await get(port, "q.test")];
+  const servers = [await quiet.at(0), await quiet.at(1)];
+  const idle = await Raw.connect(port);
+  await Promise.all(servers.map((one) => one.until("\r\n\r\n")));
+  const closed = world.ingress.close();
+  expect(await idle.over()).toBe("reset");
+  expect(await refused(port)).toBe(true);
+  for (const server of servers) server.send(OK);
+  for (const one of [client, held]) {
+    expect((await one.until("ok")).got).toBe(OK);
+    expect(await one.over()).toBe("end");
+    one.fin();
+  }
+  await closed;
+  quiet.stop();
 });

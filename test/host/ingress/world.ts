@@ -36,7 +36,7 @@ export class World {
       subscribe: (listener: (instance: Instance) => void) => (this.listeners.add(listener), () => void this.listeners.delete(listener)),
     };
     const wake = (id: string) => (this.wakes.push(id), this.onWake(id));
-    return openIngress({ db: this.db, instances, wake, address: this.address, log: createLogger("debug", (line) => void this.logged.push(line)), timing: this.timing });
+    return openIngress({ db: this.db, instances, wake, address: this.address, log: createLogger("debug", (line) => void this.logged.push(line)), timing: { drainMs: 0, ...this.timing } });
   }
 
   /** An instance on record; long up, unless `change` says otherwise. */

@@ -36,6 +36,7 @@ export class Client implements WireHandler, ClientSide {
   private closing = false;
   private ended = false;
   private working = false;
+  private retired = false;
 
   constructor(socket: Socket<Wire>, private readonly port: number, private readonly proxy: Proxy, private readonly onClose: (client: Client) => void) {
     this.wire = new Wire(socket, this);
@@ -73,14 +74,22 @@ export class Client implements WireHandler, ClientSide {
   }
 
   timeout(): void {
-    if (this.exchange === null) this.wire.destroy();
+    if (this.exchange !== null) return;
+    if (this.closing || this.bytes.length === 0) return this.wire.destroy();
+    this.method = "";
+    this.answer({ status: 408, message: "Cannot accept this request: its head took too long to come." }, false);
   }
 
-  /** From outside: the listener ends. */
+  // What a listener that ends asks for.
+
   destroy(): void {
     this.wire.destroy();
   }
-  get idle(): boolean { return this.exchange === null; }
+  /** Nothing but the answers that are under way. */
+  retire(): void {
+    this.retired = true;
+    if (this.exchange === null || this.exchange.isTunnel) this.wire.destroy();
+  }
 
   // What an exchange asks for.
 
@@ -103,7 +112,7 @@ export class Client implements WireHandler, ClientSide {
 
   done(keepAlive: boolean): void {
     this.exchange = null;
-    if (!keepAlive) return this.closeGently();
+    if (!keepAlive || this.retired) return this.closeGently();
     this.wire.limit(this.bytes.length === 0 ? IDLE_S : HEAD_S);
     this.work();
   }

@@ -66,6 +66,10 @@ export class Exchange {
     if (early.length > 0) this.forward(early);
   }
 
+  get isTunnel(): boolean {
+    return this.phase === "tunnel";
+  }
+
   // The client's side.
 
   fromClient(bytes: Uint8Array): void {

@@ -14,8 +14,10 @@ export interface Timing {
   readonly connectMs: number;
   /** How long after an instance has come up a closed port may be one that is not open yet. */
   readonly graceMs: number;
+  /** How long answers under way may take when the daemon ends. */
+  readonly drainMs: number;
 }
-export const TIMING: Timing = { holdMs: 60_000, connectMs: 10_000, graceMs: 15_000 };
+export const TIMING: Timing = { holdMs: 60_000, connectMs: 10_000, graceMs: 15_000, drainMs: 5_000 };
 
 /** Why a request can't be served, in words for whoever sent it: no path, no address, no secret. */
 export interface Unreachable {
@@ -26,7 +28,15 @@ export interface Unreachable {
 }
 export type Reached = Upstream | Unreachable | "aborted";
 
-interface Deps { readonly instances: Pick<InstanceService, "get" | "subscribe">; readonly wake: Wake; readonly pool: Pool; readonly log: Logger; readonly timing: Timing }
+interface Deps {
+  readonly instances: Pick<InstanceService, "get" | "subscribe">;
+  /** The instance where it runs, without a look at the record. */
+  readonly running: (id: string) => Instance | null;
+  readonly wake: Wake;
+  readonly pool: Pool;
+  readonly log: Logger;
+  readonly timing: Timing;
+}
 
 /** Between attempts to connect. */
 const RETRY_FIRST_MS = 10, RETRY_MAX_MS = 250;
@@ -46,11 +56,10 @@ export class Reach {
   async to(id: string, port: number, reuse: boolean, signal: AbortSignal): Promise<Reached> {
     const { instances, pool, timing } = this.deps;
     const deadline = performance.now() + timing.holdMs;
-    for (let wakes = 0, delay = RETRY_FIRST_MS; ; ) {
+    for (let wakes = 0, delay = RETRY_FIRST_MS, first = true; ; first = false) {
       if (signal.aborted) return "aborted";
-      const found = instances.get(id);
-      if (found.isErr()) return unreachable(502, "its instance is gone");
-      const { value: instance } = found;
+      const instance = (first ? this.deps.running(id) : null) ?? instances.get(id).unwrapOr(null);
+      if (instance === null) return unreachable(502, "its instance is gone");
       if (instance.state !== "Running") {
         if (ASLEEP.includes(instance.state) && ++wakes > WAKES_MAX) return unreachable(503, "its instance falls asleep again and again", RETRY_AFTER_S);
         const up = await this.up(instance, deadline, signal);
@@ -76,6 +85,7 @@ export class Reach {
     const now = this.deps.instances.get(id);
     // It went to sleep or ended meanwhile: the next round sees to it.
     if (now.isOk() && now.value.state !== "Running" && performance.now() < deadline) return null;
+    if (code === "busy") return unreachable(503, "too many connections to its instance are being opened", RETRY_AFTER_S);
     if (code === "timeout") return unreachable(504, `its instance does not take the connection to port ${port}`, RETRY_AFTER_S);
     const justUp = now.isOk() && Date.now() - now.value.phaseSince < this.deps.timing.graceMs;
     if (justUp && performance.now() < deadline) return null;

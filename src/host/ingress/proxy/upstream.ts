@@ -1,8 +1,11 @@
 // Connections to targets: made, lent to one request at a time, kept for the next one, and dropped with their instance.
+import type { Socket } from "bun";
 import { Wire, type WireHandler } from "./wire.ts";
 
 /** Idle connections kept for each target. */
 const IDLE_MAX = 16;
+/** Connections to one instance that are being opened at once. One that takes none, and says nothing, keeps each for two minutes in the kernel. */
+const OPENING_MAX = 2048;
 /** Shorter than the keep-alive of common servers (Node's is 5 s), so that few are found dead. */
 const IDLE_S = 4;
 
@@ -16,7 +19,7 @@ export class Upstream {
 
 /** Why there is no connection: the system's code, or what the caller set. */
 export class NoConnection {
-  constructor(readonly code: "timeout" | "aborted" | (string & {})) {}
+  constructor(readonly code: "timeout" | "aborted" | "busy" | (string & {})) {}
 }
 
 /** Who keeps account of the local ports of our connections (src/host/standby). */
@@ -25,6 +28,7 @@ export interface OwnPorts { add(port: number): () => void }
 export class Pool {
   private readonly idle = new Map<string, Upstream[]>();
   private readonly all = new Map<string, Set<Upstream>>();
+  private readonly opening = new Map<string, number>();
 
   constructor(private readonly bug: (error: unknown) => void, private readonly ownPorts: OwnPorts | null) {}
 
@@ -48,26 +52,43 @@ export class Pool {
   }
 
   /** Answers at `timeoutMs` at the latest. What opens later is closed. */
-  connect(instanceId: string, ip: string, port: number, timeoutMs: number, signal: AbortSignal): Promise<Upstream | NoConnection> {
+  async connect(instanceId: string, ip: string, port: number, timeoutMs: number, signal: AbortSignal): Promise<Upstream | NoConnection> {
+    if ((this.opening.get(instanceId) ?? 0) >= OPENING_MAX) return new NoConnection("busy");
     const { promise, resolve } = Promise.withResolvers<Upstream | NoConnection>();
+    let waiting = true;
+    this.open(instanceId, ip, port, (outcome) => {
+      if (waiting || outcome instanceof NoConnection) resolve(outcome);
+      else outcome.wire.destroy();
+    });
     const timer = setTimeout(() => resolve(new NoConnection("timeout")), timeoutMs);
     const onAbort = () => resolve(new NoConnection("aborted"));
     signal.addEventListener("abort", onAbort);
-    let waiting = true;
-    const settled = promise.finally(() => {
-      waiting = false;
-      clearTimeout(timer);
-      signal.removeEventListener("abort", onAbort);
-    });
-    const opened = (wire: Wire) => {
-      if (!waiting) return wire.destroy();
-      const upstream = new Upstream(wire, instanceId, keyOf(instanceId, ip, port));
-      wire.handler = this.idleHandler(upstream);
-      resolve(this.adopt(upstream));
+    const outcome = await promise;
+    waiting = false;
+    clearTimeout(timer);
+    signal.removeEventListener("abort", onAbort);
+    return outcome;
+  }
+
+  private open(instanceId: string, ip: string, port: number, done: (outcome: Upstream | NoConnection) => void): void {
+    this.count(instanceId, 1);
+    const opened = (socket: Socket<Wire>) => {
+      this.count(instanceId, -1);
+      const upstream = new Upstream(new Wire(socket, IGNORE), instanceId, keyOf(instanceId, ip, port));
+      upstream.wire.handler = this.idleHandler(upstream);
+      done(this.adopt(upstream));
     };
-    const failed = (error: unknown) => resolve(new NoConnection((error as { code?: string }).code ?? "unknown"));
-    Bun.connect<Wire>({ hostname: ip, port, allowHalfOpen: true, data: undefined as unknown as Wire, socket: Wire.handlers((socket) => opened(new Wire(socket, IGNORE)), this.bug) }).catch(failed);
-    return settled;
+    const failed = (error: unknown) => {
+      this.count(instanceId, -1);
+      done(new NoConnection((error as { code?: string }).code ?? "unknown"));
+    };
+    Bun.connect<Wire>({ hostname: ip, port, allowHalfOpen: true, data: undefined as unknown as Wire, socket: Wire.handlers(opened, this.bug) }).catch(failed);
+  }
+
+  private count(instanceId: string, by: 1 | -1): void {
+    const now = (this.opening.get(instanceId) ?? 0) + by;
+    if (now === 0) this.opening.delete(instanceId);
+    else this.opening.set(instanceId, now);
   }
 
   /** Ends what goes to an instance that has stopped: nobody is there to answer or to close. */
