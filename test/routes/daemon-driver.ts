@@ -63,6 +63,10 @@ seen["fork again"] = [await codeOf(instances.fork("web", { name: "fork" })), (aw
 seen["in place"] = (await instances.snapshots.restore("cold", { id: "web" })).state;
 await first.client.ingresses.create({ name: "site", rules: [{ match: { hostname: "{name}.test" }, target: { instance: "{name}", port: 80 } }] });
 const site = (host: string) => fetch("http://127.0.0.1/", { headers: { host } }).then(({ status }) => status, () => "nobody listens");
+const { status, reason, idle_timeout } = await instances.autoStandby.status("web");
+seen["auto-standby"] = { status, reason, idle_timeout, held: (await instances.autoStandby.hold("web")).status };
+const schedule = await instances.snapshotSchedule.update("web", { interval: "24h", retention: { max_count: 3 }, name_prefix: "nightly" });
+seen["no schedule"] = await codeOf(instances.snapshotSchedule.get("fork"));
 await first.daemon.stop();
 seen["site while no daemon runs"] = await site("web.test");
 seen["after stop"] = await fetch(`${first.daemon.url}/health`).then(() => "answers", () => "nobody listens");
@@ -70,6 +74,7 @@ seen["after stop"] = await fetch(`${first.daemon.url}/health`).then(() => "answe
 const second = await start();
 const found = await second.client.instances.get("web");
 seen["found again"] = { id: found.id === created.id, state: found.state, tags: found.tags, images: (await second.client.images.list({ tags: { kind: "web" } })).length };
+seen["schedule"] = Bun.deepEquals(await second.client.instances.snapshotSchedule.get("web"), schedule);
 seen["policies"] = { auto_standby: found.auto_standby, snapshot_policy: found.snapshot_policy };
 seen["sites"] = [await site("web.test"), await site("nobody.test"), await site("elsewhere")];
 await second.client.ingresses.delete("site");

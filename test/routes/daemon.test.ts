@@ -20,10 +20,13 @@ test("the whole daemon: one a data folder, pulls, records, stops, and finds all 
     "fork again": ["already_exists", true],
     "in place": "Stopped",
     "site while no daemon runs": "nobody listens",
+    "auto-standby": { status: "ineligible", reason: "instance_not_running", idle_timeout: "1h30m", held: "ineligible" },
+    "no schedule": "not_found",
     "after stop": "nobody listens",
     sites: [503, 404, 404],
     "site deleted": "nobody listens",
     "found again": { id: true, state: "Stopped", tags: { team: "a" }, images: 1 },
+    schedule: true,
     policies: {
       auto_standby: { enabled: true, idle_timeout: "1h30m", ignore_destination_ports: [22], ignore_source_cidrs: [], wake_on_packet: true },
       snapshot_policy: { compression: { enabled: true, algorithm: "zstd", level: 1 } },
