@@ -145,7 +145,7 @@ async function openInstancesOf({ dataDir, vmmPool }: ServeOptions, log: Logger, 
   const artifacts = await unpackArtifacts(join(dataDir, "artifacts"));
   if (artifacts.isErr()) return err(artifacts.error);
   const memoryDir = join(dataDir, "memory");
-  const disks = await Disks.open({ db: store.db, dataDir });
+  const disks = await Disks.open({ db: store.db, dataDir, onError: (error) => log.warn("disks.unmerged", { error: describeError(error) }) });
   if (disks.isErr()) return err(disks.error);
   const compression = new Compressor({ records: sqliteRecords(store.db) });
   cleanup.push(() => compression.close());

@@ -42,6 +42,11 @@ export class Disk extends Driver {
     expect(this.do(IN, sector, [{ gpa, length, write: true }])).toEqual({ status: OK, length: length + 1 });
     return this.bytes.slice(gpa, gpa + length);
   }
+  /** Runs until `count` more requests are answered: a status byte is there before the used ring says so. */
+  answered(count: number): void {
+    let done = 0;
+    this.run(() => (done += this.queues[0]!.takeUsed().length) === count);
+  }
   /** Queues a discard or write-zeroes of whole sectors. */
   range(type: number, sector: number, sectors: number, flags = 0): number {
     const v = new DataView(new ArrayBuffer(16));

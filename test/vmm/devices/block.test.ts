@@ -162,8 +162,8 @@ describe.each(Object.keys(ways))("BlockDevice on %s", (way) => {
     expect(d.bytes.slice(gpa, gpa + 4096)).toEqual(pattern(4096));
     expect(Uint8Array.from(readFileSync(d.path))).toEqual(pattern(1 << 20));
     device.open();
-    d.run(() => held.every((status) => d.bytes[status] === OK));
-    d.queues[0]!.takeUsed();
+    d.answered(held.length + 1);
+    expect(held.map((status) => d.bytes[status])).toEqual([OK, OK, OK, OK]);
     if (way === "worker") expect(d.read(0, 4096)).toEqual(pattern(4096, 5)); // io_uring may do them in any order, as for any guest
     expect(d.read(64, 4096)).toEqual(new Uint8Array(4096));
   });

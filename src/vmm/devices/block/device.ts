@@ -110,8 +110,6 @@ export class BlockDevice implements Device, TransferOwner {
     this.onIdle = done;
     this.process();
   }
-
-  /** After quiesce(). */
   resume(): void {
     this.onIdle = null;
     this.process();
@@ -126,12 +124,12 @@ export class BlockDevice implements Device, TransferOwner {
     const fault = this.readonly || layers === null ? "it is not written to" : this.block < WRITABLE_BLOCK ? `its blocks have ${this.block} bytes` : this.switching ? "another one is being added" : layers.fault(layer);
     if (layers === null || fault !== null) return done(`Cannot add a layer to ${this.name}: ${fault}`);
     this.switching = true;
-    this.transfers.whenIdle(() => this.transfers.sync((errno) => {
+    this.transfers.syncWhenIdle((errno) => {
       this.switching = false;
       if (errno === 0) this.transfers.addLayer(layers, layer);
       this.context?.again(0);
       done(errno === 0 ? null : `Cannot add a layer to ${this.name}: what it holds can't be synced (errno ${errno})`);
-    }));
+    });
   }
 
   /** What the guest was told is written is brought to the storage; calls back with 0 or an errno. */
@@ -144,7 +142,10 @@ export class BlockDevice implements Device, TransferOwner {
   activate(context: DeviceContext): void { this.context = context; }
   onNotify(): void { this.process(); }
   settled(): void { this.process(); }
-  settleLater(): void { this.context?.again(0); }
+  settleLater(): boolean {
+    this.context?.again(0);
+    return this.context !== null;
+  }
 
   /** Wakes a device that its bucket had stopped. */
   wake(): void { this.process(); }
@@ -161,6 +162,7 @@ export class BlockDevice implements Device, TransferOwner {
   }
 
   private process(): void {
+    this.transfers.callBack();
     const context = this.context;
     if (this.onIdle !== null) return this.settle(context, this.onIdle);
     if (context === null || this.resetting || this.switching) return;

@@ -15,7 +15,8 @@ export interface TransferOwner {
   /** The request in `slot` is over: 0, or -errno. It frees the slot. Must not flush. */
   finished(slot: number, op: number, bytes: number, result: number): void;
   settled(): void;
-  settleLater(): void;
+  /** False where there is no later round to come back in; else callBack() is called in it. */
+  settleLater(): boolean;
 }
 
 export class Transfers implements DiskClient, Requests {
@@ -36,6 +37,8 @@ export class Transfers implements DiskClient, Requests {
   /** Requests that have begun, and are not over. */
   private active = 0;
   private readonly idle: (() => void)[] = [];
+  /** What is to be called back, but not from within complete(): it may start requests and flush. */
+  private due: (() => void)[] = [];
   private syncing: ((errno: number) => void)[] = [];
   private readonly toSync: ((errno: number) => void)[] = [];
 
@@ -80,7 +83,10 @@ export class Transfers implements DiskClient, Requests {
   }
 
   /** Hands what was started to the host; may finish requests. */
-  flush(): void { this.io.flush(this.client); }
+  flush(): void {
+    this.io.flush(this.client);
+    this.callBack();
+  }
 
   private submit(slot: number): void {
     if (this.layered !== null) this.layered.submit(slot);
@@ -132,16 +138,33 @@ export class Transfers implements DiskClient, Requests {
     this.active--;
     if (slot === SYNC) this.synced(result);
     else this.owner.finished(slot, this.ops[slot]!, this.totals[slot]!, result);
-    if (this.active === 0) for (const done of this.idle.splice(0)) done();
+    if (this.active === 0) this.due.push(...this.idle.splice(0));
   }
 
-  settled(): void { this.owner.settled(); }
-  settleLater(): void { this.owner.settleLater(); }
+  /** In the main loop, after completions. */
+  callBack(): void {
+    if (this.due.length > 0) for (const done of this.due.splice(0)) done();
+  }
 
-  /** Calls back, maybe at once, when nothing is in flight. Whoever asks sees to it that nothing new starts. */
-  whenIdle(done: () => void): void {
+  settled(): void {
+    this.owner.settled();
+    this.callBack();
+  }
+  settleLater(): void {
+    if (!this.owner.settleLater()) this.callBack();
+  }
+
+  private whenIdle(done: () => void): void {
     if (this.active === 0) done();
     else this.idle.push(done);
+  }
+
+  /** Calls back with 0 or an errno, maybe at once, when all that was ever started is over and synced. */
+  syncWhenIdle(done: (errno: number) => void): void {
+    this.whenIdle(() => this.sync((errno) => {
+      if (errno === 0 && this.active > 0) this.syncWhenIdle(done); // the gate was opened meanwhile
+      else done(errno);
+    }));
   }
 
   /** What has been answered until now is brought to the storage; calls back with 0 or an errno, maybe at once. */
@@ -155,7 +178,7 @@ export class Transfers implements DiskClient, Requests {
   /** Hands on what was started outside of the owner's own round. */
   private publish(): void {
     this.flush();
-    this.owner.settleLater(); // what that has reaped
+    this.owner.settleLater(); // what that has reaped of the guest's
   }
 
   private startSync(): void {
@@ -164,7 +187,7 @@ export class Transfers implements DiskClient, Requests {
   }
 
   private synced(result: number): void {
-    for (const done of this.syncing.splice(0)) done(-result);
+    for (const done of this.syncing.splice(0)) this.due.push(() => done(0 - result));
     if (this.toSync.length > 0 && this.syncing.length === 0) this.startSync();
   }
 
