@@ -51,6 +51,12 @@ describe("bodies in pieces", () => {
       rest += Buffer.from(after as Uint8Array).toString("latin1");
     }
     expect([got, rest, reader.done]).toEqual(["hello0123456789\n", "REST", true]);
+    let again = "";
+    const add = (part: Uint8Array) => void (again += Buffer.from(part).toString("latin1"));
+    const framed = bodyReader({ kind: "chunked" });
+    for (let at = 0; at < bytes.length; at += size) framed.read(bytes.subarray(at, at + size), add, add);
+    // Extensions and leading zeros are gone, and the end is for us to write.
+    expect(again).toBe("5\r\nhello\r\na\r\n0123456789\r\n1\r\n\n\r\n");
     expect(reader.trailers.map(({ name, value }) => [name, value])).toEqual([["X-A", "1"], ["X-B", "2"]]);
   });
   test.each([1, 4, 100])("of %d bytes, by length", (size) => {

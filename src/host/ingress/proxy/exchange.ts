@@ -87,7 +87,8 @@ export class Exchange {
 
   private forward(bytes: Uint8Array): void {
     const chunked = this.ask.framing.kind === "chunked", parts: Uint8Array[] = [];
-    const rest = this.request.read(bytes, (part) => void (chunked ? parts.push(...chunk(part)) : parts.push(part)));
+    const add = (part: Uint8Array) => void parts.push(part);
+    const rest = this.request.read(bytes, add, chunked ? add : null);
     if (rest instanceof Malformed) return this.badRequest(rest);
     if (this.request.done && chunked) parts.push(lastChunk(trailersOnward(this.request.trailers, this.ask.secret)));
     const room = parts.length === 0 || this.upstream?.wire.write(gather(parts)) !== false;
@@ -186,8 +187,9 @@ export class Exchange {
   }
 
   private relay(bytes: Uint8Array): void {
-    const chunked = this.plan.to.kind === "chunked", parts: Uint8Array[] = [];
-    const rest = this.response.read(bytes, (part) => void (chunked ? parts.push(...chunk(part)) : parts.push(part)));
+    const chunked = this.plan.to.kind === "chunked", anew = chunked && this.plan.from.kind !== "chunked", parts: Uint8Array[] = [];
+    const add = (part: Uint8Array) => void parts.push(part);
+    const rest = this.response.read(bytes, anew ? (part) => void parts.push(...chunk(part)) : add, chunked && !anew ? add : null);
     if (rest instanceof Malformed) return this.broken();
     if (this.response.done && chunked) parts.push(lastChunk(trailersOnward(this.response.trailers, null)));
     if (parts.length > 0 && !this.client.write(gather(parts))) this.upstream?.wire.pause();
@@ -275,8 +277,8 @@ export class Exchange {
   /** It is over first: what closing a connection calls back finds nothing to do. */
   private finish(last: () => void): void {
     if (this.phase === "over") return;
+    if (this.phase === "reaching") this.cancel.abort();
     this.phase = "over";
-    this.cancel.abort();
     this.over();
     last();
   }

@@ -36,10 +36,15 @@ function fromLength(values: readonly string[], status: number): Framing | Malfor
   return { kind: "length", length };
 }
 
+type Take = (part: Uint8Array) => void;
+
 /** Takes a body's bytes as they come. */
 export interface BodyReader {
-  /** Hands the body's own bytes to `out`; gives back what comes after its end (empty before). */
-  read(bytes: Uint8Array, out: (part: Uint8Array) => void): Uint8Array | Malformed;
+  /**
+   * Hands the body's own bytes to `out`; gives back what comes after its end (empty before). `frame` is handed, in between, the
+   * framing of a chunked body but for its end: bytes that were found to be right, where nothing but a size is in them.
+   */
+  read(bytes: Uint8Array, out: Take, frame?: Take | null): Uint8Array | Malformed;
   readonly done: boolean;
   /** Of a chunked body, once it is done. */
   readonly trailers: readonly Field[];
@@ -55,7 +60,7 @@ class LengthReader implements BodyReader {
   readonly trailers: readonly Field[] = [];
   constructor(private left: number) {}
   get done(): boolean { return this.left === 0; }
-  read(bytes: Uint8Array, out: (part: Uint8Array) => void): Uint8Array {
+  read(bytes: Uint8Array, out: Take): Uint8Array {
     if (this.left === 0) return bytes;
     const part = bytes.length <= this.left ? bytes : bytes.subarray(0, this.left);
     this.left -= part.length;
@@ -66,6 +71,7 @@ class LengthReader implements BodyReader {
 
 /** Bytes of a size line with its extensions, which say nothing to us; and of all trailers. */
 const SIZE_LINE_MAX = 1024, TRAILERS_MAX = 16 * 1024;
+const PLAIN_SIZE = /^[1-9a-fA-F][0-9a-fA-F]*$/;
 const SIZE_LINE = /^([0-9a-fA-F]{1,13})(?:[\t ]*;[\t\x20-\x7e\x80-\xff]*)?$/;
 
 class ChunkedReader implements BodyReader {
@@ -78,7 +84,7 @@ class ChunkedReader implements BodyReader {
   private readonly trailerLines: string[] = [];
   private trailerBytes = 0;
 
-  read(bytes: Uint8Array, out: (part: Uint8Array) => void): Uint8Array | Malformed {
+  read(bytes: Uint8Array, out: Take, frame: Take | null = null): Uint8Array | Malformed {
     let rest = bytes;
     while (rest.length > 0 && !this.done) {
       if (this.state === "data") {
@@ -94,28 +100,30 @@ class ChunkedReader implements BodyReader {
       rest = end < 0 ? EMPTY : rest.subarray(end + 1);
       if (this.line.length > (this.state === "trailers" ? TRAILERS_MAX : SIZE_LINE_MAX)) return new Malformed(400, "a line of its chunked body is too long");
       if (end < 0) break;
-      const wrong = this.take(asBuffer(this.line));
+      const wrong = this.take(asBuffer(this.line), frame);
       this.line = EMPTY;
       if (wrong !== null) return wrong;
     }
     return rest;
   }
 
-  private take(line: Buffer): Malformed | null {
+  private take(line: Buffer, frame: Take | null): Malformed | null {
     if (line.length < 2 || line[line.length - 2] !== 13) return new Malformed(400, "a line of its chunked body ends without CR LF");
     const text = line.toString("latin1", 0, line.length - 2);
-    if (this.state === "after") {
-      this.state = "size";
-      return text === "" ? null : new Malformed(400, "a chunk is longer than its size");
-    }
-    return this.state === "size" ? this.takeSize(text) : this.takeTrailer(text);
+    if (this.state === "trailers") return this.takeTrailer(text);
+    if (this.state === "size") return this.takeSize(text, line, frame);
+    if (text !== "") return new Malformed(400, "a chunk is longer than its size");
+    this.state = "size";
+    frame?.(line);
+    return null;
   }
 
-  private takeSize(text: string): Malformed | null {
+  private takeSize(text: string, line: Uint8Array, frame: Take | null): Malformed | null {
     const match = SIZE_LINE.exec(text);
     if (match === null) return new Malformed(400, "the size of a chunk is not a hexadecimal number");
     this.left = Number.parseInt(match[1]!, 16);
     this.state = this.left === 0 ? "trailers" : "data";
+    if (this.left > 0) frame?.(PLAIN_SIZE.test(text) ? line : sizeLine(this.left));
     return null;
   }
 
@@ -136,7 +144,9 @@ class ChunkedReader implements BodyReader {
 
 const CRLF = latin1("\r\n");
 
+const sizeLine = (size: number): Uint8Array => latin1(`${size.toString(16)}\r\n`);
+
 /** The pieces of one chunk of a chunked body. */
-export const chunk = (part: Uint8Array): Uint8Array[] => [latin1(`${part.length.toString(16)}\r\n`), part, CRLF];
+export const chunk = (part: Uint8Array): Uint8Array[] => [sizeLine(part.length), part, CRLF];
 /** Its end. */
 export const lastChunk = (trailers: readonly Field[]): Uint8Array => latin1(`0\r\n${trailers.map(({ name, value }) => `${name}: ${value}\r\n`).join("")}\r\n`);

@@ -131,8 +131,17 @@ export class Wire {
 export const latin1 = (text: string): Uint8Array => Buffer.from(text, "latin1");
 export const EMPTY = new Uint8Array(0);
 
-/** One piece of many, so that they are one system call; without a copy where there is one. */
-export const gather = (parts: readonly Uint8Array[]): Uint8Array => (parts.length === 1 ? parts[0]! : Buffer.concat(parts));
+/** One piece of many, so that they are one system call. What lay side by side is not copied. */
+export function gather(parts: readonly Uint8Array[]): Uint8Array {
+  const merged: Uint8Array[] = [];
+  for (const part of parts) {
+    const last = merged.at(-1);
+    if (last !== undefined && last.buffer === part.buffer && last.byteOffset + last.length === part.byteOffset)
+      merged[merged.length - 1] = new Uint8Array(last.buffer, last.byteOffset, last.length + part.length);
+    else merged.push(part);
+  }
+  return merged.length === 1 ? merged[0]! : Buffer.concat(merged);
+}
 
 export function join(a: Uint8Array, b: Uint8Array): Uint8Array {
   return a.length === 0 ? b : b.length === 0 ? a : Buffer.concat([a, b]);
