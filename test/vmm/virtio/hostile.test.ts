@@ -6,10 +6,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { SYS } from "../../../src/ffi/abi/syscalls.ts";
 import { Epoll } from "../../../src/ffi/epoll.ts";
-import { closeFd, tryRead, tryWrite } from "../../../src/ffi/fd.ts";
+import { closeFd, pwriteAll, tryRead, tryWrite } from "../../../src/ffi/fd.ts";
 import { must } from "../../../src/ffi/syscall.ts";
 import { BalloonDevice } from "../../../src/vmm/devices/balloon.ts";
+import { mapHeader, mapLayout } from "../../../src/block-map.ts";
+import { BlockMap } from "../../../src/vmm/devices/block/block-map.ts";
 import { BlockDevice } from "../../../src/vmm/devices/block/device.ts";
+import { Layers } from "../../../src/vmm/devices/block/layers.ts";
 import { UringIo } from "../../../src/vmm/devices/block/uring.ts";
 import { ConsoleDevice } from "../../../src/vmm/devices/console/device.ts";
 import { FramedPort } from "../../../src/vmm/devices/console/framed-port.ts";
@@ -56,12 +59,23 @@ interface Rig {
 }
 type Random = (below: number) => number;
 
+/** Requests mostly within the disk, half of them of whole blocks. */
+const blockHeader = (r: Random): number[] => [[0, 1, 4, 8, 11, 13, 99][r(7)]!, 0, r(10) === 0 ? r(0xffff_ffff) : r(2) === 0 ? r(256) * 8 : r(2048), 0];
+
 const devices: Record<string, (epoll: Epoll) => Rig> = {
   block: (epoll) => {
     const io = UringIo.create(epoll)!;
     cleanup.push(() => io.close());
     const device = new BlockDevice({ name: "disk0", readonly: false, serial: "s", backing: { fd: file("disk", 1 << 20), bytes: 1 << 20 } }, io);
-    return { device, outside: () => {}, header: (r) => [[0, 1, 4, 8, 11, 13, 99][r(7)]!, 0, r(10) === 0 ? r(0xffff_ffff) : r(2048), 0] };
+    return { device, outside: () => {}, header: blockHeader };
+  },
+  "layered block": (epoll) => {
+    const io = UringIo.create(epoll)!, bytes = 1 << 20;
+    const map = file("map", mapLayout(bytes).fileBytes);
+    pwriteAll(map, mapHeader(bytes), 0);
+    const layers = new Layers("disk0", bytes, [{ fd: file("top", bytes), map: new BlockMap("map0", map, bytes) }, { fd: file("disk", bytes), map: null }]);
+    cleanup.push(() => io.close());
+    return { device: new BlockDevice({ name: "disk0", readonly: false, serial: "s", backing: layers }, io), outside: () => {}, header: blockHeader };
   },
   net: (epoll) => {
     const [tap, wire] = pair(SOCK_SEQPACKET);
