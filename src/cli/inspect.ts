@@ -26,7 +26,7 @@ export function addInspectCommands(program: Command): void {
       printJson(found);
     });
 
-  apiCommand(program, "df", "Show what images and instances take on disk")
+  apiCommand(program, "df", "Show what images, instances, snapshots and sleep take on disk")
     .action(async (_: unknown, command: Command) => {
       show(command, await apiOf(command).usage(), usageTable);
     });

@@ -1,16 +1,25 @@
-// What the data folder holds of instances, and what is free beside it; allocated bytes, so that sparse files count as they cost.
+// What the data folder holds of instances and snapshots, and what is free beside it; allocated bytes, so that sparse files count as
+// they cost. Blocks that a file system shares between files count in each.
 import { readdir, stat, statfs } from "node:fs/promises";
 import { join } from "node:path";
 
 /** st_blocks counts in these, whatever the file system's own block size (stat(2)). */
 const STAT_BLOCK = 512;
 
-export interface DiskUsage { readonly instanceBytes: number; readonly freeBytes: number }
+export interface DiskUsage {
+  /** Writable disks and logs of instances; disks of named snapshots; layers that disks of either share; guest memory of either. */
+  readonly instanceBytes: number;
+  readonly snapshotBytes: number;
+  readonly layerBytes: number;
+  readonly memoryBytes: number;
+  readonly freeBytes: number;
+}
 
-/** Of `dataDir`'s instances and its file system. Throws what the file system does. */
+/** Of `dataDir`'s folders and its file system. Throws what the file system does. */
 export async function diskUsage(dataDir: string): Promise<DiskUsage> {
   const { bavail, bsize } = await statfs(dataDir);
-  return { instanceBytes: await allocated(join(dataDir, "instances")), freeBytes: bavail * bsize };
+  const [instanceBytes = 0, snapshotBytes = 0, layerBytes = 0, memoryBytes = 0] = await Promise.all(["instances", "snapshots", "disks", "memory"].map((name) => allocated(join(dataDir, name))));
+  return { instanceBytes, snapshotBytes, layerBytes, memoryBytes, freeBytes: bavail * bsize };
 }
 
 /** A folder or file that goes away meanwhile (an instance being deleted) counts nothing. */

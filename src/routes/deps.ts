@@ -13,7 +13,7 @@ export interface HostFacts {
   /** Whether guests can run here, from the probe at start. */
   readonly runtimeAvailable: boolean;
   /** Bytes on disk of what instances keep, and free bytes of the data folder's file system. */
-  diskUsage(): Promise<{ readonly instanceBytes: number; readonly freeBytes: number }>;
+  diskUsage(): Promise<Readonly<Record<"instanceBytes" | "snapshotBytes" | "layerBytes" | "memoryBytes" | "freeBytes", number>>>;
 }
 
 export interface ApiDeps {

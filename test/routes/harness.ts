@@ -24,7 +24,7 @@ export function startApi() {
     instances: instances as unknown as ApiDeps["instances"],
     ingresses,
     network: memoryNetwork as ApiDeps["network"],
-    host: { version: "0.1.0-test", runtimeAvailable: true, diskUsage: async () => ({ instanceBytes: 30, freeBytes: 40 }) },
+    host: { version: "0.1.0-test", runtimeAvailable: true, diskUsage: async () => ({ instanceBytes: 30, snapshotBytes: 31, layerBytes: 32, memoryBytes: 33, freeBytes: 40 }) },
     live,
     log: logger,
   };
