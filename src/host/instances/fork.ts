@@ -47,7 +47,8 @@ function refusal(source: Instance, { fromRunning, targetState }: ForkRequest): s
 
 export const parentOf = (source: Instance): Parent => ({ like: source, imageDigest: source.imageDigest, disk: { kind: "instance", id: source.id } });
 
-async function takeBack<T>(ctx: Context, child: Child, failed: Res<unknown>): Promise<Res<T>> {
+/** A child that came to nothing: its disk and its record. */
+export async function takeBack<T>(ctx: Context, child: Child, failed: Res<unknown>): Promise<Res<T>> {
   const undone = child.clone.undo();
   if (undone.isErr()) ctx.note(child.instance.id, undone.error.message, "warn");
   await abandon(ctx, child.instance.id);

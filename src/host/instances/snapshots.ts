@@ -7,7 +7,7 @@ import type { SnapshotRecord } from "../snapshots/snapshots.ts";
 import type { Machine } from "../vmm/machine.ts";
 import type { Context } from "./context.ts";
 import { checkName } from "./create.ts";
-import { captured, handOver } from "./fork.ts";
+import { captured, handOver, takeBack } from "./fork.ts";
 import { compressLater } from "./saving.ts";
 import { bringTo, conceive, onTo, settleChild } from "./offspring.ts";
 import type { Instance } from "./service.ts";
@@ -56,7 +56,7 @@ async function takeResting(ctx: Context, source: Instance, id: string, request: 
   const clone = await ctx.deps.disks.clone(instanceDisk(source.id), diskOf(id));
   if (clone.isErr()) return err(clone.error);
   const finished = clone.value.finish();
-  if (finished.isErr()) return finished;
+  if (finished.isErr()) return clone.value.undo().andThen(() => finished);
   ctx.snapshots.insert(id, source, newSnapshot(request), request.kind === "Stopped" ? null : ctx.records.generationsOf(source.id).saved);
   return ok();
 }
@@ -123,10 +123,10 @@ async function bear(ctx: Context, snapshotId: string, name: string): Promise<Res
   if (snapshot === null) return fail("snapshot.not_found", `Cannot fork snapshot ${snapshotId}: it was deleted meanwhile`);
   const child = await conceive(ctx, name, { like: snapshot.source, imageDigest: snapshot.imageDigest, disk: diskOf(snapshot.id) });
   if (child.isErr()) return err(child.error);
-  return child.value.clone.finish().map(() => {
-    settleChild(ctx, child.value.instance.id, snapshot.generationId);
-    return child.value.instance.id;
-  });
+  const finished = child.value.clone.finish();
+  if (finished.isErr()) return takeBack(ctx, child.value, finished);
+  settleChild(ctx, child.value.instance.id, snapshot.generationId);
+  return ok(child.value.instance.id);
 }
 
 export function removeSnapshot(ctx: Context, ref: string): AsyncRes<void> {

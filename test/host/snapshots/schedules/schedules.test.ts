@@ -4,7 +4,6 @@ import { DormouseError, type ErrorCode } from "../../../../src/errors.ts";
 import { instanceMigrations } from "../../../../src/host/instances/migrations.ts";
 import type { InstanceState } from "../../../../src/host/instances/service.ts";
 import { checkSchedule, nextOnGrid, snapshotName } from "../../../../src/host/snapshots/schedules/check.ts";
-import { scheduleMigrations } from "../../../../src/host/snapshots/schedules/migrations.ts";
 import { Schedules } from "../../../../src/host/snapshots/schedules/schedules.ts";
 import type { SetSchedule } from "../../../../src/host/snapshots/service.ts";
 import { openStore } from "../../../../src/host/store/store.ts";
@@ -22,7 +21,7 @@ const refusal = (code: ErrorCode, message: string) => new DormouseError(code, me
 class World {
   private readonly temp = new TempDir("schedules");
   readonly clock = new ManualClock(NOON);
-  readonly store = openStore(this.temp.join("db"), [...instanceMigrations, ...scheduleMigrations])._unsafeUnwrap();
+  readonly store = openStore(this.temp.join("db"), instanceMigrations)._unsafeUnwrap();
   readonly states = new Map<string, InstanceState>();
   snapshots: Taken[] = [];
   removed: string[] = [];
