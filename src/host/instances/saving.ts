@@ -15,10 +15,11 @@ const SAVE_BASE_MS = 60_000, SAVE_MS_PER_MIB = 50;
 /** A thaw is one frame to the guest's init and one back. */
 export const THAW_MS = 60_000;
 
-/** A save under way; on `ctx.saves` while anybody may call it off. */
+/** A save under way; on `ctx.saves` until it is over. */
 export interface Save {
   /** Why it is called off; null while it isn't. */
   calledOff: string | null;
+  /** Heeded where it puts the instance to sleep: a fork or snapshot disturbs nobody for long. */
   callOff(reason: string): void;
 }
 
@@ -26,15 +27,16 @@ export interface Saved { readonly generation: Generation; readonly result: SaveR
 
 /**
  * Has the monitor save `instance`. On Ok the machine stands still with its gates shut, and the caller ends it or has it resumed;
- * on Err it runs on (or is gone), and nothing is left of the generation. `deaf` runs once the TAP is not read any more.
+ * on Err it runs on (or is gone), and nothing is left of the generation. `asleep` for a standby: `deaf` runs once the TAP is not read
+ * any more, and it may be called off.
  */
-export async function save(ctx: Context, instance: Instance, machine: Machine, deaf: () => void = () => {}): Promise<Res<Saved>> {
+export async function save(ctx: Context, instance: Instance, machine: Machine, asleep: { readonly deaf: () => void } | null = null): Promise<Res<Saved>> {
   const { id } = instance;
   const begun = ctx.generations.begin(ctx.records.generationsOf(id).live);
   if (begun.isErr()) return err(begun.error);
   const generation = begun.value;
-  ctx.saves.set(id, begin(machine));
-  ctx.onDeaf.set(id, () => (deaf(), ctx.step("deaf")));
+  ctx.saves.set(id, asleep === null ? UNDISTURBED : begin(machine));
+  ctx.onDeaf.set(id, () => (asleep?.deaf(), ctx.step("deaf")));
   ctx.step("begun");
   try {
     const result = await ask(ctx, instance, machine, generation);
@@ -49,6 +51,8 @@ export async function save(ctx: Context, instance: Instance, machine: Machine, d
     ctx.onDeaf.delete(id);
   }
 }
+
+const UNDISTURBED: Save = { calledOff: null, callOff() {} };
 
 function begin(machine: Machine): Save {
   return {

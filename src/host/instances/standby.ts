@@ -38,7 +38,7 @@ async function standbyNow(ctx: Context, id: string, options: StandbyOptions, ask
   if (signal?.aborted) return err(calledOff(instance, "its reason has gone"));
   if (inUse !== null) return err(calledOff(instance, inUse));
   ctx.note(id, "going to sleep");
-  const saved = await save(ctx, instance, machine, () => listenEarly(ctx, id));
+  const saved = await save(ctx, instance, machine, { deaf: () => listenEarly(ctx, id) });
   if (saved.isErr()) return stayAwake(ctx, id, saved);
   const visitor = await lateVisitor(ctx, instance, options);
   if (visitor !== null) {

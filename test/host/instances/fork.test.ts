@@ -49,6 +49,19 @@ test("a name that is taken, and a target that can't be, are refused before the s
   await fixture.close();
 });
 
+test("neither a request nor a hold calls off a fork or snapshot of a running instance", async () => {
+  let during = () => {};
+  const fixture = await open(undefined, { onStep: (step) => { if (step === "begun") queueMicrotask(() => during()); } }); // the monitor has been asked by then
+  await running(fixture, "one", ["save-slowly", "200"]);
+  let asked: Promise<unknown>[] = [];
+  during = () => void (asked = [fixture.instances.wake("one"), fixture.instances.holdAutoStandby("one")].map(async (one) => (await one).isOk()));
+  expect((await fork(fixture, "one", "two", true))._unsafeUnwrap().state).toBe("Running");
+  expect(await Promise.all(asked)).toEqual([true, true]);
+  expect((await fixture.instances.createSnapshot("one", { kind: "Standby", name: null, tags: {} }))._unsafeUnwrap().kind).toBe("Standby");
+  expect(await Promise.all(asked)).toEqual([true, true]);
+  await fixture.close();
+});
+
 test("a stopped instance's fork has its disk, and neither sees what the other writes", async () => {
   const fixture = await open();
   const { id } = await running(fixture, "one");
