@@ -10,6 +10,11 @@ const F_SETFD = 2, F_GETFL = 3, F_SETFL = 4, FD_CLOEXEC = 1;
 export const openFd = (path: string, flags: number, mode = 0o600): number =>
   must(`Cannot open ${path}`, SYS.open, cstring(path), flags | O_CLOEXEC, mode);
 
+const MFD_CLOEXEC = 1;
+
+/** A new file in memory, empty, without a path; `name` is for /proc. */
+export const memoryFile = (name: string): number => must("Cannot make a file in memory", SYS.memfd_create, cstring(name), MFD_CLOEXEC);
+
 export const closeFd = (fd: number): void => void syscall(SYS.close, fd);
 
 export function setNonblocking(fd: number): void {

@@ -11,6 +11,7 @@ import { Machine, MAX_MEMORY, MAX_VCPUS, MIN_MEMORY, type MachineEnd } from "./m
 import { panicMessage, Tail } from "./panic.ts";
 import { Frame, type BootParams, type EndReason, type PrepareParams, type RestoreParams, type SaveParams, type VmmStats, type VmmStatus } from "./protocol.ts";
 import { Record } from "./record.ts";
+import { rehearse } from "./rehearsal.ts";
 import { restore } from "./restore.ts";
 import { Sleep } from "./sleep.ts";
 import { NO_CHAIN } from "./snapshot/plan.ts";
@@ -80,6 +81,8 @@ export class Session {
     const kvm = fds.take("kvm");
     try {
       this.spares = Spares.make(this.epoll, kvm, params);
+      rehearse(kvm, params.vcpus);
+      Bun.gc(true); // or what the rehearsal has left is collected in the middle of a restore
     } finally {
       closeFd(kvm); // what was made keeps KVM's own reference
     }

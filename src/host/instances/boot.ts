@@ -1,8 +1,7 @@
 // What a VMM is handed to run an instance: parameters, and descriptors of everything that it will ever use.
 import { E } from "../../ffi/abi/errno.ts";
-import { SYS } from "../../ffi/abi/syscalls.ts";
-import { closeFd, O_CREAT, O_RDONLY, O_RDWR, O_TRUNC, openFd, pwriteAll } from "../../ffi/fd.ts";
-import { cstring, must, SysError } from "../../ffi/syscall.ts";
+import { closeFd, memoryFile, O_CREAT, O_RDONLY, O_RDWR, O_TRUNC, openFd, pwriteAll } from "../../ffi/fd.ts";
+import { SysError } from "../../ffi/syscall.ts";
 import type { BootParams, DiskConfig, RestoreParams } from "../../vmm/protocol.ts";
 import { hasSmallBlocks } from "../disks/ext4.ts";
 import type { DiskLayer } from "../disks/service.ts";
@@ -10,7 +9,7 @@ import type { Lease } from "../network/service.ts";
 import { logPaths, statusPath, type LogName } from "../vmm/files.ts";
 import type { Instance } from "./service.ts";
 
-const O_APPEND = 0o2000, MFD_CLOEXEC = 1;
+const O_APPEND = 0o2000;
 
 /** Serial line and reset by keyboard controller are all that there is without ACPI; see docs/architecture.md. */
 export const CMDLINE = [
@@ -69,7 +68,7 @@ export interface RestoreFiles extends MachineFiles {
 export function openBootFds(files: BootFiles, into: BootFds): void {
   into.open("kernel", files.kernelPath, O_RDONLY);
   into.open("initrd", files.initramfsPath, O_RDONLY);
-  into.add("config", memoryFile("dormouse-config", files.config));
+  into.add("config", fileOf("dormouse-config", files.config));
   openMachineFds(files, into);
 }
 
@@ -102,8 +101,8 @@ function openMachineFds(files: MachineFiles, into: BootFds): void {
 
 const LOGS: readonly (readonly [string, LogName])[] = [["app", "app"], ["vmm", "vmm"]];
 
-function memoryFile(name: string, bytes: Uint8Array): number {
-  const fd = must("Cannot make a file in memory", SYS.memfd_create, cstring(name), MFD_CLOEXEC);
+function fileOf(name: string, bytes: Uint8Array): number {
+  const fd = memoryFile(name);
   pwriteAll(fd, bytes, 0);
   return fd;
 }

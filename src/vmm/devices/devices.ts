@@ -15,6 +15,7 @@ import { VirtioPci, type TransportState } from "../virtio/transport.ts";
 import { BalloonDevice } from "./balloon.ts";
 import { BlockMap } from "./block/block-map.ts";
 import { BlockDevice } from "./block/device.ts";
+import type { DiskIo } from "./block/disk-io.ts";
 import { createDiskIo } from "./block/io.ts";
 import { Layers } from "./block/layers.ts";
 import { ConsoleDevice } from "./console/device.ts";
@@ -48,6 +49,7 @@ export class Devices {
   private readonly vsock: VsockDevice;
   private readonly port: FramedPort;
   private readonly vmmLog: LogSink;
+  private readonly io: DiskIo;
   private readonly transports: VirtioPci[] = [];
 
   constructor(epoll: Epoll, board: Board, private readonly params: Pick<BootParams, "disks" | "mac">, fds: RequestFds, events: DeviceEvents, spares = Spares.NONE) {
@@ -59,7 +61,7 @@ export class Devices {
     this.vmmLog = new LogSink([fds.take("vmm0"), fds.take("vmm1")]);
     const appLog = new LogSink([fds.take("app0"), fds.take("app1")]);
     this.port = new FramedPort(CONTROL_PORT, events.onFrame, events.log);
-    const io = spares.takeDiskIo() ?? createDiskIo(epoll, events.log);
+    const io = this.io = spares.takeDiskIo() ?? createDiskIo(epoll, events.log);
     this.disks = params.disks.map(({ readonly, serial, layers, blockBytes }, i) =>
       new BlockDevice({ name: `disk${i}`, readonly, serial, ...(blockBytes === undefined ? {} : { block: blockBytes }), backing: Layers.open(i, layers ?? 1, (name) => fds.take(name)) }, io));
     this.tapFd = params.mac === undefined ? -1 : fds.take("tap");
@@ -71,6 +73,12 @@ export class Devices {
     add(this.vsock);
     add(new RngDevice());
     add(new BalloonDevice((hva, length) => board.discarded.discard(hva, length)));
+  }
+
+  /** Gives back what it has made; descriptors that it was given are their owner's. Only where nothing is in flight. A machine's devices end with its process. */
+  close(): void {
+    for (const transport of this.transports) transport.close();
+    this.io.close();
   }
 
   /** Joins a stream socket, owned from now on, to a connection to `port` of the guest; calls back once, with null or why not. */
