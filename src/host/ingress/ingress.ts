@@ -176,6 +176,7 @@ class Ingresses implements IngressService {
     this.running.clear();
     if (state === "Running") return;
     if (state === "Stopped" || state === "Unknown") this.pool.dropAll(id);
+    else if (state === "Standby") this.pool.fellAsleep(id);
     else this.pool.dropIdle(id);
   }
 

@@ -109,6 +109,38 @@ describe("a sleeping instance", () => {
   });
 });
 
+test("a request that went to an instance on a kept connection as it fell asleep is asked again, which wakes it", async () => {
+  const quiet = new RawServer();
+  const { id, port } = setUp({ state: "Running" }, quiet.port);
+  const client = await ask(port);
+  (await (await quiet.at(0)).until("\r\n\r\n")).send(OK);
+  await client.until("ok");
+  client.take();
+  quiet.connections[0]!.take();
+  client.send(GET);
+  await quiet.connections[0]!.until("\r\n\r\n");
+  world.change(id, { state: "Standby" });
+  (await (await quiet.at(1)).until("\r\n\r\n")).send(OK);
+  expect((await client.until("ok")).got).toBe(OK);
+  expect(world.wakes).toEqual([id]);
+  quiet.stop();
+});
+
+test("one whose answer has begun waits with its instance, and goes on with it", async () => {
+  const quiet = new RawServer();
+  const { id, port } = setUp({ state: "Running" }, quiet.port);
+  const client = await ask(port);
+  const server = await (await quiet.at(0)).until("\r\n\r\n");
+  server.send("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabc");
+  await client.until("abc");
+  world.change(id, { state: "Standby" });
+  world.change(id, { state: "Running" });
+  server.send("def");
+  await client.until("abcdef");
+  expect(world.wakes).toEqual([]);
+  quiet.stop();
+});
+
 describe("an instance that starts", () => {
   test("holds requests until it runs", async () => {
     const { id, port } = setUp({ state: "Created" });

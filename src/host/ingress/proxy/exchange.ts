@@ -58,6 +58,10 @@ export class Exchange {
     this.upstream = upstream;
     this.phase = "head";
     upstream.wire.handler = this.upstreamHandler(upstream);
+    // It may have been sent to an instance that heard nothing any more; only a new connection wakes it.
+    upstream.asleep = () => {
+      if (this.phase === "head" && this.untouched(upstream)) upstream.wire.destroy();
+    };
     const head = latin1(requestHead(ask.head, ask.target, { caller: ask.caller, framing: ask.framing, upgrade: this.upgrade, secret: ask.secret }));
     const room = upstream.wire.write(head);
     const early = this.early;
@@ -218,7 +222,7 @@ export class Exchange {
     if (this.phase === "head") {
       this.upstream = null;
       // It was closed before the request had reached anybody.
-      if (upstream.reused && this.answered.length === 0 && !this.continued) {
+      if (this.untouched(upstream)) {
         this.phase = "reaching";
         this.upstreamEnded = false;
         return void this.begin(false);
@@ -228,6 +232,11 @@ export class Exchange {
     if (this.phase === "tunnel") return reset ? this.broken() : this.tunnelOver();
     if (!reset && this.plan.from.kind === "close") return this.upstreamEnd();
     this.broken();
+  }
+
+  /** A request that may be repeated, of which nothing has been answered. */
+  private untouched(upstream: Upstream): boolean {
+    return upstream.reused && this.answered.length === 0 && !this.continued;
   }
 
   // Its ends.

@@ -14,6 +14,8 @@ export class Upstream {
   reused = false;
   /** Set by the pool: tells whoever keeps account of the daemon's own connections. */
   ended: () => void = () => {};
+  /** Set by who has it: its instance has fallen asleep. */
+  asleep: () => void = () => {};
   constructor(readonly wire: Wire, readonly instanceId: string, readonly key: string) {}
 }
 
@@ -47,6 +49,7 @@ export class Pool {
     if (list.length >= IDLE_MAX || upstream.wire.gone || !this.all.get(upstream.instanceId)?.has(upstream)) return upstream.wire.destroy();
     this.idle.set(upstream.key, [...list, upstream]);
     upstream.wire.handler = this.idleHandler(upstream);
+    upstream.asleep = () => {};
     upstream.wire.resume();
     upstream.wire.limit(IDLE_S);
   }
@@ -94,6 +97,12 @@ export class Pool {
   /** Ends what goes to an instance that has stopped: nobody is there to answer or to close. */
   dropAll(instanceId: string): void {
     for (const { wire } of [...(this.all.get(instanceId) ?? [])]) wire.destroy();
+  }
+
+  /** An instance has fallen asleep: what nobody uses is ended, and who waits for an answer is told. */
+  fellAsleep(instanceId: string): void {
+    this.dropIdle(instanceId);
+    for (const upstream of [...(this.all.get(instanceId) ?? [])]) upstream.asleep();
   }
 
   /** Ends what nobody uses. */
