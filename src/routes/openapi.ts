@@ -32,6 +32,15 @@ export const SCHEMAS = {
   LogStream: Type.String({ description: "Server-sent events." }),
 };
 
+/** In the order of the page; `unimplemented.ts` has the rest. */
+const TAGS = [
+  { name: "Server", description: "Whether it is well, what it can do, what it takes on disk." },
+  { name: "Images", description: "What instances are made from: pulled from registries, and shared by all that run it." },
+  { name: "Instances", description: "Virtual machines, each running one image: life, logs, commands, sleep, forks." },
+  { name: "Snapshots", description: "Memory and disk of instances, kept by hand or by the clock; restored in place, or forked into new instances." },
+  { name: "Ingresses", description: "Host names that lead to instances, over HTTP." },
+];
+
 interface Operation {
   readonly [key: string]: unknown;
   parameters?: { name: string; in: string }[];
@@ -44,7 +53,7 @@ type Document = { openapi: string; paths: Record<string, Record<string, Operatio
 /** The document of `routes`; slow enough (some 20 ms) to be made once, on demand. */
 export async function openApiDocument(routes: AnyElysia): Promise<Document> {
   const info = { title: "Dormouse", version: API_VERSION, description: intro() };
-  const app = new Elysia({ normalize: false }).use(swagger({ path: "/docs", specPath: "/json", documentation: { info } })).use(routes);
+  const app = new Elysia({ normalize: false }).use(swagger({ path: "/docs", specPath: "/json", documentation: { info, tags: TAGS } })).use(routes);
   const raw = (await (await app.handle(new Request("http://localhost/json"))).json()) as Document;
   for (const operations of Object.values(raw.paths)) for (const operation of Object.values(operations)) mendBody(operation);
   const paths = Object.fromEntries(Object.entries(raw.paths).map(([path, item]) => [path.length > 1 ? path.replace(/\/$/, "") : path, item]));
@@ -69,11 +78,11 @@ function intro(): string {
     "Until access control is there, the API binds loopback only and takes any bearer token. Wherever an id goes, an exact name or a unique prefix of the id will do. Unknown fields and parameters are refused.",
     [
       "## Sleep and wake",
-      "`standby` saves a running instance to disk as it is and ends its monitor: from then on it costs disk and nothing else. `restore` brings it back where it was, with the time of now. With `auto_standby` it goes to sleep by itself once no connection has come for `idle_timeout`, and wakes when somebody knocks: a TCP or UDP packet to its address, an exec, a request through an ingress. `auto-standby/status` tells why it is awake, `auto-standby/hold` keeps it so for a while.",
+      "`standby` saves a running instance to disk as it is and ends the process that ran it: from then on it costs disk and nothing else. `restore` brings it back where it was, with the time of now. With `auto_standby` it goes to sleep by itself once no connection has come for `idle_timeout`, and wakes when somebody knocks: a new TCP connection or a UDP packet to its address or a published port, an exec, a request through an ingress. `auto-standby/status` tells why it is awake, `auto-standby/hold` keeps it so for a while.",
       "A snapshot keeps memory and disk under a name, apart from the instance; it can be restored in place or forked into new instances, and a schedule takes them by itself. A fork has its own name, address and random numbers, and shares memory and disk with what it came from until one of them changes it.",
     ].join("\n\n"),
     "## Errors\nEvery error is `{\"code\",\"message\",\"details\"}`. `x-should-retry` says whether repeating the same request can help, `retry-after-ms` when.",
-    `| code | status | repeating helps | cause |\n|---|---|---|---|\n${rows.join("\n")}`,
+    `<details><summary>All codes</summary>\n\n| code | status | repeating helps, unless the answer says otherwise | cause |\n|---|---|---|---|\n${rows.join("\n")}\n\n</details>`,
   ].join("\n\n");
 }
 

@@ -11,7 +11,7 @@ const LEVELS = { zstd: { min: 1, max: 19 }, lz4: { min: 0, max: 9 } } as const;
 
 export const CompressionSchema = Type.Object(
   {
-    enabled: Type.Boolean({ description: "Whether memory is compressed once it is safely written." }),
+    enabled: Type.Boolean({ description: "Whether saved memory is compressed, in the background, once it is safely written: less disk, a slower wake." }),
     algorithm: Type.Optional(Type.Union([Type.Literal("zstd"), Type.Literal("lz4")], { default: "zstd" })),
     level: Type.Optional(Type.Integer({ description: "zstd 1 to 19 (1 by default), lz4 0 to 9 (0 by default)." })),
   },
@@ -23,18 +23,18 @@ export const SnapshotPolicySchema = Type.Object(
     compression: Type.Optional(CompressionSchema),
     standby_compression_delay: Type.Optional(Type.String({ description: "Go duration from a standby to its compression; at once by default.", examples: ["30s"] })),
   },
-  { additionalProperties: false, description: "How its snapshots are kept, unless a request says otherwise." },
+  { additionalProperties: false, description: "How its saved memory is kept, of standbys and snapshots, unless a request says otherwise." },
 );
 
 export const AutoStandbySchema = Type.Object(
   {
-    enabled: Type.Optional(Type.Boolean({ default: false, description: "Whether it goes to sleep by itself." })),
-    idle_timeout: Type.Optional(Type.String({ description: "Go duration without a qualifying inbound TCP connection, after which it does; needed where enabled.", examples: ["5m"] })),
-    ignore_destination_ports: Type.Optional(Type.Array(Type.Integer({ minimum: 1, maximum: 65_535 }), { maxItems: MOST_ENTRIES, description: "TCP ports of the guest whose connections don't keep it awake." })),
+    enabled: Type.Optional(Type.Boolean({ default: false, description: "Whether it goes to sleep by itself, and, unless `wake_on_packet` says otherwise, wakes by itself." })),
+    idle_timeout: Type.Optional(Type.String({ description: "Go duration without an open TCP connection from outside, exec session or ingress request, after which it does; needed where enabled.", examples: ["5m"] })),
+    ignore_destination_ports: Type.Optional(Type.Array(Type.Integer({ minimum: 1, maximum: 65_535 }), { maxItems: MOST_ENTRIES, description: "TCP ports that the guest listens on (not those published on the host) whose connections don't keep it awake." })),
     ignore_source_cidrs: Type.Optional(Type.Array(Type.String(), { maxItems: MOST_ENTRIES, description: "IPv4 networks whose connections don't keep it awake.", examples: [["10.0.0.0/8"]] })),
-    wake_on_packet: Type.Optional(Type.Boolean({ description: "Whether a TCP or UDP packet, an exec or an ingress request wakes it; as `enabled` by default. An extension." })),
+    wake_on_packet: Type.Optional(Type.Boolean({ description: "Whether a new TCP connection, a UDP packet, an exec or an ingress request wakes it when it sleeps, however it came to that; as `enabled` by default. Where not, it answers as a closed port, and only `restore` wakes it. An extension." })),
   },
-  { additionalProperties: false, description: "Automatic standby, by the host's connection tracking." },
+  { additionalProperties: false, description: "When it goes to sleep by itself, and whether it wakes by itself. Who is connected is seen by the host's connection tracking. Without it the instance does neither." },
 );
 
 /** `prefix` is where `body` stands in the request, for messages. */

@@ -61,7 +61,7 @@ export const StartInstanceBody = Type.Object(
   { additionalProperties: false, title: "StartInstance" },
 );
 
-const State = Type.Union(INSTANCE_STATES.map((state) => Type.Literal(state)), { description: "Observed, never guessed; `Unknown` comes with `state_error`." });
+const State = Type.Union(INSTANCE_STATES.map((state) => Type.Literal(state)), { description: "`Created`, `Initializing`: on its way up. `Running`: its program was started. `Standby`: asleep, saved on disk, to go on with `restore`. `Stopped`: ended; its disk is kept. `Paused`, `Shutdown`: on the way to another. Observed, never guessed; `Unknown` comes with `state_error`." });
 
 export const InstanceSchema = Type.Object(
   {
@@ -71,9 +71,9 @@ export const InstanceSchema = Type.Object(
     state: State,
     created_at: Time("When it was created."),
     expires_at: Type.Union([Type.String({ format: "date-time" }), Type.Null()]),
-    started_at: nullable(Time("When its program was last started.")),
+    started_at: nullable(Time("When its program was last started; a wake is no start.")),
     stopped_at: nullable(Time("When it last stopped.")),
-    state_error: nullable(Type.String()),
+    state_error: nullable(Type.String({ description: "Why it is `Unknown`, or why the last restore failed." })),
     exit_code: nullable(Type.Integer({ description: "Of the program; 128+n for signal n." })),
     exit_message: Type.Optional(Type.String({ description: "How it ended, for people." })),
     size: Type.String(),
@@ -83,12 +83,12 @@ export const InstanceSchema = Type.Object(
     tags: Tags,
     hypervisor: Type.String(),
     platform: Type.String(),
-    has_snapshot: Type.Boolean(),
+    has_snapshot: Type.Boolean({ description: "Whether it sleeps on saved memory. Named snapshots don't count." }),
     network: Type.Object({ enabled: Type.Boolean(), name: Type.Optional(Type.String()), ip: nullable(Type.String()), mac: nullable(Type.String()) }),
     volumes: Type.Array(Type.Unknown(), { maxItems: 0 }),
     auto_standby: Type.Optional(AutoStandbySchema),
     snapshot_policy: Type.Optional(SnapshotPolicySchema),
-    current_phase: Type.String(),
+    current_phase: Type.String({ description: "The state in small letters." }),
     current_phase_since: Time("When that phase began."),
     phase_durations_ms: Type.Record(Type.String(), Type.Number(), { description: "Milliseconds in each phase, the current one until now." }),
     entrypoint: Type.Union([Type.Array(Type.String()), Type.Null()], { description: "As given; null keeps the image's. An extension." }),

@@ -7,13 +7,17 @@ const tag = "Instances";
 const parameters = [instanceParam];
 const asleep = { ...instanceExample, state: "Standby", has_snapshot: true, current_phase: "standby" };
 const named = ["instance.not_found", "name.ambiguous"] as const;
-const saved = ["snapshot.damaged", "snapshot.incompatible", "resources.insufficient", "host.network", "host.storage", "host.process"] as const;
+const saved = ["snapshot.damaged", "snapshot.incompatible", "instance.start_failed", "resources.insufficient", "host.network", "host.storage", "host.process"] as const;
 
 export const standby = describe({
   tag,
   operationId: "standbyInstance",
   summary: "Put an instance in standby",
-  description: "`Running → Standby`: the machine is saved to disk as it is, and its monitor ends; from then on it costs disk and nothing else. A later standby writes only what changed. A packet that comes before the save is complete calls it off (409 `conflict`), and so do connections in use unless `force` is set; the instance runs on then. One under way is joined. Compression, where asked for, follows in the background. The body may be absent, empty or null.",
+  description: [
+    "`Running → Standby`. Programs are frozen, memory and devices are written to disk as they are, and the process that ran the machine ends: from then on the instance costs disk and nothing else. A standby after a wake writes only what has changed since.",
+    "It goes on with `restore`; with a policy that lets requests wake it (`auto_standby.wake_on_packet`) also by itself, when somebody connects.",
+    "Refused with 409 `conflict` while a connection from outside is in use or a session is open, unless `force` is set. Called off with the same when a packet comes before all is safely on disk. Either way the instance runs on. A standby under way is joined: its answer is this one's too. Compression, where asked for here or by `snapshot_policy`, follows in the background. The body may be absent, empty or null.",
+  ].join("\n\n"),
   parameters,
   bodyExample: { compression: { enabled: true, algorithm: "zstd", level: 1 }, compression_delay: "30s" },
   bodyRequired: false,
@@ -25,7 +29,10 @@ export const restore = describe({
   tag,
   operationId: "restoreInstance",
   summary: "Restore an instance from standby",
-  description: "`Standby → Running`: all goes on where it was, with the time of now. Answers when the guest has said that it knows. One under way is joined. A failure leaves it in Standby, as it was. Where its policy lets it, a packet to its address, an exec or a request through an ingress does the same.",
+  description: [
+    "`Standby → Running`. Memory is mapped from the files and read as it is touched, so the size of the instance hardly matters. Before its programs run on and before the network reaches it, the guest is told the time, its name and address, and new random numbers. Answers once its programs run. Connections are there as they were, as far as the other end has kept them.",
+    "A restore under way is joined. One that fails leaves the instance in `Standby` with `state_error`, and its saved memory as good as before. Where its policy lets requests wake it, a new TCP connection or a UDP packet, an exec, and a request through an ingress do the same as this route.",
+  ].join("\n\n"),
   parameters,
   answers: { 200: { description: "It runs.", schema: "Instance", example: instanceExample } },
   errors: [...named, "instance.invalid_state", "instance.agent_unreachable", ...saved],
@@ -35,18 +42,22 @@ export const fork = describe({
   tag,
   operationId: "forkInstance",
   summary: "Fork an instance",
-  description: "A new instance with all that the source has at this moment, disk and (unless stopped) memory, under its own name, address and random numbers. Memory is shared until one of them changes it. From `Stopped`, `Standby`, and with `from_running` from `Running`, which pauses the source for the capture only. Published ports stay the source's.",
+  description: [
+    "A new instance with all that the source has at this moment: its disk and, unless it is stopped, its memory with the programs in it. It has a name, address and MAC of its own, and the kernel's random numbers are seeded anew. Memory and disk are shared until one of them changes them.",
+    "From `Stopped`, `Standby`, and with `from_running` from `Running`: the source then stands still while its memory is written, and runs on. The fork has the source's settings but `port_mappings`, as a port of the host leads to one instance. Connections to the source do not lead to the fork. A program that has seeded a random generator of its own draws the same from it in each.",
+    "A fork that was made and can't be brought to its target state answers with the error, and stays as what it is by then.",
+  ].join("\n\n"),
   parameters,
   bodyExample: { name: "web-2", from_running: true, target_state: "Running" },
   answers: { 201: { description: "The fork, in its target state.", schema: "Instance", example: { ...instanceExample, id: "h3k2v0q8rjw5ux7m4c1n9d6b", name: "web-2", port_mappings: [] } } },
-  errors: [...named, "name.invalid", "name.taken", "instance.already_exists", "instance.invalid_state", "instance.agent_unreachable", ...saved],
+  errors: [...named, "name.invalid", "instance.already_exists", "instance.invalid_state", "instance.agent_unreachable", ...saved],
 });
 
 export const update = describe({
   tag,
   operationId: "updateInstance",
   summary: "Update an instance",
-  description: "`auto_standby` and `snapshot_policy`, each replaced as a whole; null removes it, and what is absent stays. The contract's other fields accept only their neutral value. The body may be absent, empty or null, and changes nothing then.",
+  description: "When the instance goes to sleep by itself and what wakes it (`auto_standby`), and how its saved memory is kept (`snapshot_policy`). Each is replaced as a whole; null removes it, and what is absent stays. Both count at once, in any state. The contract's other fields accept only their neutral value. The body may be absent, empty or null, and changes nothing then.",
   parameters,
   bodyExample: { auto_standby: { enabled: true, idle_timeout: "10m", ignore_destination_ports: [9100] } },
   bodyRequired: false,
@@ -58,7 +69,7 @@ export const status = describe({
   tag,
   operationId: "getAutoStandbyStatus",
   summary: "Status of automatic standby",
-  description: "Whether and when the instance goes to sleep by itself, and what keeps it from that.",
+  description: "Whether and when the instance goes to sleep by itself, and what keeps it from that: `status` in short, `reason` why. Looked at once a second.",
   parameters,
   answers: { 200: { description: "The status.", schema: "AutoStandbyStatus", example: statusExample } },
   errors: named,
@@ -68,7 +79,7 @@ export const hold = describe({
   tag,
   operationId: "holdAutoStandby",
   summary: "Hold off automatic standby",
-  description: "Keeps the instance awake for its `idle_timeout` from now, in place of an earlier hold, and calls off a standby of its own that has begun. 409 `instance_in_standby`: it sleeps, or can't be kept from it any more; restore it first. Without an enabled policy there is nothing to hold, and the status is all.",
+  description: "For a client that is about to connect: keeps the instance awake for its `idle_timeout` from now, in place of an earlier hold, and calls off a standby that has begun. 409 `instance_in_standby`: it sleeps, or can't be kept from it any more; restore it first. Without an enabled policy there is nothing to hold, and the status is all.",
   parameters,
   answers: { 200: { description: "Held: connections are safe until `hold_until`.", schema: "AutoStandbyStatus", example: { ...statusExample, hold_until: "2026-01-02T03:15:00.000Z" } } },
   errors: [...named, "instance.in_standby"],

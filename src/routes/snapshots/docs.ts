@@ -9,13 +9,13 @@ const tag = "Snapshots";
 const snapshotParam = pathParam("snapshotId", "Exact id, exact name where only one source has it, or a prefix that only one id has.", "before-upgrade");
 const snapshot = ["snapshot.not_found", "name.ambiguous"] as const;
 const instance = ["instance.not_found", "name.ambiguous"] as const;
-const waking = ["instance.agent_unreachable", "snapshot.damaged", "snapshot.incompatible", "resources.insufficient", "host.network", "host.storage", "host.process"] as const;
+const waking = ["instance.agent_unreachable", "instance.start_failed", "snapshot.damaged", "snapshot.incompatible", "resources.insufficient", "host.network", "host.storage", "host.process"] as const;
 
 export const create = describe({
   tag,
   operationId: "createSnapshot",
   summary: "Create a snapshot",
-  description: "`Standby` saves memory and disk of an instance that runs (it is paused for the capture only) or sleeps; `Stopped` the disk of a stopped one. Nothing is copied where files can be shared. It outlives its source.",
+  description: "Keeps what the instance is now under an id, and a name where one is given, apart from the instance. Kind `Standby`: memory and disk of one that runs (it stands still while its memory is written, and runs on) or sleeps. Kind `Stopped`: the disk of a stopped one. Nothing is copied where files can be shared. A snapshot outlives its source.",
   parameters: [instanceParam],
   bodyExample: { kind: "Standby", name: "before-upgrade", tags: { team: "web" } },
   answers: { 201: { description: "Safely on disk; compression, where asked for, follows in the background.", schema: "Snapshot", example: { ...snapshotExample, compression_state: "compressing", compressed_size_bytes: null } } },
@@ -26,7 +26,7 @@ export const restore = describe({
   tag,
   operationId: "restoreSnapshot",
   summary: "Restore a snapshot in place",
-  description: "The instance becomes what it was when the snapshot was taken, under its own name and address; what it is now is lost, and one that runs is killed. The snapshot must be of this instance, and stays. The body may be absent, empty or null.",
+  description: "The instance becomes what it was when the snapshot was taken, under its own name and address; what it is now is lost, and one that runs is killed. Settings stay as they are. The snapshot must be of this instance, and stays. The body may be absent, empty or null.",
   parameters: [instanceParam, snapshotParam],
   bodyExample: { target_state: "Running" },
   bodyRequired: false,
@@ -68,18 +68,18 @@ export const fork = describe({
   tag,
   operationId: "forkSnapshot",
   summary: "Fork an instance from a snapshot",
-  description: "A new instance as the snapshot has it, under its own name, address and random numbers. Any number of forks share its memory until they change it.",
+  description: "A new instance as the snapshot has it, with a name and address of its own and the kernel's random numbers seeded anew; settings are the source's as they were then, but for `port_mappings`. Any number of forks share its memory and disk until they change them.",
   parameters: [snapshotParam],
   bodyExample: { name: "web-2" },
   answers: { 201: { description: "The fork, in its target state.", schema: "Instance", example: { ...instanceExample, id: "h3k2v0q8rjw5ux7m4c1n9d6b", name: "web-2", port_mappings: [] } } },
-  errors: [...snapshot, "request.not_supported", "name.invalid", "name.taken", "instance.already_exists", "instance.invalid_state", ...waking],
+  errors: [...snapshot, "request.not_supported", "name.invalid", "instance.already_exists", "instance.invalid_state", ...waking],
 });
 
 export const setSchedule = describe({
   tag,
   operationId: "setSnapshotSchedule",
   summary: "Set the snapshot schedule",
-  description: "Creates or replaces it. Each run takes a `Standby` snapshot of an instance that runs or sleeps, and a `Stopped` one of a stopped one, and deletes what its retention no longer keeps. A new interval counts from now; an unchanged one keeps `next_run_at`.",
+  description: "Snapshots by the clock; creates the schedule or replaces it. Each run takes a `Standby` snapshot of an instance that runs or sleeps, and a `Stopped` one of a stopped one, and deletes what its retention no longer keeps, of its own snapshots only. A run that was missed is made up for once. A new interval counts from now; an unchanged one keeps `next_run_at`.",
   parameters: [instanceParam],
   bodyExample: { interval: "24h", retention: { max_count: 7 }, name_prefix: "nightly", metadata: { team: "web" } },
   answers: { 200: { description: "The schedule.", schema: "SnapshotSchedule", example: scheduleExample } },
