@@ -160,8 +160,14 @@ export class Records {
     return this.changed(id);
   }
 
+  /** Outlives this daemon at once, and the host not before the next write: no process outlives its host either, and every wake would wait for the storage. */
   setProcess(id: string, process: ProcessRecord): void {
-    this.db.query("INSERT OR REPLACE INTO instance_processes VALUES (?, ?, ?, ?)").run(id, process.pid, process.start, process.bootId);
+    this.db.run("PRAGMA synchronous = NORMAL");
+    try {
+      this.db.query("INSERT OR REPLACE INTO instance_processes VALUES (?, ?, ?, ?)").run(id, process.pid, process.start, process.bootId);
+    } finally {
+      this.db.run("PRAGMA synchronous = FULL");
+    }
   }
 
   clearProcess(id: string): void {
