@@ -16,9 +16,11 @@ export class Spares {
 
   static readonly NONE = new Spares(null, null, [], null);
 
+  /** Threads alone, for who can't prepare: they start while the rest is made. */
+  static threads(vcpus: number): Spares { return new Spares(null, null, newWorkers(vcpus), null); }
+
   static make(epoll: Epoll, kvmFd: number, { memoryBytes, vcpus }: PrepareParams): Spares {
-    // They start on threads of their own while the rest is made.
-    const workers = Array.from({ length: vcpus }, () => new Worker(workerUrl("vcpu")));
+    const workers = newWorkers(vcpus);
     const vm = new Kvm(kvmFd).createVm();
     const ram = Mapping.aligned(memoryBytes);
     setMemory(vm, ram, true);
@@ -51,6 +53,8 @@ export class Spares {
     return io;
   }
 }
+
+const newWorkers = (count: number): Worker[] => Array.from({ length: count }, () => new Worker(workerUrl("vcpu")));
 
 /** Gives the VM `ram` as its memory, or takes it away. */
 function setMemory(vm: Vm, ram: Mapping, present: boolean): void {
