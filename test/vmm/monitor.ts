@@ -85,6 +85,12 @@ export class Monitor {
     this.access((fd, at) => writeSync(fd, new Uint8Array(word.buffer), 0, 8, at + ORDER));
   }
 
+  /** Writes a word of RAM as the guest would; `offset` counts RAM alone, the 32-bit hole takes no place. */
+  poke(offset: number, value: bigint): void {
+    const word = new BigUint64Array([value]);
+    this.access((fd, at) => writeSync(fd, new Uint8Array(word.buffer), 0, 8, at + offset));
+  }
+
   word(gpa: number): bigint {
     const word = new BigUint64Array(1);
     this.access((fd, at) => readSync(fd, new Uint8Array(word.buffer), 0, 8, at + gpa));
