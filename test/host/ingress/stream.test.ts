@@ -81,6 +81,16 @@ describe("back-pressure", () => {
       await until(() => to.count === count + SIZE || to.count >= SIZE);
     }
   });
+  test("informational answers without end stand still too", async () => {
+    const { client, server } = await begin(GET);
+    client.keep = false;
+    client.pause();
+    const early = Buffer.from("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n".repeat(2000));
+    for (let left = SIZE; left > 0; left -= early.length) server.send(early);
+    await stalls(server);
+    client.reset();
+    expect(await server.over()).toBe("reset");
+  });
   test("a body is not read before its instance can be reached", async () => {
     const held = Promise.withResolvers<void>();
     world.change(id(), { state: "Initializing" });

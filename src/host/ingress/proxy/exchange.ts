@@ -161,7 +161,7 @@ export class Exchange {
       if (head.status === 101) return this.switchOver(head);
       if (head.status >= 200) return this.startBody(head);
       if (head.status === 100) this.continued = true;
-      if (this.ask.head.minor === 1) this.client.write(latin1(responseHead(head, NONE, null)));
+      if (this.ask.head.minor === 1 && !this.client.write(latin1(responseHead(head, NONE, null)))) this.upstream?.wire.pause();
     }
   }
 

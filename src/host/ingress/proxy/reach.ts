@@ -85,6 +85,7 @@ export class Reach {
     const now = this.deps.instances.get(id);
     // It went to sleep or ended meanwhile: the next round sees to it.
     if (now.isOk() && now.value.state !== "Running" && performance.now() < deadline) return null;
+    if (code === "busy" && performance.now() < deadline) return null;
     if (code === "busy") return unreachable(503, "too many connections to its instance are being opened", RETRY_AFTER_S);
     if (code === "timeout") return unreachable(504, `its instance does not take the connection to port ${port}`, RETRY_AFTER_S);
     const justUp = now.isOk() && Date.now() - now.value.phaseSince < this.deps.timing.graceMs;
