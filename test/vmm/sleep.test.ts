@@ -136,7 +136,7 @@ test("cancelSave calls a save off, resume does too, and the guest goes on", asyn
 
 test("memory beyond the 32-bit hole, in thousands of scattered pages, comes back page by page, and so do its deltas", async () => {
   const memoryBytes = 5 * 2 ** 30, change = { memoryBytes };
-  // Every third page of the last 96 MiB, and some on each side of 2 and 4 GiB: more runs than a machine may have mappings.
+  // Every third page of the last 96 MiB, and some on each side of 2 and 4 GiB: more runs than a machine may have mappings, so they are joined.
   const offsets = [2 ** 31 - 4096, 2 ** 31, 2 ** 32 - 4096, 2 ** 32, ...Array.from({ length: 8000 }, (_, i) => memoryBytes - 96 * 2 ** 20 + i * 3 * 4096)];
   const first = monitor();
   await first.boot("ticker", change);
@@ -158,7 +158,7 @@ test("memory beyond the 32-bit hole, in thousands of scattered pages, comes back
   await runs(third);
   expect(offsets.filter((offset, i) => third.word(offset) !== (i % 2 === 0 ? BigInt(i) << 32n : BigInt(i + 1)))).toEqual([]);
   const mappings = readFileSync(`/proc/${third.pid}/maps`, "latin1").split("\n").filter((line) => line.includes("generation-")).length;
-  expect(mappings).toBeGreaterThan(1000);
+  expect(mappings).toBeGreaterThan(0);
   expect(mappings).toBeLessThanOrEqual(4096);
 }, 120_000);
 
