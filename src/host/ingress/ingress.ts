@@ -10,6 +10,7 @@ import { Listeners } from "./listeners.ts";
 import type { Proxy } from "./proxy/client.ts";
 import { Reach, TIMING, type Timing } from "./proxy/reach.ts";
 import { type OwnPorts, Pool } from "./proxy/upstream.ts";
+import { Ledger } from "./proxy/wire.ts";
 import { Records } from "./records.ts";
 import { checkRules } from "./rules.ts";
 import type { CreateIngress, Ingress, IngressRule, IngressService, Route, Wake } from "./service.ts";
@@ -29,7 +30,11 @@ export interface IngressDeps {
   readonly activities?: { begin(instanceId: string): () => void };
   readonly ownPorts?: OwnPorts;
   readonly timing?: Partial<Timing>;
+  readonly keptMax?: number;
 }
+
+/** Bytes of bodies and answers that are kept in memory, of all connections together: half a thousand that read nothing at all. */
+const KEPT_MAX = 256 * 1024 * 1024;
 
 /** Listens for all rules on record. A port that can't be had is logged and tried again. */
 export function openIngress(deps: IngressDeps): IngressService {
@@ -54,11 +59,12 @@ class Ingresses implements IngressService {
     const { db, instances, wake, address, log, timing } = deps;
     this.records = new Records(db);
     this.table = new RouteTable(this.records.list());
-    this.pool = new Pool((error) => log.error("ingress.bug", { error: describeError(error, true) }), deps.ownPorts ?? null);
+    const ledger = new Ledger(deps.keptMax ?? KEPT_MAX);
+    this.pool = new Pool(ledger, (error) => log.error("ingress.bug", { error: describeError(error, true) }), deps.ownPorts ?? null);
     this.timing = { ...TIMING, ...timing };
     const reach = new Reach({ instances, running: (id) => this.runningNow(id), wake, pool: this.pool, log, timing: this.timing });
     const proxy: Proxy = {
-      reach, pool: this.pool,
+      reach, pool: this.pool, ledger,
       find: (port, host) => this.table.find(port, host),
       instanceOf: (route) => this.instanceOf(route),
       begin: (id) => this.begin(id),

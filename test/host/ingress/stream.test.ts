@@ -91,6 +91,26 @@ describe("back-pressure", () => {
     client.reset();
     expect(await server.over()).toBe("reset");
   });
+  test("those who read nothing are cut once all of them together keep too much, and the others go on", async () => {
+    await world.close();
+    world = new World({}, "127.0.0.1", 8 * MB);
+    world.add("web");
+    port = world.route("a.test", "web", target.port);
+    const stuck = await Promise.all(Array.from({ length: 200 }, () => Raw.connect(port)));
+    for (const one of stuck) { one.pause(); one.send(GET); }
+    await target.at(199);
+    const block = new Uint8Array(16 * MB);
+    for (const server of target.connections) { await server.until("\r\n\r\n"); server.send(`HTTP/1.1 200 OK\r\nContent-Length: ${SIZE}\r\n\r\n`).send(block); }
+    await until(() => target.connections.some(({ closed }) => closed === "reset"));
+    for (const one of stuck) one.reset();
+    await until(() => world.ingress.inFlight(id()) === 0);
+    // What they kept is free again.
+    const client = (await Raw.connect(port)).send(GET);
+    const server = await (await target.at(200)).until("\r\n\r\n");
+    client.keep = false;
+    server.send(`HTTP/1.1 200 OK\r\nContent-Length: ${20 * MB}\r\n\r\n`).send(new Uint8Array(20 * MB));
+    await until(() => client.count > 20 * MB);
+  });
   test("a body is not read before its instance can be reached", async () => {
     const held = Promise.withResolvers<void>();
     world.change(id(), { state: "Initializing" });

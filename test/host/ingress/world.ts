@@ -20,7 +20,7 @@ export class World {
   /** What a wake does; by default it works at once. */
   onWake: (id: string) => AsyncRes<unknown> = (id) => okAsync(this.change(id, { state: "Running" }));
 
-  constructor(private readonly timing: Partial<Timing> = {}, private readonly address = "127.0.0.1") {
+  constructor(private readonly timing: Partial<Timing> = {}, private readonly address = "127.0.0.1", private readonly keptMax?: number) {
     this.db.run("PRAGMA foreign_keys = ON");
     for (const { sql } of ingressMigrations) this.db.run(sql);
     this.ingress = this.open();
@@ -36,7 +36,7 @@ export class World {
       subscribe: (listener: (instance: Instance) => void) => (this.listeners.add(listener), () => void this.listeners.delete(listener)),
     };
     const wake = (id: string) => (this.wakes.push(id), this.onWake(id));
-    return openIngress({ db: this.db, instances, wake, address: this.address, log: createLogger("debug", (line) => void this.logged.push(line)), timing: { drainMs: 0, ...this.timing } });
+    return openIngress({ db: this.db, instances, wake, address: this.address, log: createLogger("debug", (line) => void this.logged.push(line)), timing: { drainMs: 0, ...this.timing }, keptMax: this.keptMax });
   }
 
   /** An instance on record; long up, unless `change` says otherwise. */

@@ -10,6 +10,8 @@ export interface ClientSide {
   write(bytes: Uint8Array): boolean;
   pause(): void;
   resume(): void;
+  /** So many bytes of the request's body are kept until there is a connection. */
+  hold(bytes: number): void;
   /** What came after the request's body: of the next request. */
   keep(bytes: Uint8Array): void;
   /** What was kept: it is for the tunnel. */

@@ -8,7 +8,7 @@ import type { ClientSide } from "./ask.ts";
 import { Exchange } from "./exchange.ts";
 import { requestFraming } from "./framing.ts";
 import { cutHead, type Field, Malformed, parseRequest, type RequestHead, skipEmptyLines, tokensOf, valuesOf } from "./head.ts";
-import { EMPTY, join, Wire, type WireHandler } from "./wire.ts";
+import { EMPTY, join, type Ledger, Wire, type WireHandler } from "./wire.ts";
 import type { Pool } from "./upstream.ts";
 import type { Reach } from "./reach.ts";
 
@@ -16,6 +16,7 @@ import type { Reach } from "./reach.ts";
 export interface Proxy {
   readonly reach: Reach;
   readonly pool: Pool;
+  readonly ledger: Ledger;
   find(port: number, host: string): Route | null;
   /** The id of a route's instance, now; null where there is none. */
   instanceOf(route: Route): string | null;
@@ -39,7 +40,7 @@ export class Client implements WireHandler, ClientSide {
   private retired = false;
 
   constructor(socket: Socket<Wire>, private readonly port: number, private readonly proxy: Proxy, private readonly onClose: (client: Client) => void) {
-    this.wire = new Wire(socket, this);
+    this.wire = new Wire(socket, this, proxy.ledger);
     this.wire.keepAlive(KEEP_ALIVE_MS);
     this.wire.limit(HEAD_S);
   }
@@ -96,10 +97,12 @@ export class Client implements WireHandler, ClientSide {
   write(bytes: Uint8Array): boolean { return this.wire.write(bytes); }
   pause(): void { this.wire.pause(); }
   resume(): void { this.wire.resume(); }
+  hold(bytes: number): void { this.wire.hold(bytes); }
   shutdown(): void { this.wire.shutdown(); }
 
   keep(bytes: Uint8Array): void {
     this.bytes = join(this.bytes, bytes);
+    this.wire.hold(this.bytes.length);
     if (this.bytes.length > AHEAD_MAX) this.wire.pause();
     else this.wire.resume();
   }
@@ -107,6 +110,7 @@ export class Client implements WireHandler, ClientSide {
   takeKept(): Uint8Array {
     const { bytes } = this;
     this.bytes = EMPTY;
+    this.wire.hold(0);
     return bytes;
   }
 
@@ -147,6 +151,8 @@ export class Client implements WireHandler, ClientSide {
     this.working = true;
     while (this.exchange === null && !this.closing && this.wire.clear && this.begin());
     this.working = false;
+    // With a request under way it is the exchange that keeps something.
+    if (this.exchange === null) this.wire.hold(this.bytes.length);
     if (this.exchange !== null || this.closing) return;
     if (this.wire.clear) this.wire.resume();
     else this.wire.pause();

@@ -66,6 +66,7 @@ export class Exchange {
     const room = upstream.wire.write(head);
     const early = this.early;
     this.early = EMPTY;
+    if (early.length > 0) this.client.hold(0);
     if (room && !this.request.done) this.client.resume();
     if (early.length > 0) this.forward(early);
   }
@@ -83,6 +84,7 @@ export class Exchange {
       this.client.keep(bytes);
     } else if (this.upstream === null) {
       this.early = join(this.early, bytes);
+      this.client.hold(this.early.length);
       this.client.pause();
     } else {
       this.forward(bytes);

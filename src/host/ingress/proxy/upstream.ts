@@ -1,6 +1,6 @@
 // Connections to targets: made, lent to one request at a time, kept for the next one, and dropped with their instance.
 import type { Socket } from "bun";
-import { Wire, type WireHandler } from "./wire.ts";
+import { type Ledger, Wire, type WireHandler } from "./wire.ts";
 
 /** Idle connections kept for each target. */
 const IDLE_MAX = 16;
@@ -32,7 +32,7 @@ export class Pool {
   private readonly all = new Map<string, Set<Upstream>>();
   private readonly opening = new Map<string, number>();
 
-  constructor(private readonly bug: (error: unknown) => void, private readonly ownPorts: OwnPorts | null) {}
+  constructor(private readonly ledger: Ledger, private readonly bug: (error: unknown) => void, private readonly ownPorts: OwnPorts | null) {}
 
   /** A kept connection, or null. */
   take(instanceId: string, ip: string, port: number): Upstream | null {
@@ -77,7 +77,7 @@ export class Pool {
     this.count(instanceId, 1);
     const opened = (socket: Socket<Wire>) => {
       this.count(instanceId, -1);
-      const upstream = new Upstream(new Wire(socket, IGNORE), instanceId, keyOf(instanceId, ip, port));
+      const upstream = new Upstream(new Wire(socket, IGNORE, this.ledger), instanceId, keyOf(instanceId, ip, port));
       upstream.wire.handler = this.idleHandler(upstream);
       done(this.adopt(upstream));
     };

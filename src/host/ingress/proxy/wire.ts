@@ -15,14 +15,28 @@ export interface WireHandler {
   timeout(): void;
 }
 
+/** What all connections together keep in this process: each has little, and there may be thousands that don't read. */
+export class Ledger {
+  private total = 0;
+  constructor(private readonly max: number) {}
+  /** False: it is too much; whoever adds to it goes. */
+  add(bytes: number): boolean {
+    this.total += bytes;
+    return bytes <= 0 || this.total <= this.max;
+  }
+}
+
 /** Owns the socket. */
 export class Wire {
   private queue: Uint8Array[] = [];
+  /** Of the ledger: what is queued, and what hold() was told. */
+  private queued = 0;
+  private held = 0;
   private ending = false;
   private closed = false;
   private paused = false;
 
-  constructor(private readonly socket: Socket<Wire>, public handler: WireHandler) {
+  constructor(private readonly socket: Socket<Wire>, public handler: WireHandler, private readonly ledger: Ledger) {
     socket.data = this;
     socket.setNoDelay(true);
   }
@@ -36,15 +50,31 @@ export class Wire {
   /** False: write no more until drain(). All of `bytes` is taken all the same. */
   write(bytes: Uint8Array): boolean {
     if (this.closed || this.ending || bytes.length === 0) return this.queue.length === 0;
-    if (this.queue.length > 0) {
-      this.queue.push(bytes);
-      return false;
-    }
+    if (this.queue.length > 0) return this.enqueue(bytes);
     const sent = this.socket.write(bytes);
     // A socket that has gone tells so in close().
     if (sent < 0 || sent >= bytes.length) return true;
-    this.queue.push(sent === 0 ? bytes : bytes.subarray(sent));
+    return this.enqueue(sent === 0 ? bytes : bytes.subarray(sent));
+  }
+
+  /** `bytes`: how many of those that came the handler keeps now. */
+  hold(bytes: number): void {
+    if (this.closed) return;
+    const more = bytes - this.held;
+    this.held = bytes;
+    this.account(more);
+  }
+
+  private enqueue(bytes: Uint8Array): false {
+    this.queue.push(bytes);
+    this.queued += bytes.buffer.byteLength;
+    this.account(bytes.buffer.byteLength);
     return false;
+  }
+
+  /** Not at once: whoever writes is in the middle of something. */
+  private account(more: number): void {
+    if (!this.ledger.add(more)) queueMicrotask(() => this.destroy());
   }
 
   pause(): void {
@@ -93,6 +123,8 @@ export class Wire {
     if (this.closed) return;
     this.closed = true;
     this.queue = [];
+    this.ledger.add(-this.queued - this.held);
+    this.queued = this.held = 0;
     this.handler.close(reset);
   }
 
@@ -105,6 +137,8 @@ export class Wire {
         return;
       }
       this.queue.shift();
+      this.queued -= bytes.buffer.byteLength;
+      this.ledger.add(-bytes.buffer.byteLength);
     }
     if (this.ending) this.socket.shutdown();
     this.handler.drain();
