@@ -10,6 +10,8 @@ import { Epoll, EPOLLIN, EPOLLOUT, TimerFd } from "../../../src/ffi/epoll.ts";
 import { closeFd, tryRead, tryWrite } from "../../../src/ffi/fd.ts";
 import { Control } from "../../../src/vmm/control.ts";
 import { LogSink } from "../../../src/vmm/devices/console/log-sink.ts";
+import { checkChain, decodeMachine, encodeMachine, PAGE_BYTES } from "../../../src/machine-state/saved-machine.ts";
+import { sampleMachine } from "../../support/saved-machine.ts";
 import { CONTROL_FD, Frame } from "../../../src/vmm/protocol.ts";
 import { Record } from "../../../src/vmm/record.ts";
 
@@ -25,7 +27,7 @@ const saveTimer = new TimerFd();
 let finishSave: ((error: string | null) => void) | null = null;
 let saved = false;
 
-interface SavedGuest { readonly id: string; readonly argv: string[]; readonly bootedAt: number | null; readonly runningAt: number | null }
+interface SavedGuest { readonly argv: string[]; readonly bootedAt: number | null; readonly runningAt: number | null }
 
 const record = new Record((status) => control.send({ event: "state", status }));
 const control: Control = new Control(epoll, CONTROL_FD, {
@@ -57,8 +59,8 @@ const control: Control = new Control(epoll, CONTROL_FD, {
     finishSave = (error) => {
       finishSave = null;
       saved = error === null;
-      const guest: SavedGuest = { id: params.id, argv, bootedAt: record.status.bootedAt, runningAt: record.status.runningAt };
-      if (saved) writeFileSync(`/proc/self/fd/${machine}`, JSON.stringify(guest));
+      const guest: SavedGuest = { argv, bootedAt: record.status.bootedAt, runningAt: record.status.runningAt };
+      if (saved) writeFileSync(`/proc/self/fd/${machine}`, encodeMachine(sampleMachine({ ...params, memoryBytes: PAGE_BYTES, pages: [{ page: 0, pages: 1, content: "data" }], devices: [guest] })));
       if (saved) writeFileSync(`/proc/self/fd/${memory}`, new Uint8Array(4096).fill(1));
       [machine, memory].forEach(closeFd);
       if (error === null) return reply({ result: { dataBytes: 4096, zeroPages: 0, pausedMs: 1 } });
@@ -74,12 +76,12 @@ const control: Control = new Control(epoll, CONTROL_FD, {
     reply({ result: null });
   },
   restore(params, fds, reply) {
-    const guests = params.generations.map((_, i) => {
+    const machines = params.generations.map((_, i) => {
       fstatSync(fds.take(`memory${i}`));
-      return JSON.parse(readFileSync(`/proc/self/fd/${fds.take(`machine${i}`)}`, "utf8")) as SavedGuest;
+      return decodeMachine(readFileSync(`/proc/self/fd/${fds.take(`machine${i}`)}`));
     });
-    const [newest] = guests;
-    if (newest === undefined || guests.some(({ id }, i) => id !== params.generations[i])) throw new Error("Cannot restore the machine: the files are another generation's");
+    checkChain(machines, params.generations);
+    const newest = machines[0]!.devices[0] as SavedGuest;
     for (const name of ["kvm", ...params.disks.map((_, i) => `disk${i}`)]) fstatSync(fds.take(name));
     record.open(fds.take("status"));
     if (fds.has("tap")) tap = fds.take("tap");
