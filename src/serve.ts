@@ -18,6 +18,7 @@ import { networkMigrations, openNetwork } from "./host/network/network.ts";
 import type { NetworkService } from "./host/network/service.ts";
 import { Compressor } from "./host/snapshots/compression/compressor.ts";
 import { sqliteRecords } from "./host/snapshots/compression/records.ts";
+import { generationDir } from "./host/snapshots/generations.ts";
 import type { SleepService } from "./host/snapshots/service.ts";
 import { Activities, OwnPorts } from "./host/standby/activity.ts";
 import { StandbyGuard } from "./host/standby/guard.ts";
@@ -159,7 +160,7 @@ async function openInstancesOf({ dataDir, vmmPool }: ServeOptions, log: Logger, 
   });
   if (instances.isErr()) return instances;
   cleanup.push(() => instances.value.close());
-  compression.resume((generation) => join(memoryDir, generation));
+  compression.resume((generation) => generationDir(store.db, memoryDir, generation));
   return instances;
 }
 

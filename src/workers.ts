@@ -13,6 +13,8 @@ export const WORKERS = {
   convert: "src/host/images/convert-worker.ts",
   /** A saved machine's memory, compressed or decompressed. */
   compress: "src/host/snapshots/compression/worker.ts",
+  /** Saved machines that are deltas over one another, made one. */
+  merge: "src/host/snapshots/merging/worker.ts",
 } as const;
 
 export type WorkerName = keyof typeof WORKERS;

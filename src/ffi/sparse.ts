@@ -48,7 +48,8 @@ function copyExtents(source: number, target: number, size: number): void {
   for (const { start, end } of dataExtents(source, size)) copyRange(source, target, start, end);
 }
 
-function copyRange(source: number, target: number, from: number, to: number): void {
+/** The bytes [from, to) of `source` to where they are in `target`; blocks are shared where the file system can. Blocks the thread. */
+export function copyRange(source: number, target: number, from: number, to: number): void {
   const sourceAt = new BigInt64Array([BigInt(from)]), targetAt = new BigInt64Array([BigInt(from)]);
   for (let left = to - from; left > 0; ) {
     const copied = must("Cannot copy a file", SYS.copy_file_range, source, sourceAt, target, targetAt, Math.min(left, COPY_MAX), 0);

@@ -89,6 +89,16 @@ export const chainOf = (maps: readonly (readonly Extent[])[]): ChainExtent[] =>
   maps.map((map, i) => map.map((extent): ChainExtent => ({ ...extent, content: extent.content === "data" ? i : NOWHERE })))
     .reduceRight<ChainExtent[]>((older, newer) => overlay(newer, older), []);
 
+/** A chain's pages as one map. Over nothing (no `base`) pages of zero need no word. */
+export function flatten(chain: readonly ChainExtent[], base: string | null): Extent[] {
+  const out = new ExtentBuilder<Content>();
+  for (const { page, pages, content } of chain) {
+    if (content !== NOWHERE) out.add(page, pages, "data");
+    else if (base !== null) out.add(page, pages, "zero");
+  }
+  return out.extents;
+}
+
 /** What a restore has to map: the runs of a chain that have data, one a file. */
 export const dataRuns = (chain: readonly ChainExtent[]): ChainExtent[] => chain.filter(({ content }) => content !== NOWHERE);
 

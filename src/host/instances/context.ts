@@ -14,6 +14,8 @@ import type { Activities } from "../standby/activity.ts";
 import type { StandbyGuard } from "../standby/guard.ts";
 import { Generations } from "../snapshots/generations.ts";
 import type { Compressor } from "../snapshots/compression/compressor.ts";
+import { Merger } from "../snapshots/merging/merger.ts";
+import { Merges } from "../snapshots/merging/plan.ts";
 import { Snapshots } from "../snapshots/snapshots.ts";
 import type { Cgroups } from "../vmm/cgroup.ts";
 import type { Machine } from "../vmm/machine.ts";
@@ -58,7 +60,7 @@ export interface InstanceDeps {
   readonly connections: () => readonly Connection[];
   readonly disks: DiskService;
   /** What becomes of a saved machine's memory file while nobody needs it. */
-  readonly compression: Pick<Compressor, "schedule" | "ensureRaw" | "cancel" | "state">;
+  readonly compression: Pick<Compressor, "schedule" | "ensureRaw" | "cancel" | "state" | "moved" | "before">;
   /** Told of each step of a standby and a restore as it is done: for tests that kill whoever is at work there. */
   readonly onStep?: (step: SleepStep) => void;
   /** What guests may have at most; the host's own unless given. */
@@ -71,6 +73,7 @@ export class Context {
   readonly uppers: UpperDisks;
   readonly machines = new Map<string, Machine>();
   readonly generations: Generations;
+  readonly merger: Merger;
   readonly snapshots: Snapshots;
   readonly taps: Taps;
   /** Saves under way, by instance. */
@@ -85,7 +88,8 @@ export class Context {
   constructor(readonly deps: InstanceDeps) {
     this.records = new Records(deps.db);
     this.files = new FileWatches(deps.poller);
-    this.generations = new Generations(deps.db, deps.memoryDir, (id) => void deps.compression.cancel(id));
+    this.generations = new Generations(deps.db, deps.memoryDir, (id) => (void deps.compression.cancel(id), this.merger.gone(id)));
+    this.merger = mergerOf(deps, this.generations);
     this.snapshots = new Snapshots(deps.db);
     this.taps = new Taps(deps.network, deps.poller);
     this.uppers = new UpperDisks(join(deps.dir, ".templates"));
@@ -117,4 +121,11 @@ export class Context {
       this.deps.logger.warn("instance.log_unwritable", { instance: id, error: describeError(error) });
     }
   }
+}
+
+/** A chain is merged before it is compressed. */
+function mergerOf({ db, compression, logger }: InstanceDeps, generations: Generations): Merger {
+  const merger = new Merger({ generations, merges: new Merges(db), compression, failed: (generation, error) => logger.warn("memory.unmerged", { generation, error: describeError(error) }) });
+  compression.before = (gid) => merger.settled(gid);
+  return merger;
 }

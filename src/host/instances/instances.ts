@@ -37,6 +37,7 @@ export function openInstances(deps: InstanceDeps): AsyncRes<InstanceService & Sl
   const parts = sleepParts(ctx);
   return new ResultAsync(adoptAll(ctx).catch((error: unknown): Res<void> => err(wrap("internal", "Cannot take over the instances on record", error))))
     .map(() => {
+      ctx.merger.look();
       parts.auto.kick();
       parts.schedules.start();
       return { ...serviceOf(ctx, parts), ...sleepServiceOf(ctx, parts, guarded) };
@@ -85,9 +86,9 @@ function memoryOf(pid: number | undefined): Res<{ virtualBytes: number; resident
 /** Guests run on: the next daemon takes them over. */
 async function close(ctx: Context, { auto, schedules }: SleepParts): Promise<void> {
   auto.close();
-  const scheduled = schedules.close();
+  const resting = Promise.all([schedules.close(), ctx.merger.close()]);
   let timer: ReturnType<typeof setTimeout> | undefined;
-  await Promise.race([Promise.all([ctx.lanes.allIdle(), scheduled]), new Promise<void>((resolve) => (timer = setTimeout(resolve, CLOSE_WAIT_MS)))]);
+  await Promise.race([Promise.all([ctx.lanes.allIdle(), resting]), new Promise<void>((resolve) => (timer = setTimeout(resolve, CLOSE_WAIT_MS)))]);
   clearTimeout(timer);
   ctx.closing = true;
   for (const machine of ctx.machines.values()) machine.detach();

@@ -70,11 +70,22 @@ export async function restoreNow(ctx: Context, id: string): Promise<Res<Instance
   if (instance === null) return fail("instance.not_found", `Cannot restore instance ${id}: it was deleted meanwhile`);
   if (!VERB_FROM.restore.includes(instance.state as never))
     return fail("instance.invalid_state", `Cannot restore instance ${instance.name}: it is ${instance.state}, not Standby`, { details: { state: instance.state } });
-  const fds = new BootFds();
-  const loaded = await load(ctx, instance, fds).catch((error: unknown): Res<Loaded> => err(wrap("instance.start_failed", `Cannot restore instance ${instance.name}`, error)));
-  fds.close();
-  if (loaded.isErr()) return stayAsleep(ctx, id, loaded.error);
-  return release(ctx, id, loaded.value);
+  const letGo = hold(ctx, id);
+  try {
+    const fds = new BootFds();
+    const loaded = await load(ctx, instance, fds).catch((error: unknown): Res<Loaded> => err(wrap("instance.start_failed", `Cannot restore instance ${instance.name}`, error)));
+    fds.close();
+    if (loaded.isErr()) return await stayAsleep(ctx, id, loaded.error);
+    return await release(ctx, id, loaded.value);
+  } finally {
+    letGo();
+  }
+}
+
+/** Its saved machine is not merged from here on, and a merge under way is off: what is opened below must be one chain. */
+function hold(ctx: Context, id: string): () => void {
+  const { saved } = ctx.records.generationsOf(id);
+  return saved === null ? () => {} : ctx.merger.hold(saved);
 }
 
 interface Loaded { readonly machine: Machine; readonly result: RestoreResult }

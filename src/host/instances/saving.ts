@@ -85,8 +85,9 @@ export async function resume(ctx: Context, id: string, machine: Machine, generat
   return resumed.map(() => undefined);
 }
 
-/** The memory file of a committed generation, unless nobody wants it smaller. */
-export function compressLater(ctx: Context, generation: string, compression: Compression | null, delayMs: number): void {
+/** A committed generation is made cheap to keep and to restore: its chain shorter, and then its memory file smaller, unless nobody wants that. */
+export function condenseLater(ctx: Context, generation: string, compression: Compression | null, delayMs: number): void {
+  ctx.merger.want(generation);
   if (compression?.enabled) ctx.deps.compression.schedule(generation, ctx.generations.paths(generation).dir, compression, delayMs);
 }
 

@@ -8,7 +8,7 @@ import type { Machine } from "../vmm/machine.ts";
 import type { Context } from "./context.ts";
 import { checkName } from "./create.ts";
 import { captured, handOver, takeBack } from "./fork.ts";
-import { compressLater } from "./saving.ts";
+import { condenseLater } from "./saving.ts";
 import { bringTo, conceive, onTo, settleChild } from "./offspring.ts";
 import type { Instance } from "./service.ts";
 import { killNow } from "./ending.ts";
@@ -41,7 +41,7 @@ async function take(ctx: Context, sourceId: string, id: string, request: TakeSna
   if (taken.isErr()) return err(taken.error);
   ctx.note(source.id, `snapshot ${request.name ?? id} taken`);
   const record = ctx.snapshots.find(id)!;
-  if (record.generationId !== null) compressLater(ctx, record.generationId, record.compression ?? source.snapshotPolicy?.compression ?? null, 0);
+  if (record.generationId !== null) condenseLater(ctx, record.generationId, record.compression ?? source.snapshotPolicy?.compression ?? null, 0);
   return ok(view(ctx, record));
 }
 

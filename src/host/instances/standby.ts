@@ -7,7 +7,7 @@ import type { AskedBy } from "../standby/guard.ts";
 import type { Machine } from "../vmm/machine.ts";
 import type { Context } from "./context.ts";
 import { knockWakes } from "./restore.ts";
-import { calledOff, compressLater, resume, save, type Saved } from "./saving.ts";
+import { calledOff, condenseLater, resume, save, type Saved } from "./saving.ts";
 import type { Instance } from "./service.ts";
 import { VERB_FROM } from "./states.ts";
 
@@ -89,7 +89,7 @@ async function commit(ctx: Context, instance: Instance, machine: Machine, { gene
   machine.kill();
   await machine.ended;
   ctx.step("ended");
-  compressLater(ctx, generation.id, options.compression ?? instance.snapshotPolicy?.compression ?? null, options.compressionDelayMs ?? instance.snapshotPolicy?.standbyCompressionDelayMs ?? 0);
+  condenseLater(ctx, generation.id, options.compression ?? instance.snapshotPolicy?.compression ?? null, options.compressionDelayMs ?? instance.snapshotPolicy?.standbyCompressionDelayMs ?? 0);
   await knockWakes(ctx, id);
   return ok(ctx.records.find(id)!);
 }

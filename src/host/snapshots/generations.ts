@@ -2,12 +2,16 @@
 // when nobody does any more the row goes first and the folder after it, and what a crash leaves between the two sweep() removes.
 import type { Database } from "bun:sqlite";
 import { existsSync, mkdirSync, readdirSync, rmSync, statSync } from "node:fs";
-import { join } from "node:path";
+import { rm } from "node:fs/promises";
+import { basename, join } from "node:path";
 import { createId } from "@paralleldrive/cuid2";
 import { ok } from "neverthrow";
 import { fail, wrap, type Res } from "../../errors.ts";
 
-/** The next save over a chain of so many is written whole: a restore maps each generation's runs, and reads each one's map. */
+/**
+ * The next save over a chain of so many is written whole: a restore maps each generation's runs, and reads each one's map.
+ * Rarely reached: merging/ makes chains shorter while nobody uses them.
+ */
 export const MAX_CHAIN = 8;
 
 /** Unit of st_blocks, stat(2). */
@@ -17,21 +21,29 @@ export interface Generation { readonly id: string; readonly baseId: string | nul
 
 export interface GenerationPaths { readonly dir: string; readonly machine: string; readonly memory: string }
 
+/** A folder of files of a generation, whose name under `<data>/memory` is what the record keeps. */
+export interface Folder { readonly name: string; readonly paths: GenerationPaths }
+
+const pathsIn = (dir: string): GenerationPaths => ({ dir, machine: join(dir, "machine"), memory: join(dir, "memory") });
+
 const COLUMNS = "id, base_id AS baseId, depth, state, data_bytes AS dataBytes";
+
+/** `dir`: `<data>/memory`. */
+export const generationDir = (db: Database, dir: string, id: string): string =>
+  join(dir, db.query<{ folder: string | null }, [string]>("SELECT folder FROM generations WHERE id = ?").get(id)?.folder ?? id);
 
 export class Generations {
   /** Being written in this process: not to be swept. */
   private readonly writing = new Set<string>();
+  /** Folders that are filled or emptied by somebody in this process who looks after them. */
+  private readonly busy = new Set<string>();
 
   /** `dir`: `<data>/memory`, made where it is missing. `going` hears of each generation whose files are about to be deleted. */
   constructor(private readonly db: Database, private readonly dir: string, private readonly going: (id: string) => void = () => {}) {
     mkdirSync(dir, { recursive: true, mode: 0o700 });
   }
 
-  paths(id: string): GenerationPaths {
-    const dir = join(this.dir, id);
-    return { dir, machine: join(dir, "machine"), memory: join(dir, "memory") };
-  }
+  paths(id: string): GenerationPaths { return pathsIn(generationDir(this.db, this.dir, id)); }
 
   find(id: string): Generation | null {
     return this.db.query<Generation, [string]>(`SELECT ${COLUMNS} FROM generations WHERE id = ?`).get(id);
@@ -58,6 +70,34 @@ export class Generations {
   ready(id: string, dataBytes: number): void {
     this.db.query("UPDATE generations SET state = 'ready', data_bytes = ? WHERE id = ?").run(dataBytes, id);
     this.writing.delete(id);
+  }
+
+  /** A new folder that no record tells of yet: for another form of a generation. Throws what the file system does. */
+  newFolder(): Folder {
+    const name = createId();
+    this.busy.add(name);
+    const paths = pathsIn(join(this.dir, name));
+    try {
+      mkdirSync(paths.dir, { mode: 0o700 });
+    } catch (error) {
+      this.busy.delete(name);
+      throw error;
+    }
+    return { name, paths };
+  }
+
+  /** It is on record now. */
+  keep({ name }: Folder): void { this.busy.delete(name); }
+
+  /** Deletes a folder that no record tells of (any more), off the event loop: freeing the blocks of large files takes its time. */
+  async discard(dir: string): Promise<void> {
+    const name = basename(dir);
+    this.busy.add(name);
+    try {
+      await rm(dir, { recursive: true, force: true });
+    } finally {
+      this.busy.delete(name);
+    }
   }
 
   /** Takes back one that came to nothing. */
@@ -102,12 +142,10 @@ export class Generations {
       if (free.length === 0) break;
       const remove = this.db.query("DELETE FROM generations WHERE id = ?");
       this.db.transaction(() => { for (const { id } of free) remove.run(id); })();
+      for (const { id } of free) this.going(id);
     }
-    for (const name of readdirSync(this.dir)) {
-      if (this.find(name) !== null) continue;
-      this.going(name);
-      rmSync(join(this.dir, name), { recursive: true, force: true });
-    }
+    const known = new Set(this.db.query<{ name: string }, []>("SELECT coalesce(folder, id) AS name FROM generations").all().map(({ name }) => name));
+    for (const name of readdirSync(this.dir)) if (!known.has(name) && !this.busy.has(name)) rmSync(join(this.dir, name), { recursive: true, force: true });
   }
 
   /** At start: whatever an earlier daemon was writing is nobody's. */

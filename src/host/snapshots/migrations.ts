@@ -34,4 +34,10 @@ export const snapshotMigrations: Migration[] = [
       CREATE INDEX snapshots_image ON snapshots (image_digest);
       CREATE INDEX snapshots_generation ON snapshots (generation_id);`,
   },
+  {
+    id: "snapshots-2",
+    sql: `
+      -- Its folder under <data>/memory; null: named as its id. Another one once it was merged with what it stood on.
+      ALTER TABLE generations ADD COLUMN folder TEXT;`,
+  },
 ];

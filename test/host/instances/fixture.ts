@@ -101,7 +101,7 @@ export function freshRoot(): string {
 
 /** Nobody visits, nothing is compressed. */
 const alone: Pick<InstanceDeps, "compression" | "guard" | "activities" | "connections" | "ownConnection"> = {
-  compression: { schedule() {}, ensureRaw: () => okAsync(undefined), cancel: async () => {}, state: () => ({ state: "none", error: null, compressedBytes: null, uncompressedBytes: null }) },
+  compression: { schedule() {}, ensureRaw: () => okAsync(undefined), cancel: async () => {}, moved() {}, before: async () => {}, state: () => ({ state: "none", error: null, compressedBytes: null, uncompressedBytes: null }) },
   guard: { visitors: async () => null, lateVisitors: async () => null },
   activities: new Activities(), connections: () => [], ownConnection: () => false,
 };

@@ -3,6 +3,7 @@ import { afterAll, expect, test } from "bun:test";
 import { existsSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { AsyncRes } from "../../../src/errors.ts";
+import { until } from "../../support/until.ts";
 import { monitorsIn, never, open, removeRoots, request, type Fixture } from "./fixture.ts";
 
 afterAll(removeRoots);
@@ -135,4 +136,27 @@ test("the next daemon finds a sleeper asleep, and sweeps what no record tells of
   expect({ state: stateOf(next, "one"), generations: generations(next), stray: existsSync(stray) }).toEqual({ state: "Standby", generations: kept, stray: false });
   expect((await next.instances.restore("one"))._unsafeUnwrap().state).toBe("Running");
   await next.close();
+});
+
+test("a chain of sleeps becomes one while its instance sleeps, for all who sleep on it; nobody waits for that, and waking calls it off", async () => {
+  const fixture = await open();
+  await running(fixture, "one", ["serve"]);
+  for (let night = 1; night <= 4; night++) {
+    (await fixture.instances.standby("one"))._unsafeUnwrap();
+    if (night < 4) (await fixture.instances.restore("one"))._unsafeUnwrap();
+  }
+  (await fixture.instances.fork("one", { name: "two", fromRunning: false, targetState: "Standby" }))._unsafeUnwrap();
+  await until("the chain to be one", () => generations(fixture).length === 1);
+  for (const name of ["one", "two"]) (await fixture.instances.restore(name))._unsafeUnwrap();
+  (await fixture.instances.remove("two", { graceful: false }))._unsafeUnwrap();
+  // Short naps, longer in number than a chain may be.
+  for (let night = 0; night < 10; night++) {
+    (await fixture.instances.standby("one"))._unsafeUnwrap();
+    (await fixture.instances.restore("one"))._unsafeUnwrap();
+    expect(stateOf(fixture, "one")).toBe("Running");
+  }
+  (await fixture.instances.stop("one", { graceMs: 1000 }))._unsafeUnwrap();
+  await until("the files to go", () => generations(fixture).length === 0);
+  expect(fixture.logged.filter((line) => line.includes("memory.unmerged"))).toEqual([]);
+  await fixture.close();
 });

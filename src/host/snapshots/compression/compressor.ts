@@ -45,6 +45,8 @@ export class Compressor {
   private run: Run | null = null;
   private readonly opening = new Map<string, Promise<Res<void>>>();
   private closed = false;
+  /** Awaited before a generation is compressed: whoever is about to change what its memory file is goes first. */
+  before: (gid: string) => Promise<void> = async () => {};
 
   constructor({ records, clock = systemClock, onStep = () => {} }: CompressorOptions) {
     this.records = records;
@@ -74,6 +76,14 @@ export class Compressor {
     const dueAt = this.waiting.clock.now() + delayMs;
     this.records.want(gid, { algorithm, level }, dueAt);
     this.waiting.add({ gid, dir, algorithm, level, dueAt });
+  }
+
+  /** The memory of `gid` is another raw file from now on, in `dir`: what was wanted of it is to be done there. */
+  moved(gid: string, dir: string): void {
+    const run = this.run?.wanted.gid === gid ? this.run : null;
+    const wanted = this.waiting.find(gid) ?? (run?.cancelled === false ? run.wanted : null);
+    if (run !== null && !run.committed) this.callOff(run);
+    if (wanted !== null && run?.committed !== true) this.waiting.add({ ...wanted, dir });
   }
 
   /**
@@ -146,6 +156,7 @@ export class Compressor {
     const { gid, dir, algorithm, level } = run.wanted;
     const packed = packedPath(dir, algorithm), part = partOf(packed);
     await this.opening.get(gid)?.then(() => undefined); // whoever asked for it has its outcome
+    await this.before(gid);
     if (run.cancelled) return;
     const found = findMemory(dir);
     // Records from before the files' last change (a backup that was put back).

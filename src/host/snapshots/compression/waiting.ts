@@ -16,6 +16,10 @@ export class Waiting {
     this.arm();
   }
 
+  find(gid: string): Wanted | null {
+    return this.byId.get(gid) ?? null;
+  }
+
   /** False where it was not waiting. */
   remove(gid: string): boolean {
     return this.byId.delete(gid);
