@@ -47,8 +47,8 @@ export const spawning = (command: readonly string[]): Monitors => ({ take: (dir)
 /** What an instance has unless told otherwise. */
 const USUAL: Shape = { memoryBytes: 2 ** 30, vcpus: 2 };
 
-/** A start takes a processor for some 50 ms: not while the wake that took the last one needs it, nor between the wakes of a burst. */
-const REFILL_DELAY_MS = 250;
+/** A start takes a processor for some 50 ms, and the wakes of a burst need it more: by then they are over, on a slow host too. */
+const REFILL_DELAY_MS = 2000;
 
 /** Starts the first monitors at once. Those of an earlier daemon have ended, or end: their sockets go. */
 export function openPool(options: PoolOptions): Res<VmmPool> {
@@ -103,8 +103,11 @@ class Pool implements VmmPool {
   }
 
   private refillLater(): void {
-    if (this.timer !== null) clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.refill(), REFILL_DELAY_MS);
+    if (this.timer !== null) return;
+    this.timer = setTimeout(() => {
+      this.timer = null;
+      this.refill();
+    }, REFILL_DELAY_MS);
     this.timer.unref();
   }
 
