@@ -1,13 +1,21 @@
 // Whether the guest of this monitor runs, and the ways between: pause, save, being called off, resume, and waking after a restore.
 import type { Epoll } from "../ffi/epoll.ts";
+import type { Pair } from "../pairs.ts";
 import type { Guest } from "./guest.ts";
 import { Frame, type SaveParams, type SaveResult, type VmmStatus, type WakeIdentity } from "./protocol.ts";
 import type { Record } from "./record.ts";
 import { Save } from "./snapshot/save.ts";
-import { wakePairs } from "./snapshot/wake.ts";
+import { timePairs, wakePairs } from "./snapshot/wake.ts";
 
 /** Before it acknowledges a thaw, a woken guest writes files; its disk may be slow. */
 const THAW_TIMEOUT_MS = 30_000;
+
+/**
+ * A guest's clock is behind by the way of what it was told. The first word waits until the guest runs at all, which takes long where much
+ * of its memory must be read or its instructions are emulated: it is told again until an answer came as fast as this, or so often.
+ */
+const CLOCK_WAY_MS = 20;
+const CLOCK_TELLINGS = 5;
 
 /**
  * `gated`: restored, it runs with its gates shut and its workload frozen. `thawing`: it runs, its workload does not yet;
@@ -30,7 +38,8 @@ export class Sleep {
   /** Those who asked that the guest runs on. */
   private waiting: Settle<VmmStatus>[] = [];
 
-  constructor(private readonly guest: Guest, private readonly host: SleepHost) {}
+  /** `now`: milliseconds of any clock that only goes on. */
+  constructor(private readonly guest: Guest, private readonly host: SleepHost, private readonly now: () => number = () => performance.now()) {}
 
   pause(done: () => void): void {
     if (this.state !== "awake" && this.state !== "paused") throw new Error(`Cannot pause the guest: it is ${this.state}`);
@@ -91,18 +100,26 @@ export class Sleep {
 
   /** A restored guest, gates shut and devices in place, begins to run and is told who it is. `done` hears null once it has said so. */
   wake(identity: WakeIdentity, deadlineMs: number, running: () => void, done: (error: string | null) => void): void {
-    const { machine, devices, agent } = this.guest;
+    const { machine, devices } = this.guest;
     this.state = "gated";
     let left = 2;
     const one = (error: string | null) => {
       if (error !== null) return done(error);
       if (--left === 0) done(null);
     };
-    if (devices.agent) agent.request(Frame.WAKE, "be who it is", wakePairs(identity), deadlineMs, one);
+    if (devices.agent) this.tell("be who it is", wakePairs(identity), CLOCK_TELLINGS, deadlineMs, one);
     else one(null);
     machine.resume(() => {
       running();
       one(null);
+    });
+  }
+
+  private tell(what: string, pairs: readonly Pair[], tellings: number, deadlineMs: number, done: (error: string | null) => void): void {
+    const asked = this.now();
+    this.guest.agent.request(Frame.WAKE, what, pairs, deadlineMs, (error) => {
+      if (error !== null || tellings === 1 || this.now() - asked <= CLOCK_WAY_MS) return done(error);
+      this.tell("set its clock", timePairs(), tellings - 1, deadlineMs, done);
     });
   }
 

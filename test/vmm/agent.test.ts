@@ -72,10 +72,11 @@ function sleeper() {
   const record = new Record(() => {});
   record.booted();
   record.running();
-  const sleep = new Sleep(guest, { epoll, pagemapFd: -1, record, deaf: note("deaf") });
+  const clock = { ms: 0 };
+  const sleep = new Sleep(guest, { epoll, pagemapFd: -1, record, deaf: note("deaf") }, () => clock.ms);
   const errors: string[] = [];
   const save = () => sleep.saveTo({ id: "g", base: null }, { machine: -1, memory: -1 }, (_result, error) => void errors.push(error));
-  return { epoll, sleep, sent, ack, done, record, errors, save };
+  return { epoll, sleep, sent, ack, done, record, errors, save, clock };
 }
 
 test("a workload that can't be frozen is thawed, and nothing else has been done to the guest", () => {
@@ -120,6 +121,23 @@ test("a woken guest answers after it has said who it is; its gates open before i
   expect(released).toEqual([]);
   ack(1, ["ok", "1"]);
   expect(released).toEqual(["running"]);
+});
+
+test("a guest whose answer took long is told the time again, until one came at once or it was told often enough", () => {
+  for (const [wayMs, expected] of [[20, 1], [21, 5]] as const) {
+    const { sent, ack, clock, sleep, record } = sleeper();
+    const heard: (string | null)[] = [];
+    record.restored(1, 2);
+    sleep.wake({ hostname: "box" }, 60_000, () => {}, (error) => void heard.push(error));
+    for (let i = 0; i < expected; i++) {
+      expect(heard).toEqual([]);
+      clock.ms += wayMs;
+      ack(i, ["ok", "1"]);
+    }
+    expect(heard).toEqual([null]);
+    expect(sent.map(({ type }) => type)).toEqual(sent.map(() => Frame.WAKE));
+    expect(sent.slice(1).map(({ pairs }) => pairs.map(([key]) => key))).toEqual(sent.slice(1).map(() => ["id", "realtime_ns"]));
+  }
 });
 
 test("a guest that does not thaw is asked again by the next resume()", () => {

@@ -10,10 +10,12 @@ const CLOCK_REALTIME = 0;
 export function wakePairs({ hostname, ip, gateway, mac }: WakeIdentity): Pair[] {
   const optional: (readonly [string, string | undefined])[] = [["ip", ip], ["gateway", gateway], ["mac", mac]];
   return [
-    ["realtime_ns", String(realtimeNs())], ["seed", seed()], ["hostname", hostname],
+    ...timePairs(), ["seed", seed()], ["hostname", hostname],
     ...optional.filter((pair): pair is readonly [string, string] => pair[1] !== undefined),
   ];
 }
+
+export const timePairs = (): Pair[] => [["realtime_ns", String(realtimeNs())]];
 
 function realtimeNs(): bigint {
   const time = new BigInt64Array(2); // struct timespec
