@@ -1,7 +1,8 @@
 // What the images are made of. A recipe's text is hashed: a change builds the image anew.
+import { readFileSync } from "node:fs";
 import type { Compression, Dialect, ImageSettings } from "./oci.ts";
 
-export const imageNames = ["busybox", "debian", "nginx", "redis", "python", "layers", "bench"] as const;
+export const imageNames = ["busybox", "debian", "nginx", "redis", "python", "layers", "bench", "soak"] as const;
 export type ImageName = (typeof imageNames)[number];
 
 /** A file of a layer: its text, or what it is. Paths have no leading slash. */
@@ -113,6 +114,13 @@ echo "volume $(</vol/seed) $(stat -c %u:%g /vol)"; echo "id $(id -u):$(id -g) $(
     base: "debian",
     packages: ["fio", "iperf3"],
     config: { Cmd: ["sleep", "infinity"], Env: [PATH] },
+  },
+  /** A program that notices what a sleep takes from it (soak.py), on port 8000. */
+  soak: {
+    base: "debian",
+    packages: ["python3-minimal", "libpython3-stdlib"],
+    layers: [{ "app/soak.py": readFileSync(new URL("soak.py", import.meta.url), "utf8") }],
+    config: { Cmd: ["python3", "-u", "/app/soak.py"], Env: [PATH], ExposedPorts: { "8000/tcp": {} } },
   },
 };
 

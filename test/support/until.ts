@@ -23,7 +23,7 @@ export async function until<T>(what: string, attempt: () => Promise<T | null | u
  * Only for that: what was served once must be served without asking twice.
  */
 export const served = (url: string): Promise<string> => until(`${url} to be served`, async () => {
-  const answer = await fetch(url);
+  const answer = await fetch(url, { keepalive: false, headers: { connection: "close" } }); // or the connection stays, as a visitor
   if (!answer.ok) throw new Error(`it answers ${answer.status}`);
   return answer.text();
 });

@@ -1,0 +1,80 @@
+// A daemon with images from a registry of its own, and the verbs of instances as tests use them. Everything goes with it.
+import type { ImageName } from "./recipes.ts";
+import { Daemon } from "./daemon.ts";
+import { image } from "./images.ts";
+import { Registry } from "./registry.ts";
+import { until } from "./until.ts";
+
+export interface Seen {
+  readonly id: string;
+  readonly name: string;
+  readonly state: string;
+  readonly state_error?: string | null;
+  readonly exit_code: number | null;
+  readonly exit_message?: string | null;
+  readonly has_snapshot?: boolean;
+  readonly network?: { readonly ip?: string };
+}
+export interface Refusal { readonly status: number; readonly code: string; readonly message: string }
+
+export class Site {
+  private constructor(readonly daemon: Daemon, private readonly registry: Registry) {}
+
+  static async start(images: readonly ImageName[], options: { dataDir?: string; flags?: readonly string[] } = {}): Promise<Site> {
+    const registry = await Registry.start();
+    for (const name of images) await (await image(name)).push(registry.host, name);
+    const site = new Site(await Daemon.start(options), registry);
+    for (const name of images) await site.daemon.run(["pull", site.reference(name)]);
+    return site;
+  }
+
+  reference(name: ImageName): string { return `${this.registry.host}/${name}`; }
+
+  /** Running: its program was started, and may not listen yet. */
+  async boot(name: string, image: ImageName, body: Readonly<Record<string, unknown>> = {}): Promise<Seen> {
+    await this.daemon.api("POST", "/instances", { name, image: this.reference(image), size: "256MB", vcpus: 1, overlay_size: "1GB", ...body });
+    return this.reached(name, "Running");
+  }
+
+  get(ref: string): Promise<Seen> { return this.daemon.api("GET", `/instances/${ref}`); }
+
+  reached(ref: string, state: string): Promise<Seen> {
+    return until(`${ref} to be ${state}`, async () => {
+      const one = await this.get(ref);
+      if (one.state === state) return one;
+      throw new Error(`it is ${one.state}: ${one.state_error ?? one.exit_message ?? "no word why"}`);
+    });
+  }
+
+  /** `POST /instances/{ref}/{verb}`, which must succeed and end in `state`. */
+  async verb(ref: string, verb: "standby" | "restore", body?: unknown): Promise<Seen> {
+    const one = await this.daemon.api<Seen>("POST", `/instances/${ref}/${verb}`, body);
+    const state = verb === "standby" ? "Standby" : "Running";
+    if (one.state !== state) throw new Error(`${verb} of ${ref} was answered with the state ${one.state}`);
+    return one;
+  }
+
+  /** A request that must be refused. */
+  async refused(method: string, path: string, body?: unknown): Promise<Refusal> {
+    const init: RequestInit = body === undefined ? { method } : { method, body: JSON.stringify(body), headers: { "content-type": "application/json" } };
+    const answer = await fetch(`${this.daemon.url}${path}`, init);
+    const text = await answer.text();
+    if (answer.ok) throw new Error(`${method} ${path} was not refused: ${text}`);
+    return { status: answer.status, ...(JSON.parse(text) as { code: string; message: string }) };
+  }
+
+  async remove(...refs: readonly string[]): Promise<void> {
+    for (const ref of refs) await this.daemon.run(["rm", "-f", ref]);
+  }
+
+  /** Lines of what the daemon did to an instance that have `text` in them. */
+  async told(ref: string, text: string): Promise<number> {
+    const log = await this.daemon.run(["logs", "--source", "dormouse", "--tail", "100000", ref]);
+    return log.split("\n").filter((line) => line.includes(text)).length;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.daemon[Symbol.asyncDispose]();
+    await this.registry.stop();
+  }
+}
