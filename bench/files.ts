@@ -1,10 +1,11 @@
-// What the benches boot: the guest kernel, an initramfs with BusyBox and init.sh, and a disk with fio and iperf3. All cached.
+// What the benches boot: the guest kernel, an initramfs with BusyBox and init.sh, and disks of images. All cached.
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { cpio } from "../scripts/lib/testbed/cpio.ts";
 import { command } from "../test/support/command.ts";
 import { image } from "../test/support/images.ts";
+import type { ImageName } from "../test/support/recipes.ts";
 import { cacheFolder, repo, TempDir } from "../test/support/paths.ts";
 import { say } from "./metric.ts";
 
@@ -22,13 +23,13 @@ export function benchInitrd(dir: string): string {
 
 const ROOTFS_SIZE = "768M";
 
-/** An ext4 image of the `bench` image's file system, with BusyBox; read-only for guests. Builds it where it is not in the cache. */
-export async function benchRootfs(): Promise<string> {
-  const layout = await image("bench", say);
+/** An ext4 image of an image's file system, with BusyBox; read-only for guests. Builds it where it is not in the cache. */
+export async function imageDisk(name: ImageName): Promise<string> {
+  const layout = await image(name, say);
   const { digest } = await layout.manifest();
   const path = join(cacheFolder, "bench", `rootfs-${digest.slice("sha256:".length, 23)}.ext4`);
   if (existsSync(path)) return path;
-  say("making the benches' disk");
+  say(`making a disk of the image ${name}`);
   mkdirSync(join(cacheFolder, "bench"), { recursive: true });
   using temp = new TempDir("rootfs", join(cacheFolder, "bench"));
   const root = temp.join("root");
@@ -40,3 +41,6 @@ export async function benchRootfs(): Promise<string> {
   renameSync(temp.join("image"), path);
   return path;
 }
+
+/** The disk with fio and iperf3. */
+export const benchRootfs = (): Promise<string> => imageDisk("bench");

@@ -155,7 +155,7 @@ function bootDescriptors(spec: GuestSpec, dir: string): Record<string, number> {
  * Without devices the fastest machine that QEMU has, `microvm`. With devices `pc` without ACPI: our guest kernel has virtio over PCI only,
  * which `microvm` can't offer to a kernel without ACPI, and MSI-X serves QEMU better than MMIO would.
  */
-function qemuArguments(spec: GuestSpec, serial: string): string[] {
+export function qemuArguments(spec: GuestSpec, serial: string): string[] {
   const devices = (spec.disks ?? []).flatMap((disk, i) => [
     "-drive", `if=none,id=disk${i},file=${disk.path},format=raw${disk.readonly ? ",readonly=on" : ""}`, "-device", `virtio-blk-pci,drive=disk${i}`,
   ]);

@@ -32,6 +32,13 @@ case $bench_job in
     say "send $(run /usr/bin/iperf3 -c "$bench_peer" -t "$bench_seconds" -f k 2>&1 | /bin/busybox grep receiver)"
     say "receive $(run /usr/bin/iperf3 -c "$bench_peer" -R -t "$bench_seconds" -f k 2>&1 | /bin/busybox grep receiver)"
     ;;
+  nginx)
+    mounts
+    for d in run var/lib/nginx; do /bin/busybox mount -t tmpfs tmp /root/$d; done
+    /bin/busybox ip addr add "$bench_ip/30" dev eth0
+    /bin/busybox ip link set eth0 up
+    run /usr/sbin/nginx -g "daemon off;" &
+    ;;
 esac
 say "done"
 while :; do /bin/busybox sleep 1000; done

@@ -16,6 +16,9 @@ export const median = (values: readonly number[]): number => {
   return sorted.length === 0 ? Number.NaN : sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 };
 
+/** The nearest rank: the largest of few. */
+export const percentile = (values: readonly number[], percent: number): number => values.toSorted((a, b) => a - b)[Math.max(0, Math.ceil((values.length * percent) / 100) - 1)] ?? Number.NaN;
+
 /** A figure without a goal. */
 export const figure = (values: readonly number[], unit: string, digits = 1): Metric =>
   ({ median: Number(median(values).toFixed(digits)), unit, goal: null, met: null, runs: values.length });

@@ -1,11 +1,17 @@
 import { expect, test } from "bun:test";
-import { figure, judged, median, ratio } from "../../bench/metric.ts";
+import { figure, judged, median, percentile, ratio } from "../../bench/metric.ts";
 import { repo } from "../support/paths.ts";
 
 test("median() takes the middle, or the mean of the two in the middle", () => {
   expect(median([9, 1, 5])).toBe(5);
   expect(median([4, 1, 3, 2])).toBe(2.5);
   expect(median([])).toBeNaN();
+});
+
+test("percentile() takes the nearest rank", () => {
+  const values = Array.from({ length: 25 }, (_, i) => i + 1);
+  expect([percentile(values, 50), percentile(values, 95), percentile(values, 99), percentile([7], 99)]).toEqual([13, 24, 25, 7]);
+  expect(percentile([], 50)).toBeNaN();
 });
 
 test("judged() says whether the goal is met, by the figure before rounding", () => {
@@ -25,5 +31,5 @@ test("figure() has no goal", () => {
 test("a name that is no bench is refused with the list", async () => {
   const child = Bun.spawn([process.execPath, "bench/main.ts", "speed"], { cwd: repo, stdout: "pipe", stderr: "pipe" });
   const [out, error, status] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
-  expect({ out, error, status }).toEqual({ out: "", error: "usage: bun run bench NAME [--json]; NAME is one of boot, memory, disk, net, virtqueue, convert, api\n", status: 2 });
+  expect({ out, error, status }).toEqual({ out: "", error: "usage: bun run bench NAME [--json]; NAME is one of boot, memory, disk, net, virtqueue, convert, api, wake, wake-scale, restore-native, standby, fork, density\n", status: 2 });
 });

@@ -1,0 +1,79 @@
+// The daemon's restore of a tiny guest of our own, on whatever KVM there is: from the HTTP request to the guest's first instruction, with
+// the monitor out of the pool and started for it. Instance domain, store, routes, pool and monitor are the real ones; image and network are not needed.
+import { join } from "node:path";
+import { Records } from "../src/host/instances/records.ts";
+import { openPoller } from "../src/host/poller.ts";
+import { openPool, spawning, type Monitors } from "../src/host/vmm/pool.ts";
+import { createLogger } from "../src/log.ts";
+import type { ApiDeps } from "../src/routes/deps.ts";
+import { sleepRoutes } from "../src/routes/instances/sleep.ts";
+import { Live } from "../src/routes/live.ts";
+import { executable } from "../test/support/daemon.ts";
+import { TempDir } from "../test/support/paths.ts";
+import { until } from "../test/support/until.ts";
+import { open, request } from "../test/host/instances/fixture.ts";
+import { tinyGuest } from "../test/vmm/guests/build.ts";
+import { figure, judged, percentile, say, type Metrics } from "./metric.ts";
+
+const ROUNDS = 25;
+const GOAL_POOL_MS = 5, GOAL_SPAWN_MS = 25;
+/** What a pool's monitor makes ahead takes about a tenth of it. */
+const SETTLE_MS = 300;
+const COMMAND = [executable, "vmm"];
+
+interface Round { readonly firstInstruction: number; readonly whole: number }
+
+export async function run(): Promise<Metrics> {
+  if ((await Bun.spawn([process.execPath, "build.ts"], { cwd: join(import.meta.dir, ".."), stdin: "ignore", stdout: "ignore", stderr: "inherit" }).exited) !== 0) throw new Error("the executable can't be built");
+  using dir = new TempDir("bench");
+  const poller = openPoller();
+  const pool = openPool({ command: COMMAND, size: 2, dir: dir.join("pool"), poller, logger: createLogger("warn") })._unsafeUnwrap();
+  const fromPool = await rounds(dir.join("from-pool"), pool, () => until("a full pool", () => pool.idle === 2).then(() => Bun.sleep(SETTLE_MS)));
+  pool.close();
+  await poller.close();
+  const started = await rounds(dir.join("started"), spawning(COMMAND), async () => {});
+  return {
+    pool_p50: judged(fromPool.map(({ firstInstruction }) => firstInstruction), "ms", "at most", GOAL_POOL_MS), pool_p99: { ...figure([percentile(fromPool.map(({ firstInstruction }) => firstInstruction), 99)], "ms"), runs: ROUNDS },
+    pool_whole_request: figure(fromPool.map(({ whole }) => whole), "ms"),
+    spawn_p50: judged(started.map(({ firstInstruction }) => firstInstruction), "ms", "at most", GOAL_SPAWN_MS), spawn_p99: { ...figure([percentile(started.map(({ firstInstruction }) => firstInstruction), 99)], "ms"), runs: ROUNDS },
+    spawn_whole_request: figure(started.map(({ whole }) => whole), "ms"),
+  };
+}
+
+async function rounds(root: string, monitors: Monitors, ready: () => Promise<void>): Promise<Round[]> {
+  let woken = 0;
+  const kernel = tinyGuest("ticker");
+  const kernelPath = `/proc/${process.pid}/fd/${kernel.fd}`;
+  const host = await open(root, {
+    monitors, logger: createLogger("error", () => {}), artifacts: { kernelPath, initramfsPath: "/dev/null" },
+    // All vCPUs are on their way into the guest when the monitor answers.
+    onStep: (step) => { if (step === "acknowledged") woken = performance.now(); },
+  });
+  await Bun.write(join(root, "rootfs"), new Uint8Array(2 ** 20));
+  // These routes ask for nothing else.
+  const app = sleepRoutes({ instances: host.instances, live: new Live() } as unknown as ApiDeps);
+  const server = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: (incoming) => app.handle(incoming) });
+  try {
+    const { id } = (await host.instances.create(request("tiny", ["tiny"])))._unsafeUnwrap();
+    await until("the guest to boot", () => host.instances.get(id)._unsafeUnwrap().state === "Initializing");
+    new Records(host.store.db).transition(id, "Running", "a guest without an agent never says so");
+    const post = async (verb: string) => {
+      const answer = await fetch(`http://127.0.0.1:${server.port}/instances/${id}/${verb}`, { method: "POST" });
+      if (!answer.ok) throw new Error(`${verb}: ${answer.status} ${await answer.text()}`);
+    };
+    const found: Round[] = [];
+    for (let i = 0; i <= ROUNDS; i++) {
+      await post("standby");
+      await ready();
+      const asked = performance.now();
+      await post("restore");
+      if (i > 0) found.push({ firstInstruction: woken - asked, whole: performance.now() - asked });
+    }
+    say(`${found.map(({ firstInstruction }) => firstInstruction.toFixed(1)).join(" ")} ms`);
+    return found;
+  } finally {
+    await host.instances.remove("tiny", { graceful: false });
+    await host.close();
+    await server.stop(true);
+  }
+}
