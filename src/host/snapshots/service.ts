@@ -62,7 +62,7 @@ export interface Snapshot {
   readonly createdAt: number;
   readonly sourceInstanceId: string;
   readonly sourceInstanceName: string;
-  /** Bytes that its files take on disk now: memory, state and disk. */
+  /** Bytes on disk now of its own generation, without those below it, and of its disk what nobody else needs. */
   readonly sizeBytes: number;
   readonly compression: Compression | null;
   readonly compressionState: CompressionState;

@@ -57,7 +57,7 @@ export const SnapshotSchema = Type.Object(
     source_instance_name: Text("As it was then."),
     source_hypervisor: Text("`dormouse`."),
     tags: Tags,
-    size_bytes: Bytes("Allocated on disk by its memory, state and disk; what it shares with others counts in full."),
+    size_bytes: Bytes("Allocated on disk now: its memory and state, without older saved memory that they are a delta over, and of its disk what nobody else needs. Forks that share them change nothing of it."),
     compression: Type.Optional(CompressionSchema),
     compression_state: Type.Union(["none", "compressing", "compressed", "error"].map((one) => Type.Literal(one))),
     compression_error: nullable(Type.String()),
