@@ -32,7 +32,8 @@ function populate(world: World, random: Random): void {
 test("whoever needs a generation finds the same memory in it, however chains are shared; and nothing else is left", async () => {
   const random = randomFrom(Number(process.env["SEED"] ?? 3));
   let merged = 0;
-  for (let round = 0; round < Number(process.env["ROUNDS"] ?? 25); round++)
+  const rounds = Number(process.env["ROUNDS"] ?? 25);
+  for (let round = 0; round < rounds; round++)
     await inWorld(async (world) => {
       populate(world, random);
       const { db } = world.store, before = new Map(world.ids().map((id) => [id, world.content(id)]));
@@ -53,7 +54,7 @@ test("whoever needs a generation finds the same memory in it, however chains are
       world.generations.sweep();
       expect(world.folders()).toEqual({ known, found });
     });
-  expect(merged).toBeGreaterThan(20);
+  expect(merged).toBeGreaterThan(rounds / 2);
 }, 120_000);
 
 test("a long chain becomes one, sparse, with what the newest was; a short one stays", () => inWorld(async (world) => {
