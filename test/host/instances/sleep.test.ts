@@ -74,10 +74,7 @@ test("wake() calls a standby off that has begun", async () => {
   const fixture = await open();
   await running(fixture, "one", ["save-slowly", "60000"]);
   const sleeping = fixture.instances.standby("one");
-  const begun = Promise.withResolvers<void>();
-  const look = setInterval(() => { if (generations(fixture).length > 0) begun.resolve(); }, 5);
-  await begun.promise;
-  clearInterval(look);
+  await until("the save to begin", () => generations(fixture).length > 0);
   const woken = (await fixture.instances.wake("one"))._unsafeUnwrap();
   const error = (await sleeping)._unsafeUnwrapErr();
   expect({ state: woken.state, code: error.code, now: stateOf(fixture, "one"), generations: generations(fixture) }).toEqual({ state: "Running", code: "conflict", now: "Running", generations: [] });
@@ -112,10 +109,7 @@ test("a monitor that is killed while it saves leaves its instance Stopped with t
   const fixture = await open();
   await running(fixture, "one", ["save-slowly", "60000"]);
   const sleeping = fixture.instances.standby("one");
-  const begun = Promise.withResolvers<void>();
-  const look = setInterval(() => { if (generations(fixture).length > 0) begun.resolve(); }, 5);
-  await begun.promise;
-  clearInterval(look);
+  await until("the save to begin", () => generations(fixture).length > 0);
   for (const pid of monitorsIn(fixture.root)) process.kill(pid, "SIGKILL");
   expect((await sleeping).isErr()).toBe(true);
   (await fixture.instances.wait("one", "Stopped", 20_000, never()))._unsafeUnwrap();
