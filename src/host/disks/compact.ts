@@ -48,6 +48,7 @@ export class Compactor {
       // What has changed meanwhile can only have made them unfit: then the copy was for nothing, and no harm.
       if (!this.records.transaction(() => this.records.merge(lower, upper))) continue;
       this.stale.push({ files: above, at: Date.now() });
+      setTimeout(() => this.forget(), GRACE_MS).unref();
       this.options.step("merged");
     }
   }

@@ -123,6 +123,7 @@ export class Disks implements DiskService {
       });
     } catch (error) {
       await this.discard(prepared.made);
+      this.paths.dropFolder(to);
       throw error;
     }
     this.step("recorded");
@@ -138,7 +139,10 @@ export class Disks implements DiskService {
       });
       this.step("finished");
       this.cloning.delete(keyOf(from));
-      if (!given) unlink(this.paths.own(to, target));
+      if (!given) {
+        unlink(this.paths.own(to, target));
+        this.paths.dropFolder(to);
+      }
       if (source !== null) unlink(this.paths.own(from, source.before));
       this.compactor.soon();
     });
@@ -185,6 +189,7 @@ export class Disks implements DiskService {
         return this.records.dropUnused();
       });
       unlink(this.paths.own(owner, top));
+      this.paths.dropFolder(owner);
       for (const id of dropped) unlink(this.paths.layer(id, true));
       this.compactor.soon();
     });
@@ -220,6 +225,7 @@ export class Disks implements DiskService {
       return await this.split(from, source, to, id, made);
     } catch (error) {
       await this.discard(made);
+      this.paths.dropFolder(to);
       throw error;
     }
   }

@@ -1,5 +1,5 @@
 // Where the files of owners and layers lie.
-import { rmSync } from "node:fs";
+import { rmdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { DiskRecords, Top } from "./records.ts";
 import type { DiskLayer, DiskOwner } from "./service.ts";
@@ -11,6 +11,16 @@ export class DiskPaths {
   }
 
   folder({ kind, id }: DiskOwner): string { return join(this.dataDir, `${kind}s`, id); }
+
+  /** A snapshot's folder has nothing but its disk, and goes with it; one that isn't empty stays. */
+  dropFolder(owner: DiskOwner): void {
+    if (owner.kind !== "snapshot") return;
+    try {
+      rmdirSync(this.folder(owner));
+    } catch (error) {
+      if (!["ENOENT", "ENOTEMPTY"].includes((error as NodeJS.ErrnoException).code ?? "")) throw error;
+    }
+  }
 
   /** The owner's own file. */
   own(owner: DiskOwner, { file, layer }: Top): DiskLayer | null {

@@ -1,5 +1,5 @@
 // At start: files of disks that no record tells of, left by a crash, go.
-import { readdir, rm } from "node:fs/promises";
+import { readdir, rm, rmdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { DiskRecords } from "./records.ts";
 import type { DiskOwner } from "./service.ts";
@@ -21,6 +21,7 @@ async function sweepOwner(folder: string, records: DiskRecords, owner: DiskOwner
   const { file, layer } = records.top(owner);
   const keep = file === null ? [] : [`${file}.ext4`, ...(layer === null ? [] : [`${file}.map`])];
   await remove(folder, (await names(folder)).filter((name) => OURS.test(name) && !keep.includes(name)));
+  if (owner.kind === "snapshot" && records.find(owner) === null) await rmdir(folder).catch(() => {}); // it holds something else, which is not ours
 }
 
 async function remove(folder: string, found: readonly string[]): Promise<void> {
