@@ -45,8 +45,7 @@ export class BootFds {
 /** A writable disk's layers, the newest first; `map` is null for one that has nothing below it. */
 export interface DiskFiles { readonly layers: readonly DiskLayer[] }
 
-/** What boot and restore have in common. */
-interface MachineFiles {
+export interface MachineFiles {
   readonly dir: string;
   readonly rootfsPath: string;
   readonly disk: DiskFiles;
@@ -59,11 +58,6 @@ export interface BootFiles extends MachineFiles {
   readonly config: Uint8Array;
 }
 
-export interface RestoreFiles extends MachineFiles {
-  /** Of the saved machine and its bases, the newest first. */
-  readonly chain: readonly { readonly machine: string; readonly memory: string }[];
-}
-
 /** Opens all that `boot` takes but the TAP. Throws SysError naming the file; the caller closes what is open by then. */
 export function openBootFds(files: BootFiles, into: BootFds): void {
   into.open("kernel", files.kernelPath, O_RDONLY);
@@ -72,16 +66,8 @@ export function openBootFds(files: BootFiles, into: BootFds): void {
   openMachineFds(files, into);
 }
 
-/** As openBootFds(), for `restore`. */
-export function openRestoreFds(files: RestoreFiles, into: BootFds): void {
-  files.chain.forEach(({ machine, memory }, i) => {
-    into.open(`machine${i}`, machine, O_RDONLY);
-    into.open(`memory${i}`, memory, O_RDONLY);
-  });
-  openMachineFds(files, into);
-}
-
-function openMachineFds(files: MachineFiles, into: BootFds): void {
+/** What `boot` and `restore` both take, but the TAP. */
+export function openMachineFds(files: MachineFiles, into: BootFds): void {
   into.open("kvm", "/dev/kvm", O_RDWR);
   into.open("disk0", files.rootfsPath, O_RDONLY);
   files.disk.layers.forEach(({ path, map }, i) => {

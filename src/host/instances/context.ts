@@ -2,7 +2,7 @@
 import { join } from "node:path";
 import type { Database } from "bun:sqlite";
 import type { Artifacts } from "../../artifacts.ts";
-import type { AsyncRes, Res } from "../../errors.ts";
+import { messageOf, type Res } from "../../errors.ts";
 import type { Connection } from "../../ffi/netlink/conntrack.ts";
 import { describeError, type Logger } from "../../log.ts";
 import type { DiskService } from "../disks/service.ts";
@@ -61,6 +61,8 @@ export interface InstanceDeps {
   readonly disks: DiskService;
   /** What becomes of a saved machine's memory file while nobody needs it. */
   readonly compression: Pick<Compressor, "schedule" | "ensureRaw" | "cancel" | "state" | "moved" | "before">;
+  /** How long a save may take at most, by the bytes of the guest's memory; the product's own unless given. */
+  readonly saveTimeoutMs?: (memoryBytes: number) => number;
   /** Told of each step of a standby and a restore as it is done: for tests that kill whoever is at work there. */
   readonly onStep?: (step: SleepStep) => void;
   /** What guests may have at most; the host's own unless given. */
@@ -86,9 +88,10 @@ export class Context {
   closing = false;
 
   constructor(readonly deps: InstanceDeps) {
-    this.records = new Records(deps.db);
+    this.records = new Records(deps.db, (error) => deps.logger.error("instance.listener_failed", { error: describeError(error) }));
     this.files = new FileWatches(deps.poller);
-    this.generations = new Generations(deps.db, deps.memoryDir, (id) => (void deps.compression.cancel(id), this.merger.gone(id)));
+    const left = (error: unknown) => deps.logger.warn("memory.left", { error: describeError(error), hint: "what nobody needs is deleted with the next that goes" });
+    this.generations = new Generations(deps.db, deps.memoryDir, { going: (id) => (void deps.compression.cancel(id).catch(left), this.merger.gone(id)), left });
     this.merger = mergerOf(deps, this.generations);
     this.snapshots = new Snapshots(deps.db);
     this.taps = new Taps(deps.network, deps.poller);
@@ -110,6 +113,15 @@ export class Context {
     if (instance === null) return true;
     const starting = this.lanes.verbs(id).some((verb) => verb === "start" || verb === "restart");
     return instance.state === "Stopped" && !starting;
+  }
+
+  /** Does what must not stop a verb where it fails; that is told in the log. */
+  attempt(id: string, what: string, work: () => void): void {
+    try {
+      work();
+    } catch (error) {
+      this.note(id, `${what}: ${messageOf(error)}`, "warn");
+    }
   }
 
   /** Into the instance's own log, and the daemon's. A log that can't be written stops no verb. */

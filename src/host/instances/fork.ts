@@ -1,15 +1,14 @@
 // fork: a new instance with the content of another: Stopped (its disk), Standby (disk and memory, shared) or Running (frozen for as
 // long as its state takes to write, then on as if nothing had been).
 import { err, ok, ResultAsync } from "neverthrow";
-import { fail, type AsyncRes, type Res } from "../../errors.ts";
+import { fail, wrap, type AsyncRes, type Res } from "../../errors.ts";
 import { closeFd, O_RDWR, openFd } from "../../ffi/fd.ts";
 import type { Clone } from "../disks/service.ts";
-import type { Generation } from "../snapshots/generations.ts";
 import type { TargetState } from "../snapshots/service.ts";
 import type { Machine } from "../vmm/machine.ts";
 import { checkName } from "./create.ts";
 import type { Context } from "./context.ts";
-import { abandon, conceive, onTo, settleChild, type Child, type Parent } from "./offspring.ts";
+import { bear, onTo, type Parent } from "./offspring.ts";
 import { resume, save, type Saved } from "./saving.ts";
 import type { Instance } from "./service.ts";
 
@@ -35,7 +34,8 @@ async function begin(ctx: Context, id: string, request: ForkRequest): Promise<Re
   const free = ctx.records.nameFree(request.name);
   if (free.isErr()) return err(free.error);
   const target = request.targetState ?? (source.state as TargetState);
-  const child = source.state === "Running" ? await forkRunning(ctx, source, request.name) : await forkResting(ctx, source, request.name);
+  const child = source.state === "Running" ? await forkRunning(ctx, source, request.name)
+    : await bear(ctx, request.name, parentOf(source), { generation: ctx.records.generationsOf(id).saved });
   return child.map((born) => ({ id: born, target }));
 }
 
@@ -45,56 +45,23 @@ function refusal(source: Instance, { fromRunning, targetState }: ForkRequest): s
   return source.state === "Standby" ? null : `it is ${source.state}`;
 }
 
-export const parentOf = (source: Instance): Parent => ({ like: source, imageDigest: source.imageDigest, disk: { kind: "instance", id: source.id } });
+const parentOf = (source: Instance): Parent => ({ like: source, imageDigest: source.imageDigest, disk: { kind: "instance", id: source.id } });
 
-/** A child that came to nothing: its disk and its record. */
-export async function takeBack<T>(ctx: Context, child: Child, failed: Res<unknown>): Promise<Res<T>> {
-  const undone = child.clone.undo();
-  if (undone.isErr()) ctx.note(child.instance.id, undone.error.message, "warn");
-  await abandon(ctx, child.instance.id);
-  return err(failed._unsafeUnwrapErr());
-}
-
-async function forkResting(ctx: Context, source: Instance, name: string): Promise<Res<string>> {
-  const child = await conceive(ctx, name, parentOf(source));
-  if (child.isErr()) return err(child.error);
-  const finished = child.value.clone.finish();
-  if (finished.isErr()) return takeBack(ctx, child.value, finished);
-  settleChild(ctx, child.value.instance.id, ctx.records.generationsOf(source.id).saved);
-  return ok(child.value.instance.id);
-}
-
-async function forkRunning(ctx: Context, source: Instance, name: string): Promise<Res<string>> {
-  const machine = ctx.machines.get(source.id);
-  if (machine === undefined) return fail("instance.invalid_state", `Cannot fork instance ${source.name}: its monitor has gone`, { details: { state: source.state } });
-  return captured(ctx, source, machine, async ({ generation, result }) => {
-    const child = await conceive(ctx, name, parentOf(source));
-    if (child.isErr()) return err(child.error);
-    const handed = await handOver(machine, child.value.clone);
-    if (handed.isErr()) return takeBack(ctx, child.value, handed);
-    settleChild(ctx, child.value.instance.id, generation.id, () => ctx.generations.ready(generation.id, result.dataBytes));
-    return ok(child.value.instance.id);
-  });
+function forkRunning(ctx: Context, source: Instance, name: string): Promise<Res<string>> {
+  return captured(ctx, source, ({ generation, result }, machine) => bear(ctx, name, parentOf(source), {
+    generation: generation.id, give: (clone) => handOver(machine, clone), also: () => ctx.generations.ready(generation.id, result.dataBytes),
+  }));
 }
 
 /** Saves a running machine, has `use` take what it needs while it stands still, and lets it run on whatever came of that. */
-export async function captured<T>(ctx: Context, source: Instance, machine: Machine, use: (saved: Saved) => Promise<Res<T>>): Promise<Res<T>> {
-  const saved = await save(ctx, source, machine);
+export async function captured<T>(ctx: Context, source: Instance, use: (saved: Saved, machine: Machine) => Promise<Res<T>>): Promise<Res<T>> {
+  const machine = ctx.machines.get(source.id);
+  if (machine === undefined) return fail("instance.invalid_state", `Cannot copy instance ${source.name}: its monitor has gone`, { details: { state: source.state } });
+  const saved = await save(ctx, source, machine, { heedful: false });
   if (saved.isErr()) return err(saved.error);
-  let used: Res<T>;
-  try {
-    used = await use(saved.value);
-  } catch (error) {
-    await goOn(ctx, source.id, machine, saved.value.generation);
-    throw error;
-  }
-  await goOn(ctx, source.id, machine, used.isOk() ? null : saved.value.generation);
+  const used = await use(saved.value, machine).catch((error: unknown): Res<T> => err(wrap("host.storage", `Cannot copy instance ${source.name}`, error)));
+  await resume(ctx, source.id, machine, used.isOk() ? null : saved.value.generation);
   return used;
-}
-
-async function goOn(ctx: Context, id: string, machine: Machine, unused: Generation | null): Promise<void> {
-  const resumed = await resume(ctx, id, machine, unused);
-  if (resumed.isErr()) ctx.note(id, `it was saved and does not go on: ${resumed.error.message}`, "warn");
 }
 
 /** Gives the source's monitor its new top layer where the clone made one, and settles the clone. */

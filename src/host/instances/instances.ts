@@ -1,5 +1,4 @@
 // The instance domain: opens it, and puts the verbs together.
-import { SQLiteError } from "bun:sqlite";
 import { mkdirSync, readFileSync } from "node:fs";
 import { err, errAsync, ok, ResultAsync } from "neverthrow";
 import { fail, wrap, type AsyncRes, type Res } from "../../errors.ts";
@@ -15,6 +14,7 @@ import { sleepParts, sleepServiceOf, type SleepParts } from "./sleep.ts";
 import { start } from "./start.ts";
 import { VERB_FROM } from "./states.ts";
 import { stop } from "./stop.ts";
+import { isStorage } from "./storage.ts";
 import { wait } from "./wait.ts";
 
 export { instanceMigrations } from "./migrations.ts";
@@ -62,7 +62,7 @@ const serviceOf = (ctx: Context, parts: SleepParts): InstanceService => ({
 
 /** What a verb throws (the database, mostly: a full disk) as the error that it is. */
 const guarded = <T>(what: string, verb: () => AsyncRes<T>): AsyncRes<T> =>
-  ResultAsync.fromPromise((async () => verb())(), (cause) => wrap(cause instanceof SQLiteError ? "host.storage" : "internal", `Cannot ${what}`, cause)).andThen((result) => result);
+  ResultAsync.fromPromise((async () => verb())(), (cause) => wrap(isStorage(cause) ? "host.storage" : "internal", `Cannot ${what}`, cause)).andThen((result) => result);
 
 function stats(ctx: Context, ref: string): AsyncRes<InstanceStats> {
   return ctx.records.get(ref).asyncAndThen((instance) => {

@@ -1,11 +1,12 @@
 // New instances out of what another one is or was: a fork's record, disk and memory, and its way to the state that was asked for.
 import { createId } from "@paralleldrive/cuid2";
 import { err, ok } from "neverthrow";
-import { fail, type Res } from "../../errors.ts";
+import { fail, wrap, type Res } from "../../errors.ts";
 import type { Clone, DiskOwner } from "../disks/service.ts";
 import type { TargetState } from "../snapshots/service.ts";
 import type { Context } from "./context.ts";
 import { prepare } from "./create.ts";
+import { eventually } from "./eventually.ts";
 import { removeNow } from "./remove.ts";
 import { knockWakes, restoreNow } from "./restore.ts";
 import type { CreateInstance, Instance } from "./service.ts";
@@ -18,28 +19,48 @@ export interface Parent {
   readonly disk: DiskOwner;
 }
 
-export interface Child { readonly instance: Instance; readonly clone: Clone }
-
-/** Records the child and clones the disk for it. It comes to nothing by abandon(), or by the daemon's death, until settleChild(). */
-export async function conceive(ctx: Context, name: string, { like, imageDigest, disk }: Parent): Promise<Res<Child>> {
-  const inserted = ctx.records.insertForming(createId(), { ...like, name, ports: [] }, imageDigest);
-  if (inserted.isErr()) return err(inserted.error);
-  const reserved = await prepare(ctx, inserted.value);
-  if (reserved.isErr()) return err(reserved.error);
-  const clone = await ctx.deps.disks.clone(disk, { kind: "instance", id: reserved.value.id });
-  if (clone.isOk()) return ok({ instance: reserved.value, clone: clone.value });
-  await abandon(ctx, reserved.value.id);
-  return err(clone.error);
+interface Birth {
+  /** What it sleeps on; null: it has its disk alone. */
+  readonly generation: string | null;
+  /** Makes the clone of the disk the child's; finish() alone unless given. */
+  readonly give?: (clone: Clone) => Promise<Res<void>>;
+  /** Part of the transaction from which on the child counts. */
+  readonly also?: () => void;
 }
 
-/** Takes a child back that was not settled. */
-export async function abandon(ctx: Context, id: string): Promise<void> {
-  const removed = await removeNow(ctx, id, false);
-  if (removed.isErr()) ctx.deps.logger.error("instance.delete_failed", { instance: id, error: removed.error.message });
+/** A new instance like its parent, with a disk and a machine of its own: whole on record, or not at all. Its id. */
+export async function bear(ctx: Context, name: string, parent: Parent, { generation, give = finish, also }: Birth): Promise<Res<string>> {
+  const inserted = ctx.records.insertForming(createId(), { ...parent.like, name, ports: [] }, parent.imageDigest);
+  if (inserted.isErr()) return err(inserted.error);
+  const { id } = inserted.value;
+  const formed = await form(ctx, inserted.value, parent, give)
+    .then((done) => done.map(() => settleChild(ctx, id, generation, also)))
+    .catch((error: unknown): Res<void> => err(wrap("host.storage", `Cannot make instance ${name}`, error)));
+  if (formed.isOk()) return ok(id);
+  await eventually(ctx, `forget instance ${name}, which came to nothing`, () => ctx.lanes.run(id, "remove-now", () => removeNow(ctx, id, false)));
+  return err(formed.error);
+}
+
+const finish = async (clone: Clone): Promise<Res<void>> => clone.finish();
+
+/** Folder, address and disk. */
+async function form(ctx: Context, child: Instance, { disk }: Parent, give: (clone: Clone) => Promise<Res<void>>): Promise<Res<void>> {
+  const reserved = await prepare(ctx, child);
+  if (reserved.isErr()) return err(reserved.error);
+  return giveDisk(ctx, disk, { kind: "instance", id: child.id }, give);
+}
+
+/** Clones a disk and hands the clone over, or takes it back. */
+export async function giveDisk(ctx: Context, from: DiskOwner, to: DiskOwner, give: (clone: Clone) => Promise<Res<void>> = finish): Promise<Res<void>> {
+  const clone = await ctx.deps.disks.clone(from, to);
+  if (clone.isErr()) return err(clone.error);
+  const given = await give(clone.value).catch((error: unknown): Res<void> => err(wrap("host.storage", "Cannot hand a disk over", error)));
+  if (given.isErr()) await eventually(ctx, `take a clone of the disk of ${from.kind} ${from.id} back`, async () => clone.value.undo());
+  return given;
 }
 
 /** Created → Standby on a saved machine, or Stopped with its disk alone. From here on the child counts. `also` is part of the transaction. */
-export function settleChild(ctx: Context, id: string, generation: string | null, also: () => void = () => {}): void {
+function settleChild(ctx: Context, id: string, generation: string | null, also: () => void = () => {}): void {
   const settled = () => (ctx.records.kept(id), also());
   if (generation === null) ctx.records.transition(id, "Stopped", "forked", { stoppedAt: Date.now() }, settled);
   else ctx.records.transition(id, "Standby", "forked", { savedGeneration: generation }, settled);

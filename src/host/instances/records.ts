@@ -36,10 +36,13 @@ export function imageInUse(db: Database, digest: string): boolean {
   return db.query("SELECT 1 FROM instances WHERE image_digest = ? LIMIT 1").get(digest) !== null || imageInSnapshots(db, digest);
 }
 
+const rethrow = (error: unknown): never => { throw error; };
+
 export class Records {
   private readonly listeners = new Set<(instance: Instance) => void>();
 
-  constructor(private readonly db: Database, private readonly now: () => number = Date.now) {}
+  /** `failed` hears what a listener throws: what is committed is committed, whoever can't bear the news. */
+  constructor(private readonly db: Database, private readonly failed: (error: unknown) => void = rethrow, private readonly now: () => number = Date.now) {}
 
   subscribe(listener: (instance: Instance) => void): () => void {
     this.listeners.add(listener);
@@ -180,7 +183,7 @@ export class Records {
 
   /** From here on the instance is being deleted; the next daemon goes on with it. */
   markRemoving(id: string): void {
-    this.db.query("UPDATE instances SET removing = 1 WHERE id = ?").run(id);
+    this.db.query("UPDATE instances SET removing = 1 WHERE id = ? AND removing = 0").run(id);
   }
 
   removing(): string[] {
@@ -199,7 +202,13 @@ export class Records {
   private changed(id: string): Instance {
     const instance = this.find(id);
     if (instance === null) throw new Error(`instance ${id} is not on record`);
-    for (const listener of [...this.listeners]) listener(instance);
+    for (const listener of [...this.listeners]) {
+      try {
+        listener(instance);
+      } catch (error) {
+        this.failed(error);
+      }
+    }
     return instance;
   }
 }

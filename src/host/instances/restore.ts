@@ -2,15 +2,16 @@
 // ended without a trace; from then on the saved machine is void, and the instance is what its monitor is.
 import { err, ok, okAsync, ResultAsync } from "neverthrow";
 import { DormouseError, fail, messageOf, wrap, type AsyncRes, type Res } from "../../errors.ts";
+import { O_RDONLY } from "../../ffi/fd.ts";
 import type { RestoreResult } from "../../vmm/protocol.ts";
-import type { Lease } from "../network/service.ts";
 import type { Machine } from "../vmm/machine.ts";
-import { BootFds, openRestoreFds, restoreParams } from "./boot.ts";
+import { BootFds, openMachineFds, restoreParams } from "./boot.ts";
 import type { Context } from "./context.ts";
 import { THAW_MS } from "./saving.ts";
 import type { Instance } from "./service.ts";
-import { startMonitor, undoStart } from "./start.ts";
+import { lendTap, startMonitor, undoStart } from "./start.ts";
 import { VERB_FROM } from "./states.ts";
+import { isStorage } from "./storage.ts";
 
 /** How long a guest may take to acknowledge who and when it is; a loaded host under emulation needs seconds. */
 const ACKNOWLEDGE_MS = 60_000;
@@ -18,7 +19,11 @@ const ACKNOWLEDGE_MS = 60_000;
 const LOAD_MS = 60_000;
 
 export function restore(ctx: Context, ref: string): AsyncRes<Instance> {
-  return ctx.records.get(ref).asyncAndThen(({ id }) => new ResultAsync(ctx.lanes.run(id, "restore", () => restoreNow(ctx, id))));
+  return ctx.records.get(ref).asyncAndThen(({ id, state }) => new ResultAsync(ctx.lanes.run(id, "restore", async () => {
+    const instance = ctx.records.find(id);
+    // It was woken meanwhile, by a packet say: as good as this one.
+    return state === "Standby" && instance?.state === "Running" ? ok(instance) : restoreNow(ctx, id);
+  })));
 }
 
 /** Whether a packet or a request may wake it. */
@@ -28,7 +33,7 @@ export const wakes = ({ autoStandby }: Instance): boolean => autoStandby?.wakeOn
 export function wake(ctx: Context, ref: string): AsyncRes<Instance> {
   return ctx.records.get(ref).asyncAndThen((found) => {
     ctx.saves.get(found.id)?.callOff("a request came for it");
-    if (found.state === "Running" && !ctx.lanes.verbs(found.id).includes("standby")) return okAsync(found);
+    if (found.state === "Running" && !ctx.lanes.verbs(found.id).some((verb) => verb.startsWith("standby"))) return okAsync(found);
     return new ResultAsync<Instance, DormouseError>(ctx.lanes.run(found.id, "wake", () => wakeNow(ctx, found.id)));
   });
 }
@@ -73,7 +78,7 @@ export async function restoreNow(ctx: Context, id: string): Promise<Res<Instance
   const letGo = hold(ctx, id);
   try {
     const fds = new BootFds();
-    const loaded = await load(ctx, instance, fds).catch((error: unknown): Res<Loaded> => err(wrap("instance.start_failed", `Cannot restore instance ${instance.name}`, error)));
+    const loaded = await load(ctx, instance, fds).catch((error: unknown): Res<Loaded> => err(wrap(isStorage(error) ? "host.storage" : "instance.start_failed", `Cannot restore instance ${instance.name}`, error)));
     fds.close();
     if (loaded.isErr()) return await stayAsleep(ctx, id, loaded.error);
     return await release(ctx, id, loaded.value);
@@ -94,51 +99,51 @@ async function load(ctx: Context, instance: Instance, fds: BootFds): Promise<Res
   const { id } = instance;
   const saved = ctx.records.generationsOf(id).saved;
   if (saved === null) return fail("snapshot.damaged", `Cannot restore instance ${instance.name}: no saved machine of it is on record`);
-  for (const generation of ctx.generations.chainIds(saved)) {
-    const raw = await ctx.deps.compression.ensureRaw(generation, ctx.generations.paths(generation).dir);
-    if (raw.isErr()) return err(raw.error);
-  }
-  const chain = ctx.generations.chain(saved);
-  if (chain.isErr()) return err(chain.error);
+  const chain = ctx.generations.chainIds(saved), opened = await openChain(ctx, chain, fds);
+  if (opened.isErr()) return err(opened.error);
   const image = ctx.deps.images.ready(instance.imageDigest);
   if (image.isErr()) return err(image.error);
   const lease = await lendTap(ctx, instance, fds);
   if (lease.isErr()) return err(lease.error);
   const disk = ctx.disk(id);
   if (disk.isErr()) return err(disk.error);
-  openRestoreFds({ dir: ctx.dir(id), rootfsPath: image.value.rootfsPath, disk: disk.value, chain: chain.value }, fds);
+  openMachineFds({ dir: ctx.dir(id), rootfsPath: image.value.rootfsPath, disk: disk.value }, fds);
   const machine = startMonitor(ctx, id);
   if (machine.isErr()) return err(machine.error);
   ctx.step("started");
-  const params = restoreParams(instance, ctx.deps.xsave, disk.value, ctx.generations.chainIds(saved), lease.value, ACKNOWLEDGE_MS);
+  const params = restoreParams(instance, ctx.deps.xsave, disk.value, chain, lease.value, ACKNOWLEDGE_MS);
   const result = await machine.value.request("restore", params, { fds: fds.fds, timeoutMs: LOAD_MS + ACKNOWLEDGE_MS });
   return result.map((value) => ({ machine: machine.value, result: value })).mapErr((error) => named(instance, error));
 }
 
-async function lendTap(ctx: Context, instance: Instance, fds: BootFds): Promise<Res<Lease | null>> {
-  if (!instance.network) return ok(null);
-  const lease = ctx.deps.network.allocate(instance.id);
-  if (lease.isErr()) return err(lease.error);
-  const published = await ctx.deps.network.publish(instance.id, instance.ports);
-  if (published.isErr()) return err(published.error);
-  const tap = await ctx.deps.network.setClosed(instance.id, false).andThen(() => ctx.taps.open(lease.value));
-  if (tap.isErr()) return err(tap.error);
-  fds.lend("tap", tap.value);
-  return ok(lease.value);
+/** Each file is opened as soon as it is there: what is open stays, also if somebody else has it compressed meanwhile. */
+async function openChain(ctx: Context, chain: readonly string[], fds: BootFds): Promise<Res<void>> {
+  for (const [i, id] of chain.entries()) {
+    const { dir, machine, memory } = ctx.generations.paths(id);
+    const raw = await ctx.deps.compression.ensureRaw(id, dir);
+    if (raw.isErr()) return err(raw.error);
+    try {
+      fds.open(`machine${i}`, machine, O_RDONLY);
+      fds.open(`memory${i}`, memory, O_RDONLY);
+    } catch (error) {
+      return fail("snapshot.damaged", `Cannot use the snapshot ${id}: ${messageOf(error)}`, { cause: error, details: { generation: id } });
+    }
+  }
+  return ok();
 }
 
 /** The monitor says why in words that begin with the reason's code (src/machine-state). */
 function named({ name }: Instance, error: DormouseError): DormouseError {
   const [, code] = /\b(snapshot\.(?:damaged|incompatible))\b/.exec(error.message) ?? [];
   const text = error.message.replace(/^snapshot\.\w+: /, "");
-  return fail((code ?? "instance.start_failed") as "snapshot.damaged", `Cannot restore instance ${name}: ${text}; its vmm log may say more`, { cause: error }).error;
+  return fail((code ?? (isStorage(error) ? "host.storage" : "instance.start_failed")) as "snapshot.damaged", `Cannot restore instance ${name}: ${text}; its vmm log may say more`, { cause: error }).error;
 }
 
 async function stayAsleep(ctx: Context, id: string, error: DormouseError): Promise<Res<Instance>> {
   await undoStart(ctx, id);
   // Whoever knocked sends again, and that is the next attempt.
   ctx.taps.discard(id);
-  ctx.records.transition(id, "Standby", error.message, { stateError: error.message });
+  ctx.attempt(id, "why it could not be restored is not on record", () => ctx.records.transition(id, "Standby", error.message, { stateError: error.message }));
   ctx.note(id, error.message, "warn");
   await knockWakes(ctx, id);
   return err(error);
@@ -147,8 +152,8 @@ async function stayAsleep(ctx: Context, id: string, error: DormouseError): Promi
 /** The commit, then the gates. */
 async function release(ctx: Context, id: string, { machine, result }: Loaded): Promise<Res<Instance>> {
   ctx.step("acknowledged");
-  const { saved } = ctx.records.generationsOf(id);
-  ctx.records.transition(id, "Running", null, { savedGeneration: null, liveGeneration: saved, ...(ctx.records.find(id)?.startedAt == null ? { startedAt: Date.now() } : {}) });
+  const consumed = consume(ctx, id, machine);
+  if (consumed.isErr()) return stayAsleep(ctx, id, consumed.error);
   ctx.step("awake");
   ctx.taps.quiet(id);
   const released = await machine.request("release", null, { timeoutMs: THAW_MS });
@@ -162,6 +167,19 @@ async function release(ctx: Context, id: string, { machine, result }: Loaded): P
   const { load: loadMs, machine: machineMs, run, acknowledged } = result.stepsMs;
   ctx.note(id, `awake: state loaded in ${ms(loadMs)}, machine made in ${ms(machineMs)}, running after ${ms(run)}, acknowledged after ${ms(acknowledged)}`);
   return ok(ctx.records.find(id)!);
+}
+
+/** From here on the saved machine is void. */
+function consume(ctx: Context, id: string, machine: Machine): Res<void> {
+  // Its end was recorded as that of a sleeper's monitor, and is not told again.
+  if (ctx.machines.get(id) !== machine) return fail("instance.start_failed", `Cannot restore instance ${id}: its monitor ended as soon as its guest was awake; its vmm log may say more`);
+  const { saved } = ctx.records.generationsOf(id), startedAt = ctx.records.find(id)?.startedAt ?? Date.now();
+  try {
+    ctx.records.transition(id, "Running", null, { savedGeneration: null, liveGeneration: saved, startedAt });
+    return ok();
+  } catch (error) {
+    return err(wrap("host.storage", `Cannot record that instance ${id} is awake`, error));
+  }
 }
 
 const ms = (value: number): string => `${value.toFixed(1)} ms`;

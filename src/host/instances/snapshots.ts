@@ -1,15 +1,15 @@
 // Named snapshots: taken of an instance, given back to it in place, or to a new one.
 import { err, errAsync, ok, ResultAsync } from "neverthrow";
-import { fail, type AsyncRes, type Res } from "../../errors.ts";
+import { fail, wrap, type AsyncRes, type Res } from "../../errors.ts";
 import type { DiskOwner } from "../disks/service.ts";
 import type { Compression, Snapshot, SnapshotFilter, SnapshotKind, TargetState } from "../snapshots/service.ts";
 import type { SnapshotRecord } from "../snapshots/snapshots.ts";
-import type { Machine } from "../vmm/machine.ts";
 import type { Context } from "./context.ts";
 import { checkName } from "./create.ts";
-import { captured, handOver, takeBack } from "./fork.ts";
+import { eventually } from "./eventually.ts";
+import { captured, handOver } from "./fork.ts";
 import { condenseLater } from "./saving.ts";
-import { bringTo, conceive, onTo, settleChild } from "./offspring.ts";
+import { bear, bringTo, giveDisk, onTo } from "./offspring.ts";
 import type { Instance } from "./service.ts";
 import { killNow } from "./ending.ts";
 
@@ -36,12 +36,11 @@ async function take(ctx: Context, sourceId: string, id: string, request: TakeSna
   const wrong = refusal(source, request.kind);
   if (wrong !== null) return fail("instance.invalid_state", `Cannot take a snapshot of instance ${source.name}: ${wrong}`, { details: { state: source.state } });
   if (ctx.snapshots.isTaken(source.id, request.name)) return fail("name.taken", `Cannot take a snapshot of instance ${source.name} as ${request.name}: it has one of that name; choose another, or delete that one`);
-  const machine = ctx.machines.get(source.id);
-  const taken = source.state === "Running" && machine !== undefined ? await takeRunning(ctx, source, machine, id, request) : await takeResting(ctx, source, id, request);
+  const taken = source.state === "Running" ? await takeRunning(ctx, source, id, request) : await takeResting(ctx, source, id, request);
   if (taken.isErr()) return err(taken.error);
   ctx.note(source.id, `snapshot ${request.name ?? id} taken`);
   const record = ctx.snapshots.find(id)!;
-  if (record.generationId !== null) condenseLater(ctx, record.generationId, record.compression ?? source.snapshotPolicy?.compression ?? null, 0);
+  if (record.generationId !== null) condenseLater(ctx, source.id, record.generationId, record.compression ?? source.snapshotPolicy?.compression ?? null, 0);
   return ok(view(ctx, record));
 }
 
@@ -53,26 +52,30 @@ function refusal({ state }: Instance, kind: SnapshotKind): string | null {
 const newSnapshot = ({ name, kind, tags, compression }: TakeSnapshot) => ({ name, kind, tags, compression: compression ?? null });
 
 async function takeResting(ctx: Context, source: Instance, id: string, request: TakeSnapshot): Promise<Res<void>> {
-  const clone = await ctx.deps.disks.clone(instanceDisk(source.id), diskOf(id));
-  if (clone.isErr()) return err(clone.error);
-  const finished = clone.value.finish();
-  if (finished.isErr()) return clone.value.undo().andThen(() => finished);
-  ctx.snapshots.insert(id, source, newSnapshot(request), request.kind === "Stopped" ? null : ctx.records.generationsOf(source.id).saved);
-  return ok();
+  const given = await giveDisk(ctx, instanceDisk(source.id), diskOf(id));
+  const generation = request.kind === "Stopped" ? null : ctx.records.generationsOf(source.id).saved;
+  return given.isErr() ? given : record(ctx, id, () => ctx.snapshots.insert(id, source, newSnapshot(request), generation));
 }
 
-function takeRunning(ctx: Context, source: Instance, machine: Machine, id: string, request: TakeSnapshot): Promise<Res<void>> {
-  return captured(ctx, source, machine, async ({ generation, result }) => {
-    const clone = await ctx.deps.disks.clone(instanceDisk(source.id), diskOf(id));
-    if (clone.isErr()) return err(clone.error);
-    const handed = await handOver(machine, clone.value);
-    if (handed.isErr()) return clone.value.undo().andThen(() => handed);
-    ctx.deps.db.transaction(() => {
+function takeRunning(ctx: Context, source: Instance, id: string, request: TakeSnapshot): Promise<Res<void>> {
+  return captured(ctx, source, async ({ generation, result }, machine) => {
+    const given = await giveDisk(ctx, instanceDisk(source.id), diskOf(id), (clone) => handOver(machine, clone));
+    return given.isErr() ? given : record(ctx, id, () => {
       ctx.generations.ready(generation.id, result.dataBytes);
       ctx.snapshots.insert(id, source, newSnapshot(request), generation.id);
-    }).immediate();
-    return ok();
+    });
   });
+}
+
+/** The snapshot's disk is nobody's if this fails, and goes. */
+async function record(ctx: Context, id: string, write: () => void): Promise<Res<void>> {
+  try {
+    ctx.deps.db.transaction(write).immediate();
+    return ok();
+  } catch (error) {
+    await eventually(ctx, `delete the disk of snapshot ${id}, which came to nothing`, async () => ctx.deps.disks.remove(diskOf(id)));
+    return err(wrap("host.storage", `Cannot record snapshot ${id}`, error));
+  }
 }
 
 /** In place: what the instance is now is lost. */
@@ -92,20 +95,42 @@ const targetRefusal = ({ kind }: SnapshotRecord, target: TargetState): string | 
   kind === "Stopped" && target === "Standby" ? "a snapshot of kind Stopped has no memory to sleep on; its target is Stopped or Running" : null;
 
 async function restoreInPlace(ctx: Context, id: string, snapshotId: string, target: TargetState): Promise<Res<Instance>> {
+  // In the snapshot's lane too, so that it is not deleted under the exchange. Nobody holds that lane and waits for an instance's.
+  const given = await ctx.lanes.run(snapshotId, `give back ${target}`, () => giveBack(ctx, id, snapshotId));
+  return given.isErr() ? err(given.error) : bringTo(ctx, id, target);
+}
+
+async function giveBack(ctx: Context, id: string, snapshotId: string): Promise<Res<void>> {
   const snapshot = ctx.snapshots.find(snapshotId);
   if (snapshot === null) return fail("snapshot.not_found", `Cannot restore instance ${id}: its snapshot ${snapshotId} was deleted meanwhile`);
-  const whole = snapshot.generationId === null ? ok() : ctx.generations.chain(snapshot.generationId).map(() => undefined);
-  if (whole.isErr()) return err(whole.error);
+  const { generationId } = snapshot, sound = generationId === null ? ok() : await check(ctx, generationId);
+  if (sound.isErr()) return sound;
   const killed = await killNow(ctx, id);
   if (killed.isErr()) return err(killed.error);
   const replaced = await ctx.deps.disks.replace(diskOf(snapshot.id), instanceDisk(id), () => {
-    if (snapshot.generationId === null) ctx.records.transition(id, "Stopped", `restored from snapshot ${snapshot.id}`, { savedGeneration: null });
-    else ctx.records.transition(id, "Standby", `restored from snapshot ${snapshot.id}`, { savedGeneration: snapshot.generationId, exitCode: null, exitMessage: null });
+    const state = generationId === null ? "Stopped" : "Standby";
+    ctx.records.transition(id, state, `restored from snapshot ${snapshot.id}`, { savedGeneration: generationId, stoppedAt: Date.now(), exitCode: null, exitMessage: null });
   });
   if (replaced.isErr()) return err(replaced.error);
+  // It may have slept, and listened.
+  if (generationId === null) ctx.taps.close(id);
   ctx.generations.sweep();
   ctx.note(id, `back at snapshot ${snapshot.name ?? snapshot.id}`);
-  return bringTo(ctx, id, target);
+  return ok();
+}
+
+/** What can be known of a saved machine before it is tried: what is damaged costs nobody what runs now. */
+async function check(ctx: Context, generation: string): Promise<Res<void>> {
+  const letGo = ctx.merger.hold(generation);
+  try {
+    for (const id of ctx.generations.chainIds(generation)) {
+      const sound = await ctx.deps.compression.ensureRaw(id, ctx.generations.paths(id).dir).andThen(() => ctx.generations.check(id));
+      if (sound.isErr()) return err(sound.error);
+    }
+    return ok();
+  } finally {
+    letGo();
+  }
 }
 
 export function forkSnapshot(ctx: Context, ref: string, request: { readonly name: string; readonly targetState: TargetState | null }): AsyncRes<Instance> {
@@ -114,19 +139,14 @@ export function forkSnapshot(ctx: Context, ref: string, request: { readonly name
     const wrong = targetRefusal(snapshot, target);
     if (wrong !== null) return errAsync(fail("request.bad", `Cannot fork snapshot ${ref}: ${wrong}`).error);
     // In the snapshot's lane, so that it is not deleted under the clone.
-    return new ResultAsync(ctx.lanes.run(snapshot.id, `fork ${request.name}`, () => bear(ctx, snapshot.id, request.name))).andThen((id) => new ResultAsync(onTo(ctx, id, target)));
+    return new ResultAsync(ctx.lanes.run(snapshot.id, `fork ${request.name}`, () => bearOf(ctx, snapshot.id, request.name))).andThen((id) => new ResultAsync(onTo(ctx, id, target)));
   });
 }
 
-async function bear(ctx: Context, snapshotId: string, name: string): Promise<Res<string>> {
+async function bearOf(ctx: Context, snapshotId: string, name: string): Promise<Res<string>> {
   const snapshot = ctx.snapshots.find(snapshotId);
   if (snapshot === null) return fail("snapshot.not_found", `Cannot fork snapshot ${snapshotId}: it was deleted meanwhile`);
-  const child = await conceive(ctx, name, { like: snapshot.source, imageDigest: snapshot.imageDigest, disk: diskOf(snapshot.id) });
-  if (child.isErr()) return err(child.error);
-  const finished = child.value.clone.finish();
-  if (finished.isErr()) return takeBack(ctx, child.value, finished);
-  settleChild(ctx, child.value.instance.id, snapshot.generationId);
-  return ok(child.value.instance.id);
+  return bear(ctx, name, { like: snapshot.source, imageDigest: snapshot.imageDigest, disk: diskOf(snapshot.id) }, { generation: snapshot.generationId });
 }
 
 export function removeSnapshot(ctx: Context, ref: string): AsyncRes<void> {

@@ -1,7 +1,7 @@
 // standby: Running → Standby. The commit of the record is the point of no return: before it the guest runs on whatever fails,
 // after it only the saved machine counts.
 import { err, ok, ResultAsync } from "neverthrow";
-import { fail, messageOf, type AsyncRes, type Res } from "../../errors.ts";
+import { fail, messageOf, wrap, type AsyncRes, type DormouseError, type Res } from "../../errors.ts";
 import type { StandbyOptions } from "../snapshots/service.ts";
 import type { AskedBy } from "../standby/guard.ts";
 import type { Machine } from "../vmm/machine.ts";
@@ -12,7 +12,11 @@ import type { Instance } from "./service.ts";
 import { VERB_FROM } from "./states.ts";
 
 export function standby(ctx: Context, ref: string, options: StandbyOptions = {}): AsyncRes<Instance> {
-  return ctx.records.get(ref).asyncAndThen(({ id }) => new ResultAsync(ctx.lanes.run(id, "standby", () => standbyNow(ctx, id, options, "by hand"))));
+  return ctx.records.get(ref).asyncAndThen(({ id, state }) => new ResultAsync(ctx.lanes.run(id, "standby", async () => {
+    const instance = ctx.records.find(id);
+    // It was put to sleep meanwhile, by itself mostly: as good as this one.
+    return state === "Running" && instance?.state === "Standby" ? ok(instance) : standbyNow(ctx, id, options, "by hand");
+  })));
 }
 
 /** For automatic standby, whose reason may go at any moment before the commit. */
@@ -38,15 +42,13 @@ async function standbyNow(ctx: Context, id: string, options: StandbyOptions, ask
   if (signal?.aborted) return err(calledOff(instance, "its reason has gone"));
   if (inUse !== null) return err(calledOff(instance, inUse));
   ctx.note(id, "going to sleep");
-  const saved = await save(ctx, instance, machine, { deaf: () => listenEarly(ctx, id) });
-  if (saved.isErr()) return stayAwake(ctx, id, saved);
-  const visitor = await lateVisitor(ctx, instance, options);
-  if (visitor !== null) {
-    const resumed = await resume(ctx, id, machine, saved.value.generation);
-    if (resumed.isErr()) return stayAwake(ctx, id, resumed.map(() => instance));
-    return stayAwake(ctx, id, err(calledOff(instance, visitor)));
-  }
-  return commit(ctx, instance, machine, saved.value, options);
+  const saved = await save(ctx, instance, machine, { heedful: true, deaf: () => listenEarly(ctx, id) });
+  if (saved.isErr()) return stayAwake(ctx, id, saved.error);
+  // Who can't be asked may be there.
+  const visitor = await lateVisitor(ctx, instance, options).catch(messageOf);
+  const problem = visitor === null ? commit(ctx, id, saved.value) : calledOff(instance, visitor);
+  if (problem === null) return fallAsleep(ctx, instance, machine, saved.value, options);
+  return stayAwake(ctx, id, (await resume(ctx, id, machine, saved.value.generation)) ?? problem);
 }
 
 /** Between the guest's last read and the commit a knock calls it off. */
@@ -59,9 +61,8 @@ function listenEarly(ctx: Context, id: string): void {
   }
 }
 
-function stayAwake<T>(ctx: Context, id: string, failed: Res<T>): Res<Instance> {
+function stayAwake(ctx: Context, id: string, error: DormouseError): Res<Instance> {
   ctx.taps.quiet(id);
-  const error = failed._unsafeUnwrapErr();
   ctx.note(id, error.message, "warn");
   return err(error);
 }
@@ -72,24 +73,26 @@ async function lateVisitor(ctx: Context, instance: Instance, options: StandbyOpt
   return came() ?? (options.force ? null : await ctx.deps.guard.lateVisitors(instance)) ?? came();
 }
 
-/** No waiting from the last look at the TAP to the commit: what comes in between waits there, and wakes. */
-async function commit(ctx: Context, instance: Instance, machine: Machine, { generation, result }: Saved, options: StandbyOptions): Promise<Res<Instance>> {
-  const { id } = instance;
+/** No waiting from the last look at the TAP to this: what comes in between waits there, and wakes. Null once it is asleep on record. */
+function commit(ctx: Context, id: string, { generation, result }: Saved): DormouseError | null {
   try {
     ctx.records.transition(id, "Standby", null, { savedGeneration: generation.id, liveGeneration: null }, () => ctx.generations.ready(generation.id, result.dataBytes));
   } catch (error) {
-    const resumed = await resume(ctx, id, machine, generation);
-    ctx.taps.quiet(id);
-    if (resumed.isErr()) ctx.note(id, resumed.error.message, "warn");
-    throw error;
+    return wrap("host.storage", "Cannot record the standby", error);
   }
   ctx.saves.delete(id);
   ctx.step("asleep");
+  return null;
+}
+
+/** The machine of before is nothing any more. From here on nothing fails. */
+async function fallAsleep(ctx: Context, instance: Instance, machine: Machine, { generation, result }: Saved, options: StandbyOptions): Promise<Res<Instance>> {
+  const { id, snapshotPolicy } = instance;
   ctx.note(id, `asleep: ${result.dataBytes} bytes of memory written, after ${result.pausedMs.toFixed(0)} ms of pause`);
   machine.kill();
   await machine.ended;
   ctx.step("ended");
-  condenseLater(ctx, generation.id, options.compression ?? instance.snapshotPolicy?.compression ?? null, options.compressionDelayMs ?? instance.snapshotPolicy?.standbyCompressionDelayMs ?? 0);
   await knockWakes(ctx, id);
+  condenseLater(ctx, id, generation.id, options.compression ?? snapshotPolicy?.compression ?? null, options.compressionDelayMs ?? snapshotPolicy?.standbyCompressionDelayMs ?? 0);
   return ok(ctx.records.find(id)!);
 }

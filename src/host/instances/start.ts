@@ -3,9 +3,11 @@ import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { err, ok, ResultAsync } from "neverthrow";
 import { DormouseError, fail, messageOf, wrap, type AsyncRes, type Res } from "../../errors.ts";
-import { bootId } from "../../ffi/process.ts";
+import { bootId, ProcessHandle, SIGKILL } from "../../ffi/process.ts";
 import { describeError } from "../../log.ts";
+import type { Lease } from "../network/service.ts";
 import type { Machine } from "../vmm/machine.ts";
+import type { Spawned } from "../vmm/spawn.ts";
 import { argvOf } from "./argv.ts";
 import { BootFds, bootParams, isKvmMissing, openBootFds, type DiskFiles } from "./boot.ts";
 import type { Context } from "./context.ts";
@@ -13,6 +15,7 @@ import { guestConfig, type GuestNetwork } from "./guest-config.ts";
 import { clearLeftovers, hold, type OnSettled } from "./settle.ts";
 import type { Instance } from "./service.ts";
 import { VERB_FROM } from "./states.ts";
+import { isStorage } from "./storage.ts";
 import { killUnheld } from "./ending.ts";
 
 type Override = { readonly entrypoint?: readonly string[]; readonly cmd?: readonly string[] };
@@ -66,18 +69,21 @@ async function attempt(ctx: Context, id: string, fds: BootFds): Promise<Res<void
   return launch(ctx, id, fds, disk.value);
 }
 
-/** Lease, published ports and TAP; null for an instance without a network. */
 async function plugIn(ctx: Context, instance: Instance, fds: BootFds): Promise<Res<GuestNetwork | null>> {
+  const lease = await lendTap(ctx, instance, fds);
+  return lease.map((its) => its && { lease: its, resolvers: ctx.deps.network.resolvers() });
+}
+
+/** Lease, published ports and TAP, and its address open to whoever may reach it; null for an instance without a network. */
+export async function lendTap(ctx: Context, instance: Instance, fds: BootFds): Promise<Res<Lease | null>> {
   if (!instance.network) return ok(null);
   const { network } = ctx.deps;
   const lease = network.allocate(instance.id);
   if (lease.isErr()) return err(lease.error);
-  const published = await network.publish(instance.id, instance.ports);
-  if (published.isErr()) return err(published.error);
-  const tap = await ctx.taps.open(lease.value);
+  const tap = await network.publish(instance.id, instance.ports).andThen(() => network.setClosed(instance.id, false)).andThen(() => ctx.taps.open(lease.value));
   if (tap.isErr()) return err(tap.error);
   fds.lend("tap", tap.value);
-  return ok({ lease: lease.value, resolvers: network.resolvers() });
+  return ok(lease.value);
 }
 
 async function launch(ctx: Context, id: string, fds: BootFds, disk: DiskFiles): Promise<Res<void>> {
@@ -93,12 +99,24 @@ async function launch(ctx: Context, id: string, fds: BootFds, disk: DiskFiles): 
 export function startMonitor(ctx: Context, id: string): Res<Machine> {
   const spawned = ctx.deps.monitors.take(ctx.dir(id), ctx.records.find(id)!);
   if (spawned.isErr()) return err(spawned.error);
-  // A daemon that dies from here on leaves a monitor that is found again.
-  ctx.records.setProcess(id, { ...spawned.value, bootId: bootId() });
-  ctx.note(id, `monitor started, process ${spawned.value.pid}`);
-  ctx.deps.cgroups.add(id, spawned.value.pid);
+  try {
+    // A daemon that dies from here on leaves a monitor that is found again.
+    ctx.records.setProcess(id, { ...spawned.value, bootId: bootId() });
+    ctx.note(id, `monitor started, process ${spawned.value.pid}`);
+    ctx.deps.cgroups.add(id, spawned.value.pid);
+  } catch (error) {
+    end(spawned.value);
+    return err(wrap(isStorage(error) ? "host.storage" : "host.process", "Cannot start the monitor", error));
+  }
   return hold(ctx, id, spawned.value, restartIfAsked).andThen((machine) =>
     machine === null ? fail("host.process", "Cannot start the monitor: it ended at once; the vmm log may say why") : ok(machine));
+}
+
+/** One that nobody has asked for anything yet. */
+function end({ pid, start: began }: Spawned): void {
+  const handle = ProcessHandle.open(pid, began);
+  handle?.signal(SIGKILL);
+  handle?.close();
 }
 
 /** A guest that asked for a restart (`reboot` in it) gets one, unless somebody wants it stopped. */
@@ -123,8 +141,10 @@ export async function undoStart(ctx: Context, id: string): Promise<void> {
     await machine.ended;
   }
   await killUnheld(ctx, id);
-  ctx.deps.cgroups.kill(id);
-  clearLeftovers(ctx, id);
+  ctx.attempt(id, "something is left of its monitor", () => {
+    ctx.deps.cgroups.kill(id);
+    clearLeftovers(ctx, id);
+  });
   for (const { path } of ctx.disk(id).unwrapOr({ layers: [] }).layers) rmSync(`${path}.part`, { force: true });
 }
 

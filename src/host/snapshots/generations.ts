@@ -1,12 +1,14 @@
 // Saved machines: rows and folders. Order everywhere: a row `writing` before its files, `ready` by the commit of whoever needs it;
 // when nobody does any more the row goes first and the folder after it, and what a crash leaves between the two sweep() removes.
 import type { Database } from "bun:sqlite";
-import { existsSync, mkdirSync, readdirSync, rmSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { createId } from "@paralleldrive/cuid2";
 import { ok } from "neverthrow";
-import { fail, wrap, type Res } from "../../errors.ts";
+import { fail, messageOf, wrap, type Res } from "../../errors.ts";
+import { decodeContainer } from "../../machine-state/container.ts";
+import { codeOf, MachineStateError } from "../../machine-state/fault.ts";
 
 /**
  * The next save over a chain of so many is written whole: a restore maps each generation's runs, and reads each one's map.
@@ -26,6 +28,13 @@ export interface Folder { readonly name: string; readonly paths: GenerationPaths
 
 const pathsIn = (dir: string): GenerationPaths => ({ dir, machine: join(dir, "machine"), memory: join(dir, "memory") });
 
+export interface GenerationListener {
+  /** A generation whose files are about to be deleted. */
+  going(id: string): void;
+  /** What nobody needs could not be deleted (a full disk, mostly): the next sweep tries again. */
+  left(error: unknown): void;
+}
+
 const COLUMNS = "id, base_id AS baseId, depth, state, data_bytes AS dataBytes";
 
 /** `dir`: `<data>/memory`. */
@@ -38,8 +47,8 @@ export class Generations {
   /** Folders that are filled or emptied by somebody in this process who looks after them. */
   private readonly busy = new Set<string>();
 
-  /** `dir`: `<data>/memory`, made where it is missing. `going` hears of each generation whose files are about to be deleted. */
-  constructor(private readonly db: Database, private readonly dir: string, private readonly going: (id: string) => void = () => {}) {
+  /** `dir`: `<data>/memory`, made where it is missing. */
+  constructor(private readonly db: Database, private readonly dir: string, private readonly hears: GenerationListener) {
     mkdirSync(dir, { recursive: true, mode: 0o700 });
   }
 
@@ -100,21 +109,25 @@ export class Generations {
     }
   }
 
-  /** Takes back one that came to nothing. */
+  /** Takes back one that came to nothing. Here its files go first: on a full disk that makes the room that forgetting it takes. */
   abandon(id: string): void {
     this.writing.delete(id);
+    this.attempt(() => {
+      if (this.find(id)?.state !== "ready") rmSync(this.paths(id).dir, { recursive: true, force: true });
+    });
     this.sweep();
   }
 
-  /** The generation and all that it stands on, newest first. `snapshot.damaged` where one of their files is missing. */
-  chain(id: string): Res<GenerationPaths[]> {
-    const chain: GenerationPaths[] = [];
-    for (let at = this.find(id); at !== null; at = at.baseId === null ? null : this.find(at.baseId)) {
-      const paths = this.paths(at.id);
-      if (!existsSync(paths.machine)) return fail("snapshot.damaged", `Cannot use the snapshot ${id}: its file ${paths.machine} is missing`, { details: { generation: at.id } });
-      chain.push(paths);
+  /** Whether its machine's file is there and whole, as far as its checksum tells. `snapshot.damaged`, `snapshot.incompatible`. */
+  check(id: string): Res<void> {
+    const { machine } = this.paths(id);
+    try {
+      decodeContainer(readFileSync(machine));
+      return ok();
+    } catch (error) {
+      const code = error instanceof MachineStateError ? codeOf(error) : "snapshot.damaged";
+      return fail(code, `Cannot use the snapshot ${id}: ${machine}: ${messageOf(error)}`, { cause: error, details: { generation: id } });
     }
-    return chain.length === 0 ? fail("snapshot.damaged", `Cannot use the snapshot ${id}: it is not on record`) : ok(chain);
   }
 
   /** Bytes on disk of its own files, not of those that it stands on. */
@@ -133,19 +146,34 @@ export class Generations {
 
   /** Deletes what nobody refers to: rows, then folders; and folders that no row tells of. Cheap where there is nothing. */
   sweep(): void {
+    this.attempt(() => this.dropRows());
+    this.attempt(() => {
+      const known = new Set(this.db.query<{ name: string }, []>("SELECT coalesce(folder, id) AS name FROM generations").all().map(({ name }) => name));
+      for (const name of readdirSync(this.dir))
+        if (!known.has(name) && !this.busy.has(name)) this.attempt(() => rmSync(join(this.dir, name), { recursive: true, force: true }));
+    });
+  }
+
+  private dropRows(): void {
     for (;;) {
       const free = this.db.query<{ id: string }, []>(`
         SELECT id FROM generations g
         WHERE NOT EXISTS (SELECT 1 FROM generations WHERE base_id = g.id)
           AND NOT EXISTS (SELECT 1 FROM instances WHERE saved_generation = g.id OR live_generation = g.id)
           AND NOT EXISTS (SELECT 1 FROM snapshots WHERE generation_id = g.id)`).all().filter(({ id }) => !this.writing.has(id));
-      if (free.length === 0) break;
+      if (free.length === 0) return;
       const remove = this.db.query("DELETE FROM generations WHERE id = ?");
       this.db.transaction(() => { for (const { id } of free) remove.run(id); })();
-      for (const { id } of free) this.going(id);
+      for (const { id } of free) this.hears.going(id);
     }
-    const known = new Set(this.db.query<{ name: string }, []>("SELECT coalesce(folder, id) AS name FROM generations").all().map(({ name }) => name));
-    for (const name of readdirSync(this.dir)) if (!known.has(name) && !this.busy.has(name)) rmSync(join(this.dir, name), { recursive: true, force: true });
+  }
+
+  private attempt(work: () => void): void {
+    try {
+      work();
+    } catch (error) {
+      this.hears.left(error);
+    }
   }
 
   /** At start: whatever an earlier daemon was writing is nobody's. */

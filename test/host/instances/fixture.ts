@@ -1,4 +1,5 @@
 // An instance domain over a real database, folder and monitor processes; image and network are the least that it asks for.
+import type { Database } from "bun:sqlite";
 import { mkdirSync, mkdtempSync, readdirSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -106,7 +107,9 @@ const alone: Pick<InstanceDeps, "compression" | "guard" | "activities" | "connec
   activities: new Activities(), connections: () => [], ownConnection: () => false,
 };
 
-export async function open(root = freshRoot(), change: Partial<InstanceDeps> = {}, network = new MemoryNetwork()): Promise<Fixture> {
+export type Change = Partial<InstanceDeps> | ((db: Database) => Partial<InstanceDeps>);
+
+export async function open(root = freshRoot(), change: Change = {}, network = new MemoryNetwork()): Promise<Fixture> {
   mkdirSync(root, { recursive: true });
   const store = openStore(join(root, "dormouse.db"), [...instanceMigrations, ...diskMigrations])._unsafeUnwrap();
   const poller = openPoller();
@@ -119,7 +122,7 @@ export async function open(root = freshRoot(), change: Partial<InstanceDeps> = {
     cgroups: openCgroups(), logger: createLogger("debug", (line) => logged.push(line)),
     monitors: spawning([process.execPath, STAND_IN]),
     host: { memoryBytes: 8 * 2 ** 30, vcpus: 4 },
-    ...change,
+    ...(typeof change === "function" ? change(store.db) : change),
   });
   const instances = opened._unsafeUnwrap();
   return {

@@ -1,27 +1,14 @@
 // Forks and named snapshots as the daemon keeps them, over stand-in monitors: who refers to which files, and what is left once
 // nobody does, in whatever order they go.
 import { afterAll, expect, test } from "bun:test";
-import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { AsyncRes } from "../../../src/errors.ts";
-import type { Instance } from "../../../src/host/instances/service.ts";
-import { monitorsIn, never, open, removeRoots, request, type Fixture } from "./fixture.ts";
+import { monitorsIn, open, removeRoots, type Fixture } from "./fixture.ts";
+import { codeOf, disks, entries, remove, running } from "./sleeping.ts";
 
 afterAll(removeRoots);
 
-async function running(fixture: Fixture, name: string, cmd: readonly string[] = ["serve"]): Promise<Instance> {
-  (await fixture.instances.create(request(name, cmd)))._unsafeUnwrap();
-  return (await fixture.instances.wait(name, "Running", 20_000, never()))._unsafeUnwrap().instance;
-}
-const entries = ({ root }: Fixture, folder: string): string[] => (existsSync(join(root, folder)) ? readdirSync(join(root, folder)) : []);
-const codeOf = async (result: AsyncRes<unknown>): Promise<string> => (await result)._unsafeUnwrapErr().code;
 const fork = (fixture: Fixture, source: string, name: string, fromRunning = false) => fixture.instances.fork(source, { name, fromRunning, targetState: null });
-/** Files of all disks that are anybody's. */
-const disks = (fixture: Fixture): string[] => [
-  ...entries(fixture, "disks"), ...entries(fixture, "snapshots").flatMap((id) => entries(fixture, `snapshots/${id}`)),
-  ...entries(fixture, "instances").filter((id) => !id.startsWith(".")).flatMap((id) => entries(fixture, `instances/${id}`).filter((name) => name.startsWith("upper"))),
-];
-const remove = async (fixture: Fixture, name: string) => (await fixture.instances.remove(name, { graceful: false }))._unsafeUnwrap();
 
 test("a running instance is forked only when asked for, runs on, and its child has a name, a machine and a disk of its own", async () => {
   const fixture = await open();

@@ -1,21 +1,12 @@
 // Standby and restore as the daemon does them, over stand-in monitors: what is on record and on disk after each, and after each failure.
 import { afterAll, expect, test } from "bun:test";
-import { existsSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { AsyncRes } from "../../../src/errors.ts";
 import { until } from "../../support/until.ts";
-import { monitorsIn, never, open, removeRoots, request, type Fixture } from "./fixture.ts";
+import { monitorsIn, never, open, removeRoots } from "./fixture.ts";
+import { begun, codeOf, generations, running, stateOf } from "./sleeping.ts";
 
 afterAll(removeRoots);
-
-async function running(fixture: Fixture, name: string, cmd: readonly string[]): Promise<void> {
-  (await fixture.instances.create(request(name, cmd)))._unsafeUnwrap();
-  (await fixture.instances.wait(name, "Running", 20_000, never()))._unsafeUnwrap();
-}
-
-const generations = ({ root }: Fixture): string[] => readdirSync(join(root, "memory"));
-const stateOf = ({ instances }: Fixture, name: string) => instances.get(name)._unsafeUnwrap().state;
-const codeOf = async (result: AsyncRes<unknown>): Promise<string> => (await result)._unsafeUnwrapErr().code;
 
 test("standby() ends the monitor and keeps its machine; restore() brings it back and keeps the machine's files while it runs over them", async () => {
   const fixture = await open();
@@ -74,7 +65,7 @@ test("wake() calls a standby off that has begun", async () => {
   const fixture = await open();
   await running(fixture, "one", ["save-slowly", "60000"]);
   const sleeping = fixture.instances.standby("one");
-  await until("the save to begin", () => generations(fixture).length > 0);
+  await begun(fixture);
   const woken = (await fixture.instances.wake("one"))._unsafeUnwrap();
   const error = (await sleeping)._unsafeUnwrapErr();
   expect({ state: woken.state, code: error.code, now: stateOf(fixture, "one"), generations: generations(fixture) }).toEqual({ state: "Running", code: "conflict", now: "Running", generations: [] });
@@ -109,7 +100,7 @@ test("a monitor that is killed while it saves leaves its instance Stopped with t
   const fixture = await open();
   await running(fixture, "one", ["save-slowly", "60000"]);
   const sleeping = fixture.instances.standby("one");
-  await until("the save to begin", () => generations(fixture).length > 0);
+  await begun(fixture);
   for (const pid of monitorsIn(fixture.root)) process.kill(pid, "SIGKILL");
   expect((await sleeping).isErr()).toBe(true);
   (await fixture.instances.wait("one", "Stopped", 20_000, never()))._unsafeUnwrap();

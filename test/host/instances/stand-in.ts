@@ -1,13 +1,17 @@
 // A monitor without a virtual machine: a process of its own that speaks the control protocol by the product's own code
 // (Control, Record, LogSink), takes all that `boot` brings, and plays a guest after the arguments in its configuration.
 // It stands in where no Linux guest can run; how a real guest behaves is tested under test/guest. A machine that it saves is
-// what its guest was told to do; of its memory a page is written. Sleeping goes wrong where the guest is `save-fails`,
-// `save-slowly MS` (called off by cancelSave) or `refuse-wake`.
-import { fstatSync, readFileSync, writeFileSync } from "node:fs";
+// what its guest was told to do; of its memory 16 pages are written. Sleeping goes wrong where the guest is `save-fails`,
+// `save-slowly MS` (called off by cancelSave), `save-silently` (never answers, until it is told to go on), `refuse-wake`,
+// `needs-feature` or `die-awake` (once it has answered).
+import { fstatSync, readFileSync } from "node:fs";
 import { FrameDecoder, encodeChunks, encodeFrame } from "../../../src/host/agent/frames.ts";
 import { decodePairs, encodePairs } from "../../../src/pairs.ts";
 import { Epoll, EPOLLIN, EPOLLOUT, TimerFd } from "../../../src/ffi/epoll.ts";
-import { closeFd, tryRead, tryWrite } from "../../../src/ffi/fd.ts";
+import { errnoName } from "../../../src/ffi/abi/errno.ts";
+import { closeFd, pwriteAll, tryRead, tryWrite } from "../../../src/ffi/fd.ts";
+import { SysError } from "../../../src/ffi/syscall.ts";
+import { faultMessage, MachineStateError } from "../../../src/machine-state/fault.ts";
 import { Control } from "../../../src/vmm/control.ts";
 import { LogSink } from "../../../src/vmm/devices/console/log-sink.ts";
 import { checkChain, decodeMachine, encodeMachine, PAGE_BYTES } from "../../../src/machine-state/saved-machine.ts";
@@ -26,6 +30,7 @@ let onTimer: (() => void) | null = null;
 const saveTimer = new TimerFd();
 let finishSave: ((error: string | null) => void) | null = null;
 let saved = false;
+const MEMORY = 16 * PAGE_BYTES;
 
 interface SavedGuest { readonly argv: string[]; readonly bootedAt: number | null; readonly runningAt: number | null }
 
@@ -60,15 +65,20 @@ const control: Control = new Control(epoll, CONTROL_FD, {
       finishSave = null;
       saved = error === null;
       const guest: SavedGuest = { argv, bootedAt: record.status.bootedAt, runningAt: record.status.runningAt };
-      if (saved) writeFileSync(`/proc/self/fd/${machine}`, encodeMachine(sampleMachine({ ...params, memoryBytes: PAGE_BYTES, pages: [{ page: 0, pages: 1, content: "data" }], devices: [guest] })));
-      if (saved) writeFileSync(`/proc/self/fd/${memory}`, new Uint8Array(4096).fill(1));
+      try {
+        if (saved) pwriteAll(machine, encodeMachine(sampleMachine({ ...params, memoryBytes: MEMORY, pages: [{ page: 0, pages: MEMORY / PAGE_BYTES, content: "data" }], devices: [guest] })), 0);
+        if (saved) pwriteAll(memory, new Uint8Array(MEMORY).fill(1), 0);
+      } catch (failed) {
+        saved = false;
+        error = `Cannot save the machine: cannot write guest memory: ${failed instanceof SysError ? errnoName(failed.errno) : String(failed)}`;
+      }
       [machine, memory].forEach(closeFd);
-      if (error === null) return reply({ result: { dataBytes: 4096, zeroPages: 0, pausedMs: 1 } });
+      if (error === null) return reply({ result: { dataBytes: MEMORY, zeroPages: 0, pausedMs: 1 } });
       goOn();
       reply({ error });
     };
     if (argv[0] === "save-fails") finishSave("Cannot save the machine: no space left on the disk");
-    else saveTimer.arm(argv[0] === "save-slowly" ? Number(argv[1]) : 1);
+    else if (argv[0] !== "save-silently") saveTimer.arm(argv[0] === "save-slowly" ? Number(argv[1]) : 1);
   },
   cancelSave(_params, _fds, reply) {
     saveTimer.arm(0);
@@ -78,7 +88,11 @@ const control: Control = new Control(epoll, CONTROL_FD, {
   restore(params, fds, reply) {
     const machines = params.generations.map((_, i) => {
       fstatSync(fds.take(`memory${i}`));
-      return decodeMachine(readFileSync(`/proc/self/fd/${fds.take(`machine${i}`)}`));
+      try {
+        return decodeMachine(readFileSync(`/proc/self/fd/${fds.take(`machine${i}`)}`));
+      } catch (error) {
+        throw new Error(error instanceof MachineStateError ? faultMessage(error) : String(error));
+      }
     });
     checkChain(machines, params.generations);
     const newest = machines[0]!.devices[0] as SavedGuest;
@@ -89,11 +103,13 @@ const control: Control = new Control(epoll, CONTROL_FD, {
     argv = newest.argv;
     booted = true;
     record.restored(newest.bootedAt, newest.runningAt);
+    if (argv[0] === "needs-feature") throw new Error("snapshot.incompatible: Cannot restore the machine: this host lacks CPUID 0x7.0.ebx bit 16 (incompatible)");
     if (argv[0] === "refuse-wake") {
       reply({ error: "Cannot restore the machine: the guest did not acknowledge who it is" });
       return end("internal", "the guest did not acknowledge who it is");
     }
     reply({ result: { status: record.status, stepsMs: { load: 1, machine: 1, run: 1, acknowledged: 1 } } });
+    if (argv[0] === "die-awake") process.kill(process.pid, "SIGKILL");
   },
   tap(_params, _fds, reply) {
     if (tap < 0) throw new Error("Cannot hand out the TAP: this machine has no network");

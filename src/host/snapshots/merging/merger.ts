@@ -170,11 +170,11 @@ export class Merger {
 
   /** False where it was called off, or what it was made of is not the same any more. Nothing waits between the last look and the transaction. */
   private commit({ gid, plan, cancelled }: Run, folder: Folder, dataBytes: number): boolean {
-    const { merges, compression, generations } = this.options;
+    const { merges, compression, generations, failed } = this.options;
     if (cancelled || this.isHeld(plan) || JSON.stringify(this.plan(gid)) !== JSON.stringify(plan)) return false;
     merges.commit(plan, folder.name, dataBytes);
     generations.keep(folder);
-    for (const id of plan.ids.slice(1)) void compression.cancel(id);
+    for (const id of plan.ids.slice(1)) compression.cancel(id).catch((error: unknown) => failed(id, wrap("host.storage", `Cannot call the compression of ${id} off`, error)));
     compression.moved(gid, folder.paths.dir);
     return true;
   }

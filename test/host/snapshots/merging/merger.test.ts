@@ -114,7 +114,7 @@ for (const step of ["begun", "written", "synced"] as const satisfies Step[])
         expect(world.ids()).toEqual([]);
       }
       // Whoever wakes it does not wait: the files are there, and stay.
-      const files = how === "hold" ? world.generations.chain(ids[0]!)._unsafeUnwrap() : [];
+      const files = how === "hold" ? world.chainPaths(ids[0]!) : [];
       gate.open();
       await world.merger.idle();
       expect(world.steps).not.toContain("recorded");

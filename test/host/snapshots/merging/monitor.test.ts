@@ -43,7 +43,7 @@ async function sleep(world: World, one: Monitor, over: string | null): Promise<s
 
 async function wake(world: World, id: string): Promise<Monitor> {
   const one = monitor(), letGo = world.merger.hold(id);
-  (await one.restore(world.generations.chain(id)._unsafeUnwrap().map((paths) => paths.dir), world.generations.chainIds(id)))._unsafeUnwrap();
+  (await one.restore(world.chainPaths(id).map((paths) => paths.dir), world.generations.chainIds(id)))._unsafeUnwrap();
   letGo();
   return one;
 }

@@ -5,7 +5,7 @@ import { instanceMigrations } from "../../../../src/host/instances/instances.ts"
 import { Records } from "../../../../src/host/instances/records.ts";
 import { Compressor } from "../../../../src/host/snapshots/compression/compressor.ts";
 import { sqliteRecords } from "../../../../src/host/snapshots/compression/records.ts";
-import { Generations } from "../../../../src/host/snapshots/generations.ts";
+import { Generations, type GenerationPaths } from "../../../../src/host/snapshots/generations.ts";
 import { Merger, type Step } from "../../../../src/host/snapshots/merging/merger.ts";
 import { Merges } from "../../../../src/host/snapshots/merging/plan.ts";
 import { Snapshots } from "../../../../src/host/snapshots/snapshots.ts";
@@ -32,7 +32,9 @@ export class World {
     this.store = openStore(join(path, "db"), instanceMigrations)._unsafeUnwrap();
     const { db } = this.store;
     this.compressor = new Compressor({ records: sqliteRecords(db) });
-    this.generations = new Generations(db, join(path, "memory"), (id) => (void this.compressor.cancel(id), this.merger.gone(id)));
+    this.generations = new Generations(db, join(path, "memory"), {
+      going: (id) => (void this.compressor.cancel(id), this.merger.gone(id)), left: (error) => void this.failures.push(String(error)),
+    });
     this.merger = new Merger({
       generations: this.generations, merges: new Merges(db), compression: this.compressor, failed: (_, { message }) => void this.failures.push(message),
       onStep: async (step) => {
@@ -90,9 +92,12 @@ export class World {
 
   // --- looking
 
+  /** Newest first. */
+  chainPaths(id: string): GenerationPaths[] { return this.generations.chainIds(id).map((one) => this.generations.paths(one)); }
+
   /** What each page of the generation's memory is, by a hash; its chain is checked as a restore does. */
   content(id: string): string {
-    const ids = this.generations.chainIds(id), paths = this.generations.chain(id)._unsafeUnwrap();
+    const ids = this.generations.chainIds(id), paths = this.chainPaths(id);
     const machines = paths.map((one) => decodeMachine(readFileSync(one.machine)));
     checkChain(machines, ids);
     const hash = new Bun.CryptoHasher("sha256"), page = Buffer.alloc(PAGE_BYTES), words = Array.from({ length: PAGES }, () => 0);

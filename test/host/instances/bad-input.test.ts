@@ -1,0 +1,165 @@
+// What is asked for at the wrong time or over files that somebody spoiled: a code that says why, and record and files as they should be.
+import { afterAll, expect, test } from "bun:test";
+import { existsSync, readdirSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { imageInUse } from "../../../src/host/instances/instances.ts";
+import { DIGEST, monitorsIn, open, removeRoots, type Fixture } from "./fixture.ts";
+import { asleep, begun, codeOf, disks, entries, generations, openCompressing, picture, remove, running, stateOf } from "./sleeping.ts";
+
+afterAll(removeRoots);
+const fork = (fixture: Fixture, source: string, name: string) => fixture.instances.fork(source, { name, fromRunning: true, targetState: null });
+
+for (const force of [true, false])
+  test(`a ${force ? "forced" : "graceful"} delete during a standby wins: nothing is left`, async () => {
+    const fixture = await open();
+    await running(fixture, "one", ["save-slowly", force ? "60000" : "300"]);
+    const sleeping = fixture.instances.standby("one");
+    await begun(fixture);
+    (await fixture.instances.remove("one", { graceful: !force }))._unsafeUnwrap();
+    expect((await sleeping).isErr()).toBe(force);
+    expect({ instances: fixture.instances.list(), generations: generations(fixture), disks: disks(fixture), monitors: monitorsIn(fixture.root) }).toEqual({ instances: [], generations: [], disks: [], monitors: [] });
+    await fixture.close();
+  });
+
+for (const step of ["started", "acknowledged", "awake", "released"] as const)
+  for (const graceful of [false, true])
+    test(`a ${graceful ? "graceful" : "forced"} delete during a restore that is ${step} wins: nothing is left`, async () => {
+      let removed: Promise<unknown> | null = null;
+      const fixture = await open(undefined, { onStep: (at) => { if (at === step) removed ??= Promise.resolve(fixture.instances.remove("one", { graceful })); } });
+      await asleep(fixture, "one");
+      await fixture.instances.restore("one");
+      await removed;
+      expect({ instances: fixture.instances.list(), generations: generations(fixture), disks: disks(fixture), monitors: monitorsIn(fixture.root) }).toEqual({ instances: [], generations: [], disks: [], monitors: [] });
+      await fixture.close();
+    });
+
+test("1,000 restores at once are one, and so are 1,000 wakes", async () => {
+  let started = 0;
+  const fixture = await open(undefined, { onStep: (step) => { if (step === "started") started++; } });
+  const policy = { enabled: false, idleTimeoutMs: 0, ignoreDestinationPorts: [], ignoreSourceCidrs: [], wakeOnPacket: true };
+  for (const [i, verb] of (["restore", "wake"] as const).entries()) {
+    await asleep(fixture, verb, ["serve"], { autoStandby: policy });
+    const answers = await Promise.all(Array.from({ length: 1000 }, () => fixture.instances[verb](verb)));
+    expect(new Set(answers.map((one) => one._unsafeUnwrap().state))).toEqual(new Set(["Running"] as const));
+    expect({ started, monitors: monitorsIn(fixture.root).length }).toEqual({ started: i + 1, monitors: i + 1 });
+  }
+  // Some of either kind: whoever asked for Running has it.
+  (await fixture.instances.standby("wake"))._unsafeUnwrap();
+  const mixed = await Promise.all(Array.from({ length: 100 }, (_, i) => fixture.instances[i % 2 === 0 ? "restore" : "wake"]("wake")));
+  expect({ states: new Set(mixed.map((one) => one._unsafeUnwrap().state)), started }).toEqual({ states: new Set(["Running"] as const), started: 3 });
+  await fixture.close();
+}, 120_000);
+
+for (const [what, spoil, code] of [
+  ["the machine's file cut short", (dir: string) => truncateSync(join(dir, "machine"), 10), "snapshot.damaged"],
+  ["the machine's file emptied", (dir: string) => truncateSync(join(dir, "machine"), 0), "snapshot.damaged"],
+  ["no machine's file", (dir: string) => rmSync(join(dir, "machine")), "snapshot.damaged"],
+  ["no memory file", (dir: string) => rmSync(join(dir, "memory")), "snapshot.damaged"],
+  ["no folder", (dir: string) => rmSync(dir, { recursive: true }), "snapshot.damaged"],
+  ["a folder for a file", (dir: string) => (rmSync(join(dir, "machine")), rmSync(join(dir, "memory")), writeFileSync(join(dir, "machine"), "{}")), "snapshot.damaged"],
+] as const)
+  test(`${what}: the restore is refused, and it sleeps on; it can be deleted, and so can be what shares its memory`, async () => {
+    const fixture = await openCompressing();
+    await asleep(fixture, "one");
+    (await fixture.instances.createSnapshot("one", { kind: "Standby", name: "kept", tags: {} }))._unsafeUnwrap();
+    const [gid] = generations(fixture) as [string];
+    spoil(join(fixture.root, "memory", gid));
+    const error = (await fixture.instances.restore("one"))._unsafeUnwrapErr();
+    const { state, stateError } = fixture.instances.get("one")._unsafeUnwrap();
+    expect({ code: error.code, state, stateError, monitors: monitorsIn(fixture.root) }).toEqual({ code, state: "Standby", stateError: error.message, monitors: [] });
+    await running(fixture, "two");
+    expect(await codeOf(fixture.instances.forkSnapshot("kept", { name: "child", targetState: null }))).toBe(code);
+    expect(stateOf(fixture, "child")).toBe("Standby");
+    for (const name of ["one", "two", "child"]) await remove(fixture, name);
+    (await fixture.instances.removeSnapshot("kept"))._unsafeUnwrap();
+    expect({ generations: generations(fixture), disks: disks(fixture), snapshots: entries(fixture, "snapshots") }).toEqual({ generations: [], disks: [], snapshots: [] });
+    await fixture.close();
+  });
+
+test("a snapshot that can't be used is not given back in place: the instance goes on as it is", async () => {
+  const fixture = await openCompressing();
+  await running(fixture, "one");
+  (await fixture.instances.createSnapshot("one", { kind: "Standby", name: "kept", tags: {} }))._unsafeUnwrap();
+  const dir = join(fixture.root, "memory", generations(fixture)[0]!);
+  for (const spoil of [() => rmSync(join(dir, "memory")), () => rmSync(join(dir, "machine"))]) {
+    spoil();
+    expect(await codeOf(fixture.instances.restoreSnapshot("one", "kept", null))).toBe("snapshot.damaged");
+    expect({ state: stateOf(fixture, "one"), monitors: monitorsIn(fixture.root).length }).toEqual({ state: "Running", monitors: 1 });
+  }
+  await fixture.close();
+});
+
+test("a compressed memory file that was damaged is refused, and stays for whoever can mend it", async () => {
+  const fixture = await openCompressing();
+  await running(fixture, "one");
+  (await fixture.instances.standby("one", { compression: { enabled: true, algorithm: "zstd", level: 1 } }))._unsafeUnwrap();
+  await fixture.compressor.settled();
+  const dir = join(fixture.root, "memory", generations(fixture)[0]!), packed = join(dir, "memory.zstd");
+  expect(readdirSync(dir).sort()).toEqual(["machine", "memory.zstd"]);
+  const whole = Buffer.from(await Bun.file(packed).arrayBuffer());
+  for (const bytes of [whole.subarray(0, whole.length - 1), whole.subarray(0, 20), Buffer.from(whole).fill(0x55, 100, 101), Buffer.alloc(0)]) {
+    writeFileSync(packed, bytes);
+    expect(await codeOf(fixture.instances.restore("one"))).toBe("snapshot.damaged");
+    expect({ ...picture(fixture, "one"), files: readdirSync(dir).sort() }).toEqual({ state: "Standby", generations: generations(fixture), monitors: 0, files: ["machine", "memory.zstd"] });
+  }
+  writeFileSync(packed, whole);
+  expect((await fixture.instances.restore("one"))._unsafeUnwrap().state).toBe("Running");
+  await fixture.close();
+});
+
+test("a machine that needs what this CPU lacks is refused as such, and sleeps on", async () => {
+  const fixture = await open();
+  await asleep(fixture, "one", ["needs-feature"]);
+  const kept = generations(fixture), error = (await fixture.instances.restore("one"))._unsafeUnwrapErr();
+  expect({ code: error.code, message: error.message }).toEqual({ code: "snapshot.incompatible", message: expect.stringContaining("this host lacks CPUID 0x7.0.ebx bit 16") });
+  expect(picture(fixture, "one")).toEqual({ state: "Standby", generations: kept, monitors: 0 });
+  await fixture.close();
+});
+
+test("an image is in use while an instance or only a snapshot was made of it", async () => {
+  const fixture = await open();
+  const used = () => imageInUse(fixture.store.db, DIGEST);
+  expect(used()).toBe(false);
+  await running(fixture, "one");
+  (await fixture.instances.createSnapshot("one", { kind: "Standby", name: "kept", tags: {} }))._unsafeUnwrap();
+  await remove(fixture, "one");
+  expect(used()).toBe(true);
+  (await fixture.instances.removeSnapshot("kept"))._unsafeUnwrap();
+  expect(used()).toBe(false);
+  await fixture.close();
+});
+
+test("forks under one name at once: one is made, and whoever asked for another target is not given it", async () => {
+  const fixture = await open();
+  await running(fixture, "one");
+  await running(fixture, "other");
+  const answers = await Promise.all([fork(fixture, "one", "two"), fork(fixture, "other", "two")]);
+  expect(answers.map((one) => (one.isOk() ? "ok" : one.error.code)).sort()).toEqual(["instance.already_exists", "ok"]);
+  expect({ monitors: monitorsIn(fixture.root).length, names: fixture.instances.list().map(({ name }) => name) }).toEqual({ monitors: 3, names: ["one", "other", "two"] });
+  for (const name of ["one", "other", "two"]) await remove(fixture, name);
+  expect({ generations: generations(fixture), disks: disks(fixture), folders: entries(fixture, "instances").filter((name) => !name.startsWith(".")) }).toEqual({ generations: [], disks: [], folders: [] });
+  await fixture.close();
+});
+
+test("a save that the monitor never answers does not leave the guest standing still", async () => {
+  const fixture = await open(undefined, { saveTimeoutMs: () => 300 });
+  await running(fixture, "one", ["save-silently"]);
+  expect(await codeOf(fixture.instances.standby("one"))).toBe("host.process");
+  expect(picture(fixture, "one")).toEqual({ state: "Running", generations: [], monitors: 1 });
+  // It stands no longer: what its monitor tells of it is that it runs.
+  expect((await fixture.instances.stop("one", { graceMs: 1000 }))._unsafeUnwrap()).toMatchObject({ state: "Stopped", exitCode: 143 });
+  expect(existsSync(join(fixture.root, "memory"))).toBe(true);
+  await fixture.close();
+});
+
+test("a monitor that dies as soon as its guest is awake never leaves it Running without one", async () => {
+  const fixture = await open();
+  for (let round = 0; round < 10; round++) {
+    await asleep(fixture, `one-${round}`, ["die-awake"]);
+    await fixture.instances.restore(`one-${round}`);
+    await fixture.instances.wait(`one-${round}`, "Stopped", 5000, new AbortController().signal);
+    expect(["Stopped", "Standby"]).toContain(stateOf(fixture, `one-${round}`));
+  }
+  expect(monitorsIn(fixture.root)).toEqual([]);
+  await fixture.close();
+});

@@ -1,0 +1,119 @@
+// A data folder on a file system that is full, or becomes it at any page of what a verb writes: the instance is as before or as it was
+// to be, nothing is left of what failed, and once there is room all goes on.
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { closeSync, ftruncateSync, mkdirSync, mkdtempSync, openSync, rmSync, statfsSync, writeFileSync, writeSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { command } from "../../support/command.ts";
+import { until } from "../../support/until.ts";
+import { monitorsIn, open, type Fixture } from "./fixture.ts";
+import { disks, entries, generations, remove, running, stateOf } from "./sleeping.ts";
+
+const PAGE = 4096;
+/** Each page of room more, until it was enough a few times; a hundred are more than any of the verbs writes here. */
+const MOST_PAGES = 100, ENOUGH = 3;
+let mount = "", count = 0;
+
+beforeAll(async () => {
+  mount = mkdtempSync(join(tmpdir(), "dormouse-full-"));
+  await command(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", mount]);
+});
+afterAll(async () => {
+  for (const pid of monitorsIn(mount)) process.kill(pid, "SIGKILL");
+  await command(["umount", "-l", mount]);
+  rmSync(mount, { recursive: true });
+});
+
+/** A data folder of its own on that file system. */
+async function fresh(): Promise<Fixture> {
+  const root = join(mount, `data-${++count}`);
+  mkdirSync(root);
+  for (const name of ["kernel", "initramfs", "rootfs"]) writeFileSync(join(root, name), name);
+  return open(root);
+}
+
+const enough = (seen: readonly string[]): boolean => seen.length >= ENOUGH && seen.slice(-ENOUGH).every((one) => one === "done");
+
+/** Leaves `pages` of room while `work` runs. */
+async function withRoom<T>(pages: number, work: () => PromiseLike<T>): Promise<T> {
+  const path = join(mount, "filler"), fd = openSync(path, "w"), zeroes = Buffer.alloc(PAGE);
+  try {
+    const { bavail } = statfsSync(mount);
+    // Page by page, as the monitors' logs and the database take some meanwhile.
+    for (let i = 0; i < bavail - pages; i++) writeSync(fd, zeroes, 0, PAGE, i * PAGE);
+    return await work();
+  } finally {
+    ftruncateSync(fd, 0);
+    closeSync(fd);
+    rmSync(path);
+  }
+}
+
+const left = (fixture: Fixture) => ({
+  instances: fixture.instances.list().map(({ name }) => name), names: fixture.instances.listSnapshots().map(({ name }) => name), generations: generations(fixture),
+  folders: entries(fixture, "instances").sort(), snapshots: entries(fixture, "snapshots"),
+});
+
+test("standby with any little room: Running as before, or asleep whole; and the code says that the disk is full", async () => {
+  const fixture = await fresh();
+  await running(fixture, "one");
+  const seen: string[] = [];
+  for (let pages = 0; pages < MOST_PAGES && !enough(seen); pages++) {
+    const kept = generations(fixture);
+    const slept = await withRoom(pages, () => fixture.instances.standby("one"));
+    seen.push(slept.isOk() ? "done" : slept.error.code);
+    expect({ pages, state: stateOf(fixture, "one"), monitors: monitorsIn(fixture.root).length }).toEqual(slept.isOk() ? { pages, state: "Standby", monitors: 0 } : { pages, state: "Running", monitors: 1 });
+    if (slept.isErr()) expect({ pages, code: slept.error.code, left: generations(fixture) }).toEqual({ pages, code: "host.storage", left: kept });
+    if (slept.isOk()) expect((await fixture.instances.restore("one"))._unsafeUnwrap().state).toBe("Running");
+  }
+  expect(new Set(seen)).toEqual(new Set(["host.storage", "done"]));
+  await remove(fixture, "one");
+  expect({ generations: generations(fixture), disks: disks(fixture) }).toEqual({ generations: [], disks: [] });
+  await fixture.close();
+}, 120_000);
+
+test("restore with any little room: asleep as before, or awake", async () => {
+  const fixture = await fresh();
+  await running(fixture, "one");
+  const seen: string[] = [];
+  for (let pages = 0; pages < MOST_PAGES && !enough(seen); pages++) {
+    (await fixture.instances.standby("one"))._unsafeUnwrap();
+    const woken = await withRoom(pages, () => fixture.instances.restore("one"));
+    seen.push(woken.isOk() ? "done" : woken.error.code);
+    expect({ pages, state: stateOf(fixture, "one"), monitors: monitorsIn(fixture.root).length }).toEqual(woken.isOk() ? { pages, state: "Running", monitors: 1 } : { pages, state: "Standby", monitors: 0 });
+    if (woken.isErr()) expect((await fixture.instances.restore("one"))._unsafeUnwrap().state).toBe("Running");
+  }
+  expect(new Set(seen)).toEqual(new Set(["host.storage", "done"]));
+  await remove(fixture, "one");
+  expect({ generations: generations(fixture), disks: disks(fixture) }).toEqual({ generations: [], disks: [] });
+  await fixture.close();
+}, 120_000);
+
+for (const [what, state] of [["fork", "Running"], ["snapshot", "Running"], ["fork", "Standby"], ["snapshot", "Standby"], ["fork", "Stopped"]] as const)
+  test(`${what} of an instance that is ${state} with any little room: whole, or nothing is left of it; the source is as before`, async () => {
+    const fixture = await fresh();
+    await running(fixture, "one");
+    if (state === "Standby") (await fixture.instances.standby("one"))._unsafeUnwrap();
+    if (state === "Stopped") (await fixture.instances.stop("one", { graceMs: 1000 }))._unsafeUnwrap();
+    const seen: string[] = [];
+    for (let pages = 0; pages < MOST_PAGES && !enough(seen); pages++) {
+      const before = left(fixture);
+      const made = await withRoom(pages, async () =>
+        what === "fork" ? fixture.instances.fork("one", { name: "two", fromRunning: true, targetState: state === "Running" ? "Standby" : state })
+          : fixture.instances.createSnapshot("one", { kind: "Standby", name: "kept", tags: {} }));
+      seen.push(made.isOk() ? "done" : made.error.code);
+      expect({ pages, state: stateOf(fixture, "one") }).toEqual({ pages, state });
+      if (made.isErr()) {
+        // To forget it takes some room too: what can't be done at once is done when there is some.
+        await until("what came to nothing to be forgotten", () => Bun.deepEquals(left(fixture), before), 10_000);
+      } else if (what === "fork") await remove(fixture, "two");
+      else (await fixture.instances.removeSnapshot("kept"))._unsafeUnwrap();
+    }
+    expect(new Set(seen)).toEqual(new Set(["host.storage", "done"]));
+    await remove(fixture, "one");
+    await fixture.close();
+    // Layers that were merged keep their names for a while.
+    const next = await open(fixture.root);
+    expect({ generations: generations(next), disks: disks(next) }).toEqual({ generations: [], disks: [] });
+    await next.close();
+  }, 120_000);
