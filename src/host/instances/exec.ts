@@ -63,9 +63,11 @@ function session(ctx: Context, ref: string, waitMs: number, listener: ExecListen
       onEnd: (how) => (end(), listener.onEnd(how)),
       onLost: (reason) => (end(), listener.onLost(reason)),
     };
-    return connect(ctx, id, waitMs).andThen((connected) => open(connected, counted))
-      .map((opened): ExecSession => ({ ...opened, close: () => (end(), opened.close()) }))
-      .mapErr((error) => (end(), error));
+    const opening = connect(ctx, id, waitMs).andThen((connected) => open(connected, counted)).map((opened): ExecSession => ({ ...opened, close: () => (end(), opened.close()) }));
+    return new ResultAsync(Promise.resolve(opening).then(
+      (opened) => (opened.isErr() && end(), opened),
+      (error: unknown) => { end(); throw error; },
+    ));
   });
 }
 

@@ -167,9 +167,18 @@ export class AutoStandby {
     this.attempts.set(id, { controller, done: this.attempt(id, controller.signal) });
   }
 
+  /** What it throws is a failure as any: nobody else would hear of it. */
+  private async standby(id: string, calledOff: AbortSignal): Promise<Res<unknown>> {
+    try {
+      return await this.deps.standby(id, calledOff);
+    } catch (error) {
+      return err(wrap("internal", `Cannot put instance ${id} to sleep`, error));
+    }
+  }
+
   private async attempt(id: string, calledOff: AbortSignal): Promise<boolean> {
     const { timers, clock, logger } = this.deps;
-    const outcome = await this.deps.standby(id, calledOff);
+    const outcome = await this.standby(id, calledOff);
     this.attempts.delete(id);
     if (outcome.isOk()) return true;
     const fields = { instance: id, error: messageOf(outcome.error) };

@@ -1,6 +1,7 @@
 // exec and attach through a real monitor process and real sockets; stand-in.ts plays the agent.
 import { afterAll, afterEach, expect, test } from "bun:test";
 import type { ExecEnd, ExecListener, ExecRequest, ExecSession } from "../../../src/host/instances/service.ts";
+import { Activities } from "../../../src/host/standby/activity.ts";
 import { until } from "../../support/until.ts";
 import { never, open, removeRoots, request, type Fixture } from "./fixture.ts";
 
@@ -155,4 +156,16 @@ test("attach() waits for the guest, and ends with the instance's own exit code",
   await until("the echo", () => gather.stdout === "typed");
   await f.instances.stop("web");
   expect(await gather.over).toEqual({ code: 143, message: "killed by signal 15 (SIGTERM)" });
+});
+
+test("a session that came to nothing keeps nobody awake, also where a bug is why", async () => {
+  const activities = new Activities(), policy = { enabled: false, idleTimeoutMs: 0, ignoreDestinationPorts: [], ignoreSourceCidrs: [], wakeOnPacket: true };
+  f = await open(undefined, { activities, onStep: (step) => { if (step === "acknowledged") throw new Error("a bug"); } });
+  const { id } = (await f.instances.create(request("web", ["serve"], { autoStandby: policy })))._unsafeUnwrap();
+  await f.instances.wait("web", "Running", 20_000, never());
+  (await f.instances.standby("web"))._unsafeUnwrap();
+  expect((await f.instances.exec("web", command(["echo"]), new Gather()))._unsafeUnwrapErr().message).toBe("Cannot run a command in the instance web: a bug");
+  (await f.instances.remove("web", { graceful: false }))._unsafeUnwrap();
+  expect((await f.instances.exec("web", command(["echo"]), new Gather()))._unsafeUnwrapErr().code).toBe("instance.not_found");
+  expect(activities.of(id).open).toBe(0);
 });

@@ -16,7 +16,7 @@ const MINUTE = 60_000;
 let db: Database, clock: FakeClock, world: World;
 
 /** One attempt to put an instance to sleep; ends as the test says. */
-interface Asked { readonly id: string; readonly calledOff: AbortSignal; end(code?: ErrorCode): Promise<void> }
+interface Asked { readonly id: string; readonly calledOff: AbortSignal; end(code?: ErrorCode): Promise<void>; fail(): Promise<void> }
 
 class World {
   readonly instances = new Map<string, Candidate>();
@@ -51,9 +51,10 @@ class World {
   }
 
   private ask(id: string, calledOff: AbortSignal): Promise<Res<void>> {
-    const { promise, resolve } = Promise.withResolvers<Res<void>>();
+    const { promise, resolve, reject } = Promise.withResolvers<Res<void>>();
     this.asked.push({
       id, calledOff,
+      fail: () => (reject(new Error("a bug")), settle()),
       end: (code) => {
         if (code === undefined) this.add(id, { state: "Standby" });
         resolve(code === undefined ? ok() : err(new DormouseError(code, "it was not to be")));
@@ -118,6 +119,11 @@ describe("an instance without visitors", () => {
       expect(world.status()).toMatchObject({ status: "idle_countdown", countdownRemainingMs: MINUTE });
     }
     expect(world.log).toEqual(["auto_standby.called_off", "auto_standby.failed"]);
+    // A bug is told as a failure too, and does not end the daemon.
+    await clock.pass(MINUTE);
+    await world.asked[2]!.fail();
+    expect(world.status()).toMatchObject({ status: "idle_countdown", countdownRemainingMs: MINUTE });
+    expect(world.log).toEqual(["auto_standby.called_off", "auto_standby.failed", "auto_standby.failed"]);
   });
 
   test("goes on counting after the daemon was restarted", async () => {
