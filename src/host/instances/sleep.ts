@@ -69,11 +69,11 @@ function hold(ctx: Context, auto: AutoStandby, id: string): AsyncRes<AutoStandby
   return new ResultAsync(over).andThen(() => auto.hold(id));
 }
 
-/** A policy of waking counts at once, also for one that sleeps already. */
+/** A policy of waking counts at once, also for one that sleeps already; in its lane, as a restore under way has the TAP. */
 function update(ctx: Context, ref: string, change: Parameters<SleepService["update"]>[1]): AsyncRes<Instance> {
   return ctx.records.get(ref).asyncMap(async ({ id }) => {
     const instance = ctx.records.setPolicies(id, change);
-    if (instance.state === "Standby") await knockWakes(ctx, id);
+    if (instance.state === "Standby") await ctx.lanes.run(id, "heed policy", () => knockWakes(ctx, id));
     return instance;
   });
 }

@@ -25,7 +25,8 @@ export class Taps {
     const lease = this.network.lease(id);
     if (lease === null || this.held.has(id)) return okAsync(closeFd(fd));
     this.keep(lease, fd);
-    return this.network.adoptTap(lease, fd);
+    // An earlier daemon may have died over a standby, which was called off then: its filter is still there.
+    return this.network.adoptTap(lease, fd).map(() => this.quiet(id));
   }
 
   /** From here on only knocks come in; the first is told, also one that waits already. Nothing for an instance without a TAP. */

@@ -1,0 +1,156 @@
+// TAPs of instances that sleep, wake and are changed meanwhile, over a real network in a namespace and stand-in monitors: who sleeps
+// hears knocks only, who runs hears all, whatever came in between.
+import { afterAll, afterEach, beforeAll, beforeEach, expect, setDefaultTimeout, test } from "bun:test";
+import { isReadable } from "../../../src/ffi/fd.ts";
+import { attachFilter } from "../../../src/ffi/tun.ts";
+import type { InstanceDeps } from "../../../src/host/instances/instances.ts";
+import { knockFilter } from "../../../src/host/network/knock.ts";
+import { openNetwork } from "../../../src/host/network/network.ts";
+import type { Lease, NetworkService } from "../../../src/host/network/service.ts";
+import type { AutoStandbyPolicy } from "../../../src/host/snapshots/service.ts";
+import { datagram, ETH_IP, ethernet, FLAGS, FrameSender, packet, segment, TCP, UDP, waiting } from "../network/frames.ts";
+import { database, enterNamespace, run } from "../network/world.ts";
+import { until } from "../../support/until.ts";
+import { open, removeRoots, type Fixture } from "./fixture.ts";
+import { asleep, running, stateOf } from "./sleeping.ts";
+
+setDefaultTimeout(60_000); // only a guard: processes start slowly on a busy or emulated machine
+let leave: () => void, network: NetworkService, fixture: Fixture;
+/** The daemon's own descriptor of each instance's TAP. */
+const taps = new Map<string, number>();
+
+beforeAll(() => {
+  leave = enterNamespace();
+  run("ip", "link", "set", "lo", "up");
+});
+beforeEach(async () => {
+  network = openNetwork({ db: database() })._unsafeUnwrap();
+  (await network.start())._unsafeUnwrap();
+});
+afterEach(async () => {
+  await fixture.close();
+  await removeRoots();
+  (await network.teardown())._unsafeUnwrap();
+  network.close();
+  taps.clear();
+});
+afterAll(() => leave());
+
+/** The real network, whose TAPs can be looked at. */
+const looked = (change: Partial<InstanceDeps["network"]> = {}): InstanceDeps["network"] => ({
+  allocate: (id) => network.allocate(id), lease: (id) => network.lease(id), publish: (id, ports) => network.publish(id, ports), release: (id) => network.release(id),
+  reconcile: (living) => network.reconcile(living), resolvers: () => network.resolvers(), setClosed: (id, closed) => network.setClosed(id, closed),
+  openTap: (lease) => network.openTap(lease).map((fd) => (taps.set(lease.instanceId, fd), fd)),
+  adoptTap: (lease, fd) => (taps.set(lease.instanceId, fd), network.adoptTap(lease, fd)),
+  ...change,
+});
+const policy = (wakeOnPacket: boolean): AutoStandbyPolicy => ({ enabled: false, idleTimeoutMs: 0, ignoreDestinationPorts: [], ignoreSourceCidrs: [], wakeOnPacket });
+const WAKING = { network: true, autoStandby: policy(true) } as const, SILENT = { network: true, autoStandby: null } as const;
+
+function send(lease: Lease, frame: number[]): void {
+  const sender = new FrameSender(lease.tap);
+  sender.send(ethernet(lease.mac, ETH_IP, frame));
+  sender.close();
+}
+const leaseOf = (name: string): Lease => network.lease(fixture.instances.get(name)._unsafeUnwrap().id)!;
+const knock = (lease: Lease) => send(lease, packet(UDP, "192.0.2.77", lease.ip, datagram(9, "knock")));
+/** Whether what is no knock comes through: what belongs to a connection that is there. */
+function hears(name: string): boolean {
+  const lease = leaseOf(name), fd = taps.get(lease.instanceId)!;
+  waiting(fd);
+  send(lease, packet(TCP, "192.0.2.77", lease.ip, segment(FLAGS.ACK)));
+  const heard = isReadable(fd);
+  waiting(fd);
+  return heard;
+}
+const closed = (): boolean => run("nft", "list", "set", "ip", "dormouse", "closed").includes("10.");
+
+test("a knock wakes a sleeper whose policy says so, once, and everything comes through again", async () => {
+  fixture = await open(undefined, { network: looked() });
+  await asleep(fixture, "one", ["serve"], WAKING);
+  expect(hears("one")).toBe(false);
+  for (let i = 0; i < 5; i++) knock(leaseOf("one"));
+  await until("it to be awake", () => stateOf(fixture, "one") === "Running");
+  await until("all to come through", () => hears("one"));
+});
+
+test("a sleeper that was stopped, or got a stopped disk back, hears all once it is started, and its address is open", async () => {
+  fixture = await open(undefined, { network: looked() });
+  for (const [name, change] of [["waking", WAKING], ["silent", SILENT]] as const) {
+    await running(fixture, name, ["serve"], change);
+    (await fixture.instances.stop(name, { graceMs: 1000 }))._unsafeUnwrap();
+    (await fixture.instances.createSnapshot(name, { kind: "Stopped", name: "disk", tags: {} }).andThen(() => fixture.instances.start(name, {})))._unsafeUnwrap();
+    await until("it to run", () => stateOf(fixture, name) === "Running");
+    (await fixture.instances.createSnapshot(name, { kind: "Standby", name: "machine", tags: {} }))._unsafeUnwrap();
+    const disk = fixture.instances.listSnapshots({ kind: "Stopped", sourceInstanceId: fixture.instances.get(name)._unsafeUnwrap().id })[0]!;
+    const machine = fixture.instances.listSnapshots({ kind: "Standby", sourceInstanceId: disk.sourceInstanceId })[0]!;
+    for (const bring of [() => fixture.instances.restoreSnapshot(name, disk.id, "Stopped"), () => fixture.instances.restoreSnapshot(name, machine.id, "Stopped")]) {
+      (await fixture.instances.standby(name))._unsafeUnwrap();
+      expect(closed()).toBe(name === "silent");
+      expect((await bring())._unsafeUnwrap().state).toBe("Stopped");
+      (await fixture.instances.start(name, {}))._unsafeUnwrap();
+      await until("it to run", () => stateOf(fixture, name) === "Running");
+      expect({ name, hears: hears(name), closed: closed() }).toEqual({ name, hears: true, closed: false });
+    }
+    (await fixture.instances.remove(name, { graceful: false }))._unsafeUnwrap();
+  }
+});
+
+for (const [from, to] of [[WAKING, false], [SILENT, true]] as const)
+  test(`waking is switched ${to ? "on" : "off"} while it is restored: afterwards all comes through, and its address is open`, async () => {
+    let meanwhile: Promise<unknown> | null = null;
+    fixture = await open(undefined, { network: looked(), onStep: (step) => {
+      if (step === "started" || step === "acknowledged") meanwhile = Promise.all([meanwhile, fixture.instances.update("one", { autoStandby: policy(to) })]);
+    } });
+    await asleep(fixture, "one", ["serve"], from);
+    (await fixture.instances.restore("one"))._unsafeUnwrap();
+    await meanwhile;
+    expect({ hears: hears("one"), closed: closed(), wakes: fixture.instances.get("one")._unsafeUnwrap().autoStandby?.wakeOnPacket }).toEqual({ hears: true, closed: false, wakes: to });
+  });
+
+test("a policy of waking counts at once for one that sleeps", async () => {
+  fixture = await open(undefined, { network: looked() });
+  await asleep(fixture, "one", ["serve"], SILENT);
+  expect(closed()).toBe(true);
+  (await fixture.instances.update("one", { autoStandby: policy(true) }))._unsafeUnwrap();
+  expect(closed()).toBe(false);
+  knock(leaseOf("one"));
+  await until("it to be awake", () => stateOf(fixture, "one") === "Running");
+});
+
+test("a daemon that died over a standby leaves a filter: the next one takes it off a guest that runs", async () => {
+  fixture = await open(undefined, { network: looked() });
+  await running(fixture, "one", ["serve"], WAKING);
+  const { root } = fixture;
+  await fixture.close();
+  fixture = await open(root, { network: looked({ adoptTap(lease, fd) {
+    attachFilter(fd, knockFilter(lease.ip));
+    taps.set(lease.instanceId, fd);
+    return network.adoptTap(lease, fd);
+  } }) });
+  expect({ state: stateOf(fixture, "one"), hears: hears("one") }).toEqual({ state: "Running", hears: true });
+});
+
+test("a knock during a stop or delete of a sleeper is nobody's", async () => {
+  fixture = await open(undefined, { network: looked() });
+  for (const verb of ["stop", "remove"] as const) {
+    await asleep(fixture, verb, ["serve"], WAKING);
+    const lease = leaseOf(verb);
+    const over = verb === "stop" ? fixture.instances.stop(verb, { graceMs: 1000 }) : fixture.instances.remove(verb, { graceful: true });
+    knock(lease);
+    (await over)._unsafeUnwrap();
+    expect(fixture.instances.list().map(({ name, state }) => [name, state])).toEqual([["stop", "Stopped"]]);
+    expect(run("ip", "-br", "link")).not.toContain(lease.tap);
+  }
+});
+
+test("a wake that fails is tried again by the next knock, and not by the same one", async () => {
+  fixture = await open(undefined, { network: looked() });
+  await asleep(fixture, "one", ["refuse-wake"], WAKING);
+  for (let round = 1; round <= 3; round++) {
+    knock(leaseOf("one"));
+    const failures = () => fixture.logged.filter((line) => line.includes("it could not be woken")).length;
+    await until("the wake to fail", () => failures() === round);
+    expect({ state: stateOf(fixture, "one"), failures: failures(), waits: isReadable(taps.get(leaseOf("one").instanceId)!) }).toEqual({ state: "Standby", failures: round, waits: false });
+  }
+});
