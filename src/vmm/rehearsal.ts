@@ -2,6 +2,7 @@
 // one through, with a machine that nobody had: state to bytes and back, devices made and restored, rings looked at. KVM is asked only
 // what its CPU has; nothing is left over.
 import { kvm_clock_data, kvm_debugregs, kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_pit_state2, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave } from "../ffi/abi/kvm.ts";
+import { PCI } from "../ffi/abi/pci_regs.ts";
 import { STATUS } from "../ffi/abi/virtio_ring.ts";
 import { Epoll, EventFd } from "../ffi/epoll.ts";
 import { closeFd, memoryFile, pwriteAll } from "../ffi/fd.ts";
@@ -11,12 +12,17 @@ import { must } from "../ffi/syscall.ts";
 import { cpuFeatures } from "../machine-state/cpu.ts";
 import { encodeMachine, type MachineParams } from "../machine-state/saved-machine.ts";
 import type { VcpuState, VmState } from "../machine-state/x86.ts";
+import { encodePairs } from "../pairs.ts";
+import { PciBus } from "./bus.ts";
 import { RequestFds } from "./control.ts";
 import { Devices, type Board } from "./devices/devices.ts";
 import { hostCpuid } from "./machine.ts";
 import { GuestMemory } from "./memory.ts";
+import type { PciFunction } from "./pci.ts";
 import { Discarded } from "./snapshot/discarded.ts";
 import { checkCpu, load } from "./snapshot/load.ts";
+import { wakePairs } from "./snapshot/wake.ts";
+import { MACHINE_SIZE } from "./vcpu-shared.ts";
 import type { TransportState } from "./virtio/transport.ts";
 
 const MEMORY_BYTES = 2 ** 20, DISK_BYTES = 2 ** 16, TSC_KHZ = 1_000_000;
@@ -25,19 +31,19 @@ const RING = 0x1000;
 const STATUS_RUNNING = STATUS.VIRTIO_CONFIG_S_ACKNOWLEDGE | STATUS.VIRTIO_CONFIG_S_DRIVER | STATUS.VIRTIO_CONFIG_S_FEATURES_OK | STATUS.VIRTIO_CONFIG_S_DRIVER_OK;
 const VERSION_1 = String(1n << 32n);
 const DISKS = [{ readonly: true, serial: "rootfs" }, { readonly: false, serial: "upper" }] as const;
-const ID = "rehearsal";
+const ID = "rehearsal", MAC = "02:00:00:00:00:00";
 
 export function rehearse(kvmFd: number, vcpus: number): void {
   const cpuid = hostCpuid(kvmFd, vcpus, true), stage = new Stage();
   try {
     const first = stage.devices();
-    const states = first.save().map(running);
+    const states = first.save().map(running), bars = stage.bus.save();
     first.close();
     const machine = stage.file(0), memory = stage.file(MEMORY_BYTES);
     const params: MachineParams = { memoryBytes: MEMORY_BYTES, vcpus: 1, xsave: true, network: true, disks: DISKS.map((disk) => ({ ...disk, bytes: DISK_BYTES })) };
     pwriteAll(machine, encodeMachine({
       id: ID, base: null, savedAt: 0, params, cpu: cpuFeatures(cpuid), guest: { bootedAt: null, runningAt: null, agent: false },
-      vcpus: [emptyVcpu(cpuid)], vm: EMPTY_VM, board: { pciAddress: 0, serial: [], bars: [] }, devices: states, pages: [{ page: 8, pages: 8, content: "data" }],
+      vcpus: [emptyVcpu(cpuid)], vm: EMPTY_VM, board: { pciAddress: 0, serial: [], bars }, devices: states, pages: [{ page: 8, pages: 8, content: "data" }],
     }), 0);
     const loaded = load([ID], [machine], [memory]);
     checkCpu(loaded.machine, cpuid);
@@ -45,6 +51,8 @@ export function rehearse(kvmFd: number, vcpus: number): void {
     const second = stage.devices();
     second.shutGates();
     const refused = second.restore(loaded.machine.devices);
+    stage.bus.restore(loaded.machine.board.bars);
+    encodePairs(wakePairs({ hostname: ID, ip: "192.0.2.1", gateway: "192.0.2.2", mac: MAC }));
     second.close();
     if (refused !== null) throw new Error(`Cannot rehearse a restore: ${refused}`);
   } finally {
@@ -55,7 +63,8 @@ export function rehearse(kvmFd: number, vcpus: number): void {
 /** As a driver leaves a device that it uses. */
 function running(state: TransportState): TransportState {
   const queues = state.queues.map((queue) => ({ ...queue, enabled: true, ring: { ...queue.ring, desc: RING, avail: RING, used: RING } }));
-  return { ...state, status: STATUS_RUNNING, driverFeatures: VERSION_1, queues };
+  const config = state.config.map((byte, at) => (at === PCI.PCI_COMMAND ? byte | PCI.PCI_COMMAND_MEMORY : byte));
+  return { ...state, config, status: STATUS_RUNNING, driverFeatures: VERSION_1, queues };
 }
 
 /** Memory, descriptors and a machine's other sides, for devices that nobody uses. */
@@ -70,7 +79,9 @@ class Stage implements Board {
   private readonly files = [this.log];
   readonly platform = { addIoEvent() {}, removeIoEvent() {}, allocateIrq: () => ({ gsi: 0, fd: this.tap.fd }), setMsiRoute() {}, commitRoutes() {} };
 
-  add(): void {}
+  bus = newBus();
+
+  add(device: PciFunction): void { this.bus.add(device); }
 
   file(bytes: number): number {
     const fd = memoryFile("dormouse-rehearsal");
@@ -84,7 +95,8 @@ class Stage implements Board {
     const fds = new RequestFds(new Map([...logs, ["tap", this.tap.fd], ...DISKS.map((_, i): [string, number] => [`disk${i}`, this.file(DISK_BYTES)])]));
     const epoll = new Epoll();
     this.epolls.push(epoll);
-    return new Devices(epoll, this, { disks: DISKS, mac: "02:00:00:00:00:00" }, fds, { onFrame() {}, log() {} });
+    this.bus = newBus();
+    return new Devices(epoll, this, { disks: DISKS, mac: MAC }, fds, { onFrame() {}, log() {} });
   }
 
   close(): void {
@@ -94,6 +106,8 @@ class Stage implements Board {
     this.ram.close();
   }
 }
+
+const newBus = (): PciBus => new PciBus(new DataView(new ArrayBuffer(MACHINE_SIZE)), () => new Uint8Array(256));
 
 const bytes = (size: number) => new Uint8Array(size);
 const EMPTY_VM: VmState = { irqchips: [bytes(kvm_irqchip.size), bytes(kvm_irqchip.size), bytes(kvm_irqchip.size)], pit: bytes(kvm_pit_state2.size), clock: bytes(kvm_clock_data.size) };
