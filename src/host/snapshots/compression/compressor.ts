@@ -58,6 +58,7 @@ export class Compressor {
   resume(dirOf: (gid: string) => string): void {
     for (const record of this.records.all()) {
       const gid = record.generationId, dir = dirOf(gid);
+      if (this.opening.has(gid)) continue; // somebody was quick: what lies there is being brought back
       const found = findMemory(dir);
       if (found === null) continue; // its folder is gone, or whoever opens it will say what is missing
       const keep: MemoryForm = record.state === "compressed" && existsSync(packedPath(dir, record.algorithm))
