@@ -1,7 +1,12 @@
 // A daemon of its own process for the tests that kill one: opens the domain over the folder given and does one thing.
 // Usage: daemon.ts ROOT create NAME CMD… | start NAME | remove NAME | standby NAME STEP VICTIM | restore NAME STEP VICTIM | idle
+//      | write N fork | write N snapshot | write N give-back | write N fork-snapshot: of `one`, its snapshot `kept` and its fork `two`; the
+// daemon dies by SIGKILL before the Nth statement that changes the database.
 // Says `ready` once it is done. At STEP (src/host/instances/context.ts) VICTIM dies by SIGKILL: this `daemon`, or its `monitor`.
-import { open, monitorsIn, request, never } from "./fixture.ts";
+import type { Database } from "bun:sqlite";
+import type { AsyncRes } from "../../../src/errors.ts";
+import type { InstanceDeps } from "../../../src/host/instances/instances.ts";
+import { open, monitorsIn, request, never} from "./fixture.ts";
 
 const [root, verb, name = "", ...cmd] = process.argv.slice(2);
 const [dieAt, victim] = cmd;
@@ -9,7 +14,23 @@ const onStep = (step: string): void => {
   if (step !== dieAt) return;
   for (const pid of victim === "daemon" ? [process.pid] : monitorsIn(root!)) process.kill(pid, "SIGKILL");
 };
-const { instances } = await open(root!, verb === "standby" || verb === "restore" ? { onStep } : {});
+let writes = Infinity;
+const { instances } = await open(root!, verb === "write" ? dyingAtWrites : verb === "standby" || verb === "restore" ? { onStep } : {});
+
+function dyingAtWrites(db: Database): Partial<InstanceDeps> {
+  const query = db.query.bind(db) as (sql: string) => object;
+  const counted = (statement: object) => new Proxy(statement, {
+    get(target, key) {
+      const value: unknown = Reflect.get(target, key);
+      if (typeof value !== "function") return value;
+      return (...values: unknown[]): unknown => {
+        if (--writes === 0) process.kill(process.pid, "SIGKILL");
+        return value.apply(target, values) as unknown;
+      };
+    },
+  });
+  return Object.assign(db, { query: (sql: string) => (/^\s*(INSERT|UPDATE|DELETE|WITH[^]*UPDATE)\b/.test(sql) ? counted(query(sql)) : query(sql)) }) && {};
+}
 if (verb === "create") {
   (await instances.create(request(name, cmd)))._unsafeUnwrap();
   await instances.wait(name, "Running", 20_000, never());
@@ -19,5 +40,15 @@ if (verb === "remove") (await instances.remove(name, { graceful: true }))._unsaf
 // How it ends, where only its monitor dies, the test finds on record.
 if (verb === "standby") await instances.standby(name);
 if (verb === "restore") await instances.restore(name);
+if (verb === "write") {
+  writes = Number(name);
+  const verbs: Record<string, () => AsyncRes<unknown>> = {
+    fork: () => instances.fork("one", { name: "two", fromRunning: true, targetState: "Standby" }),
+    snapshot: () => instances.createSnapshot("one", { kind: "Standby", name: "kept", tags: {} }),
+    "give-back": () => instances.restoreSnapshot("one", "kept", "Standby"),
+    "fork-snapshot": () => instances.forkSnapshot("kept", { name: "two", targetState: "Standby" }),
+  };
+  await verbs[dieAt!]!();
+}
 console.log("ready");
 setInterval(() => {}, 60_000);

@@ -1,0 +1,67 @@
+// Forks and snapshots with the daemon killed before every statement that changes the database: the next daemon finds the source as it
+// was (but for one that was ended to get its snapshot back), and what was being made whole or not at all; and all of it goes without a trace.
+import { afterAll, expect, test } from "bun:test";
+import { join } from "node:path";
+import { until } from "../../support/until.ts";
+import { freshRoot, monitorsIn, open, removeRoots, type Fixture } from "./fixture.ts";
+import { disks, entries, generations, remove, running, stateOf } from "./sleeping.ts";
+
+afterAll(removeRoots);
+const VERBS = ["fork", "snapshot", "give-back", "fork-snapshot"] as const;
+type Verb = (typeof VERBS)[number];
+
+/** Has a daemon of its own do `verb` until it dies before its `nth` write; false where it has fewer. */
+async function dieAt(root: string, nth: number, verb: Verb): Promise<boolean> {
+  const child = Bun.spawn([process.execPath, join(import.meta.dir, "daemon.ts"), root, "write", String(nth), verb], { stdout: "pipe", stderr: "inherit" });
+  const said = await child.stdout.getReader().read();
+  child.kill("SIGKILL");
+  await child.exited;
+  return said.done;
+}
+
+const hasSnapshot = (verb: Verb) => verb === "give-back" || verb === "fork-snapshot";
+
+/** Whatever is there works. */
+async function works(fixture: Fixture): Promise<string[]> {
+  const { instances } = fixture, found: string[] = [];
+  for (const { name, state } of instances.list()) {
+    found.push(`${name} ${state}`);
+    if (state === "Standby") expect((await instances.restore(name))._unsafeUnwrap().state).toBe("Running");
+    if (state === "Stopped") (await instances.start(name, {}))._unsafeUnwrap();
+    await until(`${name} to run`, () => stateOf(fixture, name) === "Running");
+  }
+  for (const { id, name } of instances.listSnapshots()) {
+    found.push(`snapshot ${name}`);
+    expect((await instances.forkSnapshot(id, { name: "probe", targetState: null }))._unsafeUnwrap().state).toBe("Running");
+  }
+  return found;
+}
+
+for (const verb of VERBS)
+  test(`${verb}: the daemon is killed before each write`, async () => {
+    const seen = new Set<string>();
+    for (let nth = 1, died = true; died; nth++) {
+      const first = await open(freshRoot());
+      await running(first, "one");
+      if (hasSnapshot(verb)) (await first.instances.createSnapshot("one", { kind: "Standby", name: "kept", tags: {} }))._unsafeUnwrap();
+      await first.close();
+      died = await dieAt(first.root, nth, verb);
+      const next = await open(first.root);
+      // A child that had not come to be goes in the background.
+      await until("what was not finished to be gone", () => !next.instances.list().some(({ name, state }) => name === "two" && state !== "Standby"));
+      seen.add((await works(next)).join(", "));
+      for (const { name } of next.instances.list()) await remove(next, name);
+      for (const { id } of next.instances.listSnapshots()) (await next.instances.removeSnapshot(id))._unsafeUnwrap();
+      expect({ nth, generations: generations(next), snapshots: entries(next, "snapshots"), monitors: monitorsIn(next.root) }).toEqual({ nth, generations: [], snapshots: [], monitors: [] });
+      await next.close();
+      const last = await open(first.root); // names of merged layers are swept at start
+      expect({ nth, disks: disks(last), folders: entries(last, "instances").filter((name) => !name.startsWith(".")) }).toEqual({ nth, disks: [], folders: [] });
+      await last.close();
+    }
+    expect([...seen].sort()).toEqual({
+      fork: ["one Running", "one Running, two Standby"],
+      snapshot: ["one Running", "one Running, snapshot kept"],
+      "give-back": ["one Standby, snapshot kept", "one Stopped, snapshot kept"],
+      "fork-snapshot": ["one Running, snapshot kept", "one Running, two Standby, snapshot kept"],
+    }[verb]);
+  }, 300_000);
