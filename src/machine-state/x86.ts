@@ -47,13 +47,13 @@ function join(parts: readonly Uint8Array[]): Bytes {
   return bytes;
 }
 
-/** Copies: what KVM is given must not be a view of something larger. */
+/** Copies, by memory and not by element: what KVM is given must not be a view of something larger. */
 function split(bytes: Uint8Array): Bytes[] {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length), parts: Bytes[] = [];
   for (let at = 0; at < bytes.length; ) {
     const length = at + LENGTH <= bytes.length ? view.getUint32(at, true) : Infinity;
     if (at + LENGTH + length > bytes.length) throw corrupted("a part of its CPU state is cut off");
-    parts.push(Uint8Array.from(bytes.subarray(at + LENGTH, at + LENGTH + length)));
+    parts.push(new Uint8Array(bytes.subarray(at + LENGTH, at + LENGTH + length)));
     at += LENGTH + length;
   }
   return parts;

@@ -116,7 +116,7 @@ export class Machine {
   save(): MachineState {
     this.workers.drainSerial();
     const reader = new StateReader(this.kvm);
-    const bytesOf = (table: DataView) => Uint8Array.from(new Uint8Array(table.buffer, table.byteOffset, table.byteLength));
+    const bytesOf = (table: DataView) => new Uint8Array(new Uint8Array(table.buffer, table.byteOffset, table.byteLength));
     const pciAddress = new Int32Array(this.workers.shared.buffer(0, MACHINE_SIZE))[MachineWord.PCI_ADDRESS]! >>> 0;
     return {
       vcpus: this.vcpus.map((vcpu, i) => ({ ...reader.saveVcpu(vcpu), cpuid: bytesOf(this.cpuids[i]!) })), vm: saveVm(this.vm),

@@ -113,5 +113,5 @@ const bytes = (size: number) => new Uint8Array(size);
 const EMPTY_VM: VmState = { irqchips: [bytes(kvm_irqchip.size), bytes(kvm_irqchip.size), bytes(kvm_irqchip.size)], pit: bytes(kvm_pit_state2.size), clock: bytes(kvm_clock_data.size) };
 const emptyVcpu = (cpuid: DataView): VcpuState => ({
   mpState: bytes(kvm_mp_state.size), regs: bytes(kvm_regs.size), sregs: bytes(kvm_sregs.size), xsave: bytes(kvm_xsave.size), xcrs: bytes(kvm_xcrs.size), debugRegs: bytes(kvm_debugregs.size),
-  lapic: bytes(kvm_lapic_state.size), msrs: bytes(0), events: bytes(kvm_vcpu_events.size), cpuid: Uint8Array.from(new Uint8Array(cpuid.buffer, cpuid.byteOffset, cpuid.byteLength)), tscKhz: TSC_KHZ,
+  lapic: bytes(kvm_lapic_state.size), msrs: bytes(0), events: bytes(kvm_vcpu_events.size), cpuid: new Uint8Array(new Uint8Array(cpuid.buffer, cpuid.byteOffset, cpuid.byteLength)), tscKhz: TSC_KHZ,
 });

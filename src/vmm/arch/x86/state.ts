@@ -146,10 +146,10 @@ function deadlineLast(msrs: Bytes): Bytes {
     return -1;
   };
   const deadline = find(MSR_TSC_DEADLINE);
-  if (deadline < 0) return Uint8Array.from(msrs);
+  if (deadline < 0) return new Uint8Array(msrs);
   const entry = msrs.slice(deadline, deadline + size);
   const value = new DataView(entry.buffer, entry.byteOffset, size);
   const tsc = find(MSR_TSC);
   if (value.getBigUint64(at.data, true) === 0n && tsc >= 0) value.setBigUint64(at.data, view.getBigUint64(tsc + at.data, true), true);
-  return Uint8Array.from(Buffer.concat([msrs.subarray(0, deadline), msrs.subarray(deadline + size), entry]));
+  return new Uint8Array(Buffer.concat([msrs.subarray(0, deadline), msrs.subarray(deadline + size), entry]));
 }
