@@ -10,7 +10,7 @@ import { restoreVm, saveVm, StateReader, tellPaused } from "./arch/x86/state.ts"
 import { PciBus } from "./bus.ts";
 import { Interrupts } from "./interrupts.ts";
 import { Kvm, type Vcpu, type Vm } from "./kvm.ts";
-import { GuestMemory } from "./memory.ts";
+import type { GuestMemory } from "./memory.ts";
 import type { PciFunction, PciPlatform } from "./pci.ts";
 import { SERIAL_IRQ, SERIAL_STATE_SIZE, serialInterrupts } from "./serial.ts";
 import { End, Machine as MachineWord, MACHINE_SIZE, SERIAL_OFFSET } from "./vcpu-shared.ts";
@@ -62,11 +62,11 @@ export class Machine {
   constructor(epoll: Epoll, private readonly options: MachineOptions) {
     this.kvm = new Kvm(options.kvmFd);
     const spares = options.spares ?? Spares.NONE;
-    const { vm, ram } = spares.takeVm(this.kvm, options.memoryBytes);
+    const { vm, memory, mapping } = spares.takeVm(this.kvm, options.memoryBytes);
     this.vm = vm;
-    this.memory = GuestMemory.of(ram);
-    options.fill?.(ram);
-    this.discarded = new Discarded(ram, options.fill !== undefined);
+    this.memory = memory;
+    options.fill?.(mapping);
+    this.discarded = new Discarded(mapping, options.fill !== undefined);
     this.interrupts = new Interrupts(this.vm);
     this.workers = new Vcpus(epoll, options.vcpus, () => spares.takeWorker(), {
       portRead: (port, size) => this.bus.configRead(port, size),

@@ -13,7 +13,7 @@ export const VIEW_BYTES = VIEW_SIZE;
 export interface Region { readonly gpa: number; readonly size: number; readonly hva: number }
 
 /** Where RAM of `size` bytes lies, whose host mapping begins at `address`. */
-export function regionsOf(size: number, address: number): [Region, Region?] {
+function regionsOf(size: number, address: number): [Region, Region?] {
   const lowSize = Math.min(size, HOLE_START);
   const low = { gpa: 0, size: lowSize, hva: address };
   return size > lowSize ? [low, { gpa: HOLE_END, size: size - lowSize, hva: address + lowSize }] : [low];

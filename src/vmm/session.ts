@@ -82,7 +82,7 @@ export class Session {
     try {
       this.spares = Spares.make(this.epoll, kvm, params);
       rehearse(kvm, params.vcpus);
-      Bun.gc(true); // or what the rehearsal has left is collected in the middle of a restore
+      Bun.gc(true); // or it comes in the middle of a restore: for what the rehearsal has left, and since views of RAM count as if they were JavaScript's own
     } finally {
       closeFd(kvm); // what was made keeps KVM's own reference
     }

@@ -6,13 +6,16 @@ import { Mapping } from "../ffi/memory.ts";
 import type { DiskIo } from "./devices/block/disk-io.ts";
 import { UringIo } from "./devices/block/uring.ts";
 import { Kvm, type Vm } from "./kvm.ts";
-import { regionsOf } from "./memory.ts";
+import { GuestMemory } from "./memory.ts";
 import type { PrepareParams } from "./protocol.ts";
 import { workerUrl } from "../workers.ts";
 
+/** Guest RAM: its mapping, and the views of it. */
+export interface Ram { readonly mapping: Mapping; readonly memory: GuestMemory }
+
 /** Each piece is taken at most once, by the one guest that this monitor will have. */
 export class Spares {
-  private constructor(private vm: Vm | null, private ram: Mapping | null, private readonly workers: Worker[], private io: DiskIo | null) {}
+  private constructor(private vm: Vm | null, private ram: Ram | null, private readonly workers: Worker[], private io: DiskIo | null) {}
 
   static readonly NONE = new Spares(null, null, [], null);
 
@@ -22,26 +25,19 @@ export class Spares {
   static make(epoll: Epoll, kvmFd: number, { memoryBytes, vcpus }: PrepareParams): Spares {
     const workers = newWorkers(vcpus);
     const vm = new Kvm(kvmFd).createVm();
-    const ram = Mapping.aligned(memoryBytes);
-    setMemory(vm, ram, true);
-    return new Spares(vm, ram, workers, UringIo.create(epoll));
+    return new Spares(vm, newRam(vm, memoryBytes), workers, UringIo.create(epoll));
   }
 
   /** A VM whose memory is `memoryBytes` of RAM, mapped and empty. Pages may be replaced as long as no vCPU has run. */
-  takeVm(kvm: Kvm, memoryBytes: number): { readonly vm: Vm; readonly ram: Mapping } {
-    const vm = this.vm ?? kvm.createVm();
-    let { ram } = this;
+  takeVm(kvm: Kvm, memoryBytes: number): Ram & { readonly vm: Vm } {
+    const vm = this.vm ?? kvm.createVm(), { ram } = this;
     [this.vm, this.ram] = [null, null];
-    if (ram !== null && ram.length !== memoryBytes) {
-      setMemory(vm, ram, false);
-      ram.close();
-      ram = null;
+    if (ram !== null && ram.mapping.length === memoryBytes) return { vm, ...ram };
+    if (ram !== null) {
+      setMemory(vm, ram.memory, false);
+      ram.mapping.close();
     }
-    if (ram !== null) return { vm, ram };
-    // KVM maps a huge page into the guest only where guest and host addresses agree in their low 21 bits.
-    ram = Mapping.aligned(memoryBytes);
-    setMemory(vm, ram, true);
-    return { vm, ram };
+    return { vm, ...newRam(vm, memoryBytes) };
   }
 
   /** A Worker that waits for its vCPU. */
@@ -56,7 +52,13 @@ export class Spares {
 
 const newWorkers = (count: number): Worker[] => Array.from({ length: count }, () => new Worker(workerUrl("vcpu")));
 
-/** Gives the VM `ram` as its memory, or takes it away. */
-function setMemory(vm: Vm, ram: Mapping, present: boolean): void {
-  regionsOf(ram.length, ram.address).forEach((region, slot) => { if (region !== undefined) vm.setMemory(slot, region.gpa, present ? region.size : 0, region.hva); });
+function newRam(vm: Vm, bytes: number): Ram {
+  // KVM maps a huge page into the guest only where guest and host addresses agree in their low 21 bits.
+  const mapping = Mapping.aligned(bytes), memory = GuestMemory.of(mapping);
+  setMemory(vm, memory, true);
+  return { mapping, memory };
 }
+
+/** Gives the VM its memory, or takes it away. */
+const setMemory = (vm: Vm, { regions }: GuestMemory, present: boolean): void =>
+  regions.forEach((region, slot) => { if (region !== undefined) vm.setMemory(slot, region.gpa, present ? region.size : 0, region.hva); });
