@@ -2,7 +2,8 @@
 import type { Command } from "commander";
 import type { Ingress, IngressRule } from "./api.ts";
 import { apiCommand, apiOf, collect, show, wantsJson, wholeNumber } from "./command.ts";
-import { CliError, usage } from "./fail.ts";
+import { each } from "./each.ts";
+import { usage } from "./fail.ts";
 import { ago, print, printJson, table } from "./output.ts";
 
 interface CreateFlags { rule?: string[]; port?: number; authHeader?: string; tag?: string[] }
@@ -44,22 +45,10 @@ export function addIngressCommands(program: Command): void {
     });
 
   apiCommand(ingress, "rm <name...>", "Remove ingresses; requests under way go on")
-    .action(async (names: string[], _: unknown, command: Command) => {
-      const failures: CliError[] = [], done: string[] = [];
-      for (const name of names) {
-        try {
-          await apiOf(command).removeIngress(name);
-          done.push(name);
-          if (!wantsJson(command)) print(name);
-        } catch (cause) {
-          if (!(cause instanceof CliError)) throw cause;
-          failures.push(cause);
-        }
-      }
-      if (wantsJson(command)) printJson(done);
-      const [first] = failures;
-      if (first !== undefined) throw new CliError(failures.map(({ message }) => message).join("\n"), first.code, first.status);
-    });
+    .action((names: string[], _: unknown, command: Command) => each(names, command, async (api, name) => {
+      await api.removeIngress(name);
+      return name;
+    }));
 }
 
 /** `HOSTNAME=INSTANCE:PORT`. */

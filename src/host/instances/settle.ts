@@ -82,6 +82,7 @@ function startChanges(before: Instance, status: VmmStatus) {
 }
 
 export function unreachable(ctx: Context, id: string, reason: string): void {
+  if (ctx.records.find(id) === null) return;
   const text = `its monitor (process ${ctx.records.process(id)?.pid ?? "unknown"}) runs but can't be talked to: ${reason}; stop or delete the instance to end it`;
   ctx.records.transition(id, "Unknown", text, { stateError: text });
   ctx.note(id, text, "warn");

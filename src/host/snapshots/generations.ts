@@ -133,7 +133,8 @@ export class Generations {
   /** Bytes on disk of its own files, not of those that it stands on. */
   bytes(id: string): number {
     const { dir } = this.paths(id);
-    return existsSync(dir) ? readdirSync(dir).reduce((sum, name) => sum + statSync(join(dir, name)).blocks * BLOCK, 0) : 0;
+    // Files come and go in the background.
+    return existsSync(dir) ? readdirSync(dir).reduce((sum, name) => sum + (statSync(join(dir, name), { throwIfNoEntry: false })?.blocks ?? 0) * BLOCK, 0) : 0;
   }
 
   /** Ids of the generation and all below it, newest first. */

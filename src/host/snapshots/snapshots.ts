@@ -4,23 +4,15 @@ import { createId } from "@paralleldrive/cuid2";
 import { ok } from "neverthrow";
 import { fail, type Res } from "../../errors.ts";
 import type { CreateInstance, Instance } from "../instances/service.ts";
-import type { Compression, SnapshotFilter, SnapshotKind } from "./service.ts";
+import type { Compression, Snapshot, SnapshotFilter, SnapshotKind } from "./service.ts";
 
 /** What is known of one without asking disk or compressor. */
-export interface SnapshotRecord {
-  readonly id: string;
-  readonly name: string | null;
-  readonly kind: SnapshotKind;
-  readonly tags: Readonly<Record<string, string>>;
-  readonly createdAt: number;
-  readonly sourceInstanceId: string;
-  readonly sourceInstanceName: string;
+export interface SnapshotRecord extends Pick<Snapshot, "id" | "name" | "kind" | "tags" | "createdAt" | "sourceInstanceId" | "sourceInstanceName" | "compression"> {
   readonly imageDigest: string;
   /** What a fork is made like. */
   readonly source: CreateInstance;
   /** Null for kind Stopped. */
   readonly generationId: string | null;
-  readonly compression: Compression | null;
 }
 
 interface Row {
@@ -28,7 +20,7 @@ interface Row {
   image_digest: string; source: string; generation_id: string | null; compression: string | null;
 }
 
-export interface NewSnapshot { readonly name: string | null; readonly kind: SnapshotKind; readonly tags: Readonly<Record<string, string>>; readonly compression: Compression | null }
+export type NewSnapshot = Pick<Snapshot, "name" | "kind" | "tags" | "compression">;
 
 /** True while a snapshot was made of an instance of the image: it must not be removed. */
 export function imageInSnapshots(db: Database, digest: string): boolean {

@@ -1,22 +1,12 @@
 // What goes through, and what it looks like on the other side.
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { answering, OK, Raw, RawServer } from "./raw.ts";
-import { until, World } from "./world.ts";
+import { WebWorld } from "./web-world.ts";
+import { until } from "./world.ts";
 
-let world: World;
-let target: RawServer;
-let port: number;
-beforeEach(() => {
-  world = new World();
-  target = new RawServer();
-  world.add("web");
-  port = world.route("a.test", "web", target.port);
-});
-afterEach(async () => {
-  await world.close();
-  target.stop();
-  expect(world.logged.filter((line) => line.includes("ingress.bug"))).toEqual([]);
-});
+let world: WebWorld, target: RawServer, port: number;
+beforeEach(() => void ({ target, port } = world = new WebWorld()));
+afterEach(() => world.close());
 
 const HEAD = "GET / HTTP/1.1\r\nHost: a.test\r\n";
 const id = () => [...world.instances.keys()][0]!;

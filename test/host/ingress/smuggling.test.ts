@@ -1,21 +1,11 @@
 // Requests that two readers could take differently never reach a target; answers of that kind never reach a client.
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { OK, Raw, RawServer } from "./raw.ts";
-import { World } from "./world.ts";
+import { WebWorld } from "./web-world.ts";
 
-let world: World;
-let target: RawServer;
-let port: number;
-beforeEach(() => {
-  world = new World();
-  target = new RawServer();
-  world.add("web");
-  port = world.route("a.test", "web", target.port);
-});
-afterEach(async () => {
-  await world.close();
-  target.stop();
-});
+let world: WebWorld, target: RawServer, port: number;
+beforeEach(() => void ({ target, port } = world = new WebWorld()));
+afterEach(() => world.close());
 
 const GET = "GET / HTTP/1.1\r\n", POST = "POST / HTTP/1.1\r\n", HOST = "Host: a.test\r\n";
 /** What would be taken for a request of its own. */

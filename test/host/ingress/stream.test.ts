@@ -2,22 +2,12 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { createServer } from "node:http";
 import { Raw, RawServer } from "./raw.ts";
-import { until, World } from "./world.ts";
+import { WebWorld } from "./web-world.ts";
+import { until } from "./world.ts";
 
-let world: World;
-let target: RawServer;
-let port: number;
-beforeEach(() => {
-  world = new World();
-  target = new RawServer();
-  world.add("web");
-  port = world.route("a.test", "web", target.port);
-});
-afterEach(async () => {
-  await world.close();
-  target.stop();
-  expect(world.logged.filter((line) => line.includes("ingress.bug"))).toEqual([]);
-});
+let world: WebWorld, target: RawServer, port: number;
+beforeEach(() => void ({ target, port } = world = new WebWorld()));
+afterEach(() => world.close());
 
 const GET = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
 const id = () => [...world.instances.keys()][0]!;
@@ -93,9 +83,7 @@ describe("back-pressure", () => {
   });
   test("those who read nothing are cut once all of them together keep too much, and the others go on", async () => {
     await world.close();
-    world = new World({}, "127.0.0.1", 8 * MB);
-    world.add("web");
-    port = world.route("a.test", "web", target.port);
+    ({ target, port } = world = new WebWorld({}, "127.0.0.1", 8 * MB));
     const stuck = await Promise.all(Array.from({ length: 200 }, () => Raw.connect(port)));
     for (const one of stuck) { one.pause(); one.send(GET); }
     await target.at(199);

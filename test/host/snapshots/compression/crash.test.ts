@@ -3,6 +3,7 @@ import { expect, test } from "bun:test";
 import { mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { command } from "../../../support/command.ts";
+import { killedAt } from "../../../support/killed.ts";
 import { TempDir } from "../../../support/paths.ts";
 import { Compressor } from "../../../../src/host/snapshots/compression/compressor.ts";
 import { sqliteRecords } from "../../../../src/host/snapshots/compression/records.ts";
@@ -31,18 +32,8 @@ class World {
   }
 
   /** Kills the daemon as soon as it says `line`; true where it was not done by then. */
-  async kill(work: Work, line: string, step = line): Promise<boolean> {
-    const child = Bun.spawn(this.argv(work, step), { stdin: "ignore", stdout: "pipe", stderr: "inherit" });
-    const decoder = new TextDecoder();
-    let said = "";
-    for await (const chunk of child.stdout) {
-      said += decoder.decode(chunk, { stream: true });
-      if (!said.split("\n").slice(0, -1).includes(line)) continue;
-      child.kill("SIGKILL");
-      break;
-    }
-    await child.exited;
-    return child.signalCode === "SIGKILL";
+  kill(work: Work, line: string, step = line): Promise<boolean> {
+    return killedAt(this.argv(work, step), line);
   }
 
   files(): string[] {

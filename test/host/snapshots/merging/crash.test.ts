@@ -1,6 +1,7 @@
 // SIGKILL at every step of a merge, and in the middle of the work: the next daemon finds the old chain or the new one, and nothing else.
 import { expect, test } from "bun:test";
 import { join } from "node:path";
+import { killedAt } from "../../../support/killed.ts";
 import { TempDir } from "../../../support/paths.ts";
 import type { Step } from "../../../../src/host/snapshots/merging/merger.ts";
 import { randomFrom, World } from "./world.ts";
@@ -19,19 +20,7 @@ async function prepared(path: string): Promise<{ readonly top: string; readonly 
 }
 
 /** Kills the daemon as soon as it says `line`; true where it was not done by then. */
-async function kill(path: string, line: string): Promise<boolean> {
-  const child = Bun.spawn([process.execPath, DRIVER, path, line], { stdin: "ignore", stdout: "pipe", stderr: "inherit" });
-  const decoder = new TextDecoder();
-  let said = "";
-  for await (const chunk of child.stdout) {
-    said += decoder.decode(chunk, { stream: true });
-    if (!said.split("\n").slice(0, -1).includes(line)) continue;
-    child.kill("SIGKILL");
-    break;
-  }
-  await child.exited;
-  return child.signalCode === "SIGKILL";
-}
+const kill = (path: string, line: string): Promise<boolean> => killedAt([process.execPath, DRIVER, path, line], line);
 
 for (const [step, left] of [["begun", 8], ["written", 8], ["synced", 8], ["recorded", 5], ["removed", 5]] as const satisfies [Step, number][])
   test(`killed at "${step}"`, async () => {
