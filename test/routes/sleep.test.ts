@@ -176,6 +176,21 @@ describe("update", () => {
     expect(await wakes({ enabled: true, idle_timeout: "5m", wake_on_packet: false })).toBe(false);
     expect(await wakes({ enabled: false, wake_on_packet: true })).toBe(true);
   });
+  test.each<[string, object]>([
+    ["auto_standby.idle_timeout", { auto_standby: { enabled: true } }], ["auto_standby.idle_timeout", { auto_standby: { ...policy, idle_timeout: "0s" } }],
+    ["auto_standby.idle_timeout", { auto_standby: { ...policy, idle_timeout: "-5m" } }], ["auto_standby.idle_timeout", { auto_standby: { ...policy, idle_timeout: "876000h" } }],
+    ["auto_standby.ignore_destination_ports", { auto_standby: { ...policy, ignore_destination_ports: [0] } }], ["auto_standby.ignore_destination_ports", { auto_standby: { ...policy, ignore_destination_ports: [65536] } }],
+    ["auto_standby.ignore_destination_ports", { auto_standby: { ...policy, ignore_destination_ports: [1.5] } }], ["auto_standby.ignore_source_cidrs", { auto_standby: { ...policy, ignore_source_cidrs: ["10.0.0.0/33"] } }],
+    ["auto_standby.ignore_source_cidrs", { auto_standby: { ...policy, ignore_source_cidrs: Array.from({ length: 257 }, (_, i) => `10.0.${i % 256}.0/24`) } }],
+    ["snapshot_policy.compression.level", { snapshot_policy: { compression: { enabled: true, algorithm: "zstd", level: 20 } } }], ["snapshot_policy.compression.level", { snapshot_policy: { compression: { enabled: true, algorithm: "lz4", level: -1 } } }],
+    ["snapshot_policy.standby_compression_delay", { snapshot_policy: { standby_compression_delay: "-1s" } }], ["snapshot_policy.standby_compression_delay", { snapshot_policy: { standby_compression_delay: "9999999h" } }],
+  ])("a %s out of range is named, and nothing changes", async (field, body) => {
+    await instance("web", "Running", { auto_standby: policy });
+    const before = await api.client.instances.get("web"), error = await failure(api.client.instances.update("web", body));
+    expect({ status: error.status, code: error.code, field: String((error.details as { field?: string }).field).replace(/\[\d+\]$/, "") }).toEqual({ status: 400, code: "bad_request", field });
+    const { auto_standby, snapshot_policy } = await api.client.instances.get("web");
+    expect({ auto_standby, snapshot_policy }).toEqual({ auto_standby: before.auto_standby, snapshot_policy: before.snapshot_policy });
+  });
   test("an empty or absent body changes nothing", async () => {
     await instance("web", "Running", { auto_standby: policy });
     for (const body of [undefined, "", "null"]) {

@@ -163,3 +163,21 @@ test("a monitor that dies as soon as its guest is awake never leaves it Running 
   expect(monitorsIn(fixture.root)).toEqual([]);
   await fixture.close();
 });
+
+test("one that was saved and does not go on is Paused on record, and can be stopped", async () => {
+  const fixture = await open(undefined, { guard: { visitors: async () => null, lateVisitors: async () => "somebody came" } });
+  await running(fixture, "one", ["never-thaws"]);
+  expect((await fixture.instances.standby("one"))._unsafeUnwrapErr().message).toContain("the guest did not thaw its workload");
+  expect(picture(fixture, "one")).toEqual({ state: "Paused", generations: [], monitors: 1 });
+  expect((await fixture.instances.stop("one", { graceMs: 1000 }))._unsafeUnwrap().state).toBe("Stopped");
+  await fixture.close();
+});
+
+test("one whose visitors can't be told stays awake", async () => {
+  const fixture = await open(undefined, { guard: { visitors: async () => null, lateVisitors: async () => { throw new Error("a bug"); } } });
+  await running(fixture, "one");
+  expect(await codeOf(fixture.instances.standby("one"))).toBe("conflict");
+  expect(picture(fixture, "one")).toEqual({ state: "Running", generations: [], monitors: 1 });
+  expect((await fixture.instances.exec("one", { command: ["echo"], tty: false, env: {}, cwd: null, user: null, rows: 1, cols: 1, timeoutMs: null, waitForAgentMs: 0 }, { onStdout() {}, onStderr() {}, onDrain() {}, onEnd() {}, onLost() {} })).isOk()).toBe(true);
+  await fixture.close();
+});

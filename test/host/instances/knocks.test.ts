@@ -154,3 +154,19 @@ test("a wake that fails is tried again by the next knock, and not by the same on
     expect({ state: stateOf(fixture, "one"), failures: failures(), waits: isReadable(taps.get(leaseOf("one").instanceId)!) }).toEqual({ state: "Standby", failures: round, waits: false });
   }
 });
+
+test("a wake while it falls asleep by itself is answered once it is awake for good", async () => {
+  const asked = Promise.withResolvers<void>(), goes = Promise.withResolvers<void>();
+  fixture = await open(undefined, { network: looked(), guard: { lateVisitors: async () => null, visitors: async (_, by) => {
+    if (by === "by itself") { asked.resolve(); await goes.promise; }
+    return null;
+  } } });
+  await running(fixture, "one", ["serve"], { network: true, autoStandby: { ...policy(true), enabled: true, idleTimeoutMs: 1 } });
+  await asked.promise;
+  const woken = Promise.resolve(fixture.instances.wake("one"));
+  (await fixture.instances.update("one", { autoStandby: policy(true) }))._unsafeUnwrap(); // once is enough
+  goes.resolve();
+  expect((await woken)._unsafeUnwrap().state).toBe("Running");
+  await until("its verbs to be over", () => fixture.logged.some((line) => line.includes("awake: ")));
+  expect(stateOf(fixture, "one")).toBe("Running");
+});

@@ -2,8 +2,8 @@
 // (Control, Record, LogSink), takes all that `boot` brings, and plays a guest after the arguments in its configuration.
 // It stands in where no Linux guest can run; how a real guest behaves is tested under test/guest. A machine that it saves is
 // what its guest was told to do; of its memory 16 pages are written. Sleeping goes wrong where the guest is `save-fails`,
-// `save-slowly MS` (called off by cancelSave), `save-silently` (never answers, until it is told to go on), `refuse-wake`,
-// `needs-feature` or `die-awake` (once it has answered).
+// `save-slowly MS` (called off by cancelSave), `save-silently` (never answers, until it is told to go on), `never-thaws`,
+// `refuse-wake`, `needs-feature` or `die-awake` (once it has answered).
 import { fstatSync, readFileSync } from "node:fs";
 import { FrameDecoder, encodeChunks, encodeFrame } from "../../../src/host/agent/frames.ts";
 import { decodePairs, encodePairs } from "../../../src/pairs.ts";
@@ -54,7 +54,11 @@ const control: Control = new Control(epoll, CONTROL_FD, {
   status: (_params, _fds, reply) => { if (argv[0] !== "silent") reply({ result: record.status }); },
   stats: (_params, _fds, reply) => reply({ result: argv[0] === "bad-stats" ? ({ cpuSeconds: "many" } as never) : { cpuSeconds: 1.5, exits: 7, disks: [], net: null } }),
   pause: (_params, _fds, reply) => (halt(), reply({ result: record.status })),
-  resume: (_params, _fds, reply) => (goOn(), reply({ result: record.status })),
+  resume(_params, _fds, reply) {
+    if (argv[0] === "never-thaws") return reply({ error: "Cannot let the guest go on: the guest did not thaw its workload" });
+    goOn();
+    reply({ result: record.status });
+  },
   release: (_params, _fds, reply) => (goOn(), reply({ result: record.status })),
   save(params, fds, reply) {
     if (saved || finishSave !== null) throw new Error("the guest is saved already");
