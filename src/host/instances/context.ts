@@ -51,7 +51,7 @@ export interface InstanceDeps {
   /** `<data>/memory`: saved machines. */
   readonly memoryDir: string;
   /** Whom a standby must not disturb. */
-  readonly guard: Pick<StandbyGuard, "visitors" | "lateVisitors">;
+  readonly guard: Pick<StandbyGuard, "visitors" | "lateVisitors" | "forget">;
   /** Sessions open to guests: they keep them awake. */
   readonly activities: Pick<Activities, "begin" | "of" | "forget">;
   /** The daemon's own connections to guests. */

@@ -30,6 +30,8 @@ export async function removeNow(ctx: Context, id: string, graceful: boolean): Pr
     return err(wrap("host.storage", `Cannot delete the files of instance ${id}`, error));
   }
   ctx.records.delete(id);
+  ctx.deps.guard.forget(id);
+  ctx.deps.activities.forget(id);
   ctx.generations.sweep();
   ctx.deps.logger.info("instance.deleted", { instance: id });
   return ok();

@@ -48,6 +48,9 @@ export class StandbyGuard {
     return this.otherUse(sleeper.id) ?? (visitors === undefined ? null : this.say(sleeper.id, visitors.arrived(), "in use"));
   }
 
+  /** There is no such instance any more. */
+  forget(id: string): void { this.looking.delete(id); }
+
   private otherUse(id: string): string | null {
     const { open } = this.deps.otherActivity(id);
     return open === 0 ? null : `it is used by ${open === 1 ? "a session or request" : `${open} sessions and requests`}`;

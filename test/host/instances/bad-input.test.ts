@@ -165,7 +165,7 @@ test("a monitor that dies as soon as its guest is awake never leaves it Running 
 });
 
 test("one that was saved and does not go on is Paused on record, and can be stopped", async () => {
-  const fixture = await open(undefined, { guard: { visitors: async () => null, lateVisitors: async () => "somebody came" } });
+  const fixture = await open(undefined, { guard: { forget() {}, visitors: async () => null, lateVisitors: async () => "somebody came" } });
   await running(fixture, "one", ["never-thaws"]);
   expect((await fixture.instances.standby("one"))._unsafeUnwrapErr().message).toContain("the guest did not thaw its workload");
   expect(picture(fixture, "one")).toEqual({ state: "Paused", generations: [], monitors: 1 });
@@ -174,7 +174,7 @@ test("one that was saved and does not go on is Paused on record, and can be stop
 });
 
 test("one whose visitors can't be told stays awake", async () => {
-  const fixture = await open(undefined, { guard: { visitors: async () => null, lateVisitors: async () => { throw new Error("a bug"); } } });
+  const fixture = await open(undefined, { guard: { forget() {}, visitors: async () => null, lateVisitors: async () => { throw new Error("a bug"); } } });
   await running(fixture, "one");
   expect(await codeOf(fixture.instances.standby("one"))).toBe("conflict");
   expect(picture(fixture, "one")).toEqual({ state: "Running", generations: [], monitors: 1 });

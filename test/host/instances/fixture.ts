@@ -103,7 +103,7 @@ export function freshRoot(): string {
 /** Nobody visits, nothing is compressed. */
 const alone: Pick<InstanceDeps, "compression" | "guard" | "activities" | "connections" | "ownConnection"> = {
   compression: { schedule() {}, ensureRaw: () => okAsync(undefined), cancel: async () => {}, moved() {}, before: async () => {}, state: () => ({ state: "none", error: null, compressedBytes: null, uncompressedBytes: null }) },
-  guard: { visitors: async () => null, lateVisitors: async () => null },
+  guard: { forget() {}, visitors: async () => null, lateVisitors: async () => null },
   activities: new Activities(), connections: () => [], ownConnection: () => false,
 };
 

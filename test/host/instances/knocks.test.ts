@@ -157,7 +157,7 @@ test("a wake that fails is tried again by the next knock, and not by the same on
 
 test("a wake while it falls asleep by itself is answered once it is awake for good", async () => {
   const asked = Promise.withResolvers<void>(), goes = Promise.withResolvers<void>();
-  fixture = await open(undefined, { network: looked(), guard: { lateVisitors: async () => null, visitors: async (_, by) => {
+  fixture = await open(undefined, { network: looked(), guard: { forget() {}, lateVisitors: async () => null, visitors: async (_, by) => {
     if (by === "by itself") { asked.resolve(); await goes.promise; }
     return null;
   } } });
