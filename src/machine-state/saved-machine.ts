@@ -60,19 +60,38 @@ export function encodeMachine(machine: SavedMachine): Uint8Array<ArrayBuffer> {
 
 /** Throws MachineStateError and nothing else, whatever the bytes are. */
 export function decodeMachine(bytes: Uint8Array): SavedMachine {
+  const section = sectionsOf(bytes), { meta, pages } = decodeMemory(section);
+  const devices = parseJson(section(Section.DEVICES));
+  if (!Array.isArray(devices)) throw corrupted("its devices are no list");
+  const vcpus = Array.from({ length: meta.params.vcpus }, (_, i) => decodeVcpu(section(Section.VCPUS + i)));
+  return { ...meta, vcpus, vm: decodeVm(section(Section.VM)), devices, pages };
+}
+
+/** What a generation says to those over it: its memory. */
+export type BaseMachine = Pick<SavedMachine, "id" | "base" | "params" | "pages">;
+
+/** As decodeMachine(), without what only the newest of a chain is asked for. */
+export function decodeBase(bytes: Uint8Array): BaseMachine {
+  const { meta, pages } = decodeMemory(sectionsOf(bytes));
+  return { ...meta, pages };
+}
+
+type Sections = (number: number) => Uint8Array;
+
+function sectionsOf(bytes: Uint8Array): Sections {
   const sections = decodeContainer(bytes);
-  const section = (number: number): Uint8Array => {
+  return (number) => {
     const found = sections.get(number);
     if (found === undefined) throw corrupted(`section ${number} is missing`);
     return found;
   };
+}
+
+function decodeMemory(section: Sections): { readonly meta: Meta; readonly pages: readonly Extent[] } {
   const meta = decodeMeta(parseJson(section(Section.META)));
-  const devices = parseJson(section(Section.DEVICES));
-  if (!Array.isArray(devices)) throw corrupted("its devices are no list");
   const pages = decodeExtents(section(Section.PAGES), meta.params.memoryBytes / PAGE_BYTES);
   if (pages === null) throw corrupted("its page map is none");
-  const vcpus = Array.from({ length: meta.params.vcpus }, (_, i) => decodeVcpu(section(Section.VCPUS + i)));
-  return { ...meta, vcpus, vm: decodeVm(section(Section.VM)), devices, pages };
+  return { meta, pages };
 }
 
 type Meta = Omit<SavedMachine, "vcpus" | "vm" | "devices" | "pages">;
@@ -108,7 +127,7 @@ const isDisk = (disk: unknown): boolean =>
   isObject(disk) && typeof disk["readonly"] === "boolean" && typeof disk["serial"] === "string" && isCount(disk["bytes"], Number.MAX_SAFE_INTEGER);
 
 /** `machines`, newest first, are the generations `ids`, each a delta over the next, the last over nothing. Throws MachineStateError. */
-export function checkChain(machines: readonly SavedMachine[], ids: readonly string[]): void {
+export function checkChain(machines: readonly BaseMachine[], ids: readonly string[]): void {
   if (machines.length === 0 || machines.length !== ids.length) throw new MachineStateError("foreign", "Cannot use the saved machine: it has no generations");
   machines.forEach((machine, i) => {
     if (machine.id !== ids[i]) throw new MachineStateError("foreign", `Cannot use the saved machine: the file of generation ${ids[i]} holds ${machine.id}`);

@@ -4,7 +4,7 @@ import { kvm_clock_data, kvm_cpuid2, kvm_cpuid_entry2, kvm_debugregs, kvm_irqchi
 import { decodeContainer, encodeContainer } from "../../src/machine-state/container.ts";
 import { cpuFeatures, missingFeatures } from "../../src/machine-state/cpu.ts";
 import { faultMessage, MachineStateError, type Fault } from "../../src/machine-state/fault.ts";
-import { checkChain, checkParams, decodeMachine, encodeMachine, type SavedMachine } from "../../src/machine-state/saved-machine.ts";
+import { checkChain, checkParams, decodeBase, decodeMachine, encodeMachine, type SavedMachine } from "../../src/machine-state/saved-machine.ts";
 import type { VcpuState } from "../../src/machine-state/x86.ts";
 
 let seed = 11;
@@ -78,6 +78,15 @@ test("sections of nonsense under a right checksum are corrupted, never another e
     expect(reason(() => decodeMachine(encodeContainer(without)))).toBe("corrupted");
   }
   for (let i = 0; i < 500; i++) expect(["foreign", "truncated"]).toContain(reason(() => decodeMachine(bytes(random(200))))!);
+});
+
+test("decodeBase() brings what a chain needs, and reads past damage in nothing", () => {
+  const saved = machine(), { id, base, params, pages } = saved, whole = encodeMachine(saved);
+  expect(decodeBase(whole)).toMatchObject({ id, base, params, pages });
+  expect("vcpus" in decodeBase(whole)).toBe(false);
+  const damaged = Uint8Array.from(whole);
+  damaged[damaged.length >> 1]! ^= 1;
+  expect(reason(() => decodeBase(damaged))).toBe("corrupted");
 });
 
 test("checkChain() wants each generation over the next, of one size, under its own id", () => {

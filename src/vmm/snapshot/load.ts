@@ -7,7 +7,7 @@ import { corrupted } from "../../machine-state/container.ts";
 import { cpuFeatures, missingFeatures } from "../../machine-state/cpu.ts";
 import { dataRuns, MAX_MAPPINGS } from "../../machine-state/extents.ts";
 import { MachineStateError } from "../../machine-state/fault.ts";
-import { checkChain, decodeMachine, PAGE_BYTES, type SavedMachine } from "../../machine-state/saved-machine.ts";
+import { checkChain, decodeBase, decodeMachine, PAGE_BYTES, type BaseMachine, type SavedMachine } from "../../machine-state/saved-machine.ts";
 import { chainFrom, type Chain } from "./plan.ts";
 
 /** No container comes near it: the page map of 64 GiB in single pages has 200 MB, and maps are coalesced to thousands of runs. */
@@ -23,9 +23,10 @@ export interface Loaded {
 
 /** Generation n of `ids`, newest first, is in the files machines[n] and memories[n]. Throws MachineStateError. */
 export function load(ids: readonly string[], machines: readonly number[], memories: readonly number[]): Loaded {
-  const generations = machines.map((fd) => decodeMachine(readWhole(fd)));
+  const newest = machines.slice(0, 1).map((fd) => decodeMachine(readWhole(fd)));
+  const generations: BaseMachine[] = [...newest, ...machines.slice(1).map((fd) => decodeBase(readWhole(fd)))];
   checkChain(generations, ids);
-  const [machine] = generations as [SavedMachine, ...SavedMachine[]];
+  const [machine] = newest as [SavedMachine];
   generations.forEach(({ id, params: { memoryBytes } }, i) => {
     const size = fileSize(memories[i]!);
     if (size !== memoryBytes) throw new MachineStateError("truncated", `Cannot read the saved machine: the memory of generation ${id} has ${size} of ${memoryBytes} bytes`);
