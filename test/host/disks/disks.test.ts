@@ -1,58 +1,14 @@
 // Clones of disks, on the file system of the temporary folder (layers), and again on XFS (reflinks).
-import { afterEach, describe, expect, test } from "bun:test";
-import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readdirSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
+import { afterEach, expect, test } from "bun:test";
+import { closeSync, existsSync, mkdtempSync, openSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { mapLayout } from "../../../src/block-map.ts";
 import { hasSmallBlocks } from "../../../src/host/disks/ext4.ts";
-import type { Disks } from "../../../src/host/disks/disks.ts";
-import type { Clone, DiskLayer, DiskOwner } from "../../../src/host/disks/service.ts";
-import type { Store } from "../../../src/host/store/store.ts";
-import { BLOCK, blocks, blocksOf, BYTES, content, makePlain, openDisks, write, Writer } from "./disk-files.ts";
+import { BLOCK, blocks, blocksOf, BYTES, content, makePlain, write, Writer } from "./disk-files.ts";
+import { chain, cleanUp, cleanup, folder, Host, instance, reflinks, snapshot } from "./host.ts";
 
-/** Set where this file runs again on a file system that can share blocks. */
-const reflinks = process.env["DORMOUSE_TEST_REFLINKS"];
-const base = reflinks ?? tmpdir();
-
-const cleanup: (() => void)[] = [];
-afterEach(() => {
-  for (const step of cleanup.splice(0).reverse()) step();
-});
-
-const instance = (id: string): DiskOwner => ({ kind: "instance", id });
-const snapshot = (id: string): DiskOwner => ({ kind: "snapshot", id });
-
-/** A data folder in which instance `a` has a disk of an earlier version, with 1 in block 0. */
-function folder(): string {
-  const dir = mkdtempSync(join(base, "dormouse-disks-"));
-  cleanup.push(() => rmSync(dir, { recursive: true }));
-  mkdirSync(join(dir, "instances/a"), { recursive: true });
-  makePlain(join(dir, "instances/a/upper.ext4"), 1);
-  return dir;
-}
-
-class Host {
-  private constructor(readonly dir: string, readonly disks: Disks, readonly store: Store) {}
-  static async open(dir = folder()): Promise<Host> {
-    const { disks, store } = await openDisks(dir);
-    return new Host(dir, disks, store);
-  }
-  async again(): Promise<Host> {
-    this.store.close();
-    return Host.open(this.dir);
-  }
-  files(owner: DiskOwner): readonly DiskLayer[] { return this.disks.files(owner)._unsafeUnwrap(); }
-  content(owner: DiskOwner): number[] { return content(this.files(owner)); }
-  write(owner: DiskOwner, block: number, value: number): void { write(this.files(owner), block, value); }
-  async begin(from: DiskOwner, to: DiskOwner): Promise<Clone> { return (await this.disks.clone(from, to))._unsafeUnwrap(); }
-  async clone(from: DiskOwner, to: DiskOwner): Promise<void> { (await this.begin(from, to)).finish()._unsafeUnwrap(); }
-  remove(owner: DiskOwner): void { this.disks.remove(owner)._unsafeUnwrap(); }
-  layerFiles(): string[] { return readdirSync(join(this.dir, "disks")); }
-  ownFiles(owner: DiskOwner): string[] {
-    const dir = join(this.dir, `${owner.kind}s`, owner.id);
-    return existsSync(dir) ? readdirSync(dir) : [];
-  }
-}
+afterEach(cleanUp);
 
 test("without a record a disk is one plain file, there or not", async () => {
   const host = await Host.open();
@@ -241,21 +197,6 @@ test("after a boot of the host, blocks that were not flushed are those of the la
   expect(statSync(map!).size).toBe(mapLayout(BYTES).fileBytes);
 });
 
-/** Instance `a` over three layers, of which snapshots keep two apart: s the oldest, t the next. */
-async function chain(host: Host): Promise<void> {
-  host.write(instance("a"), 1, 1);
-  await host.clone(instance("a"), snapshot("s"));
-  host.write(instance("a"), 0, 2);
-  host.write(instance("a"), 2, 2);
-  if (!reflinks) {
-    const writer = new Writer(host.files(instance("a"))[0]!);
-    writer.mark(1); // what the guest has discarded
-    writer.close();
-  }
-  await host.clone(instance("a"), snapshot("t"));
-  host.write(instance("a"), 2, 3);
-  host.write(instance("a"), 3, 3);
-}
 
 test("chains become shorter when snapshots go, under whoever reads them", async () => {
   if (reflinks) return;
@@ -302,60 +243,12 @@ test("what a clone that was taken back has left is not merged while a monitor ma
   expect(host.content(instance("a"))).toEqual(blocks({ 0: 1, 4: 4 }));
 });
 
-describe("SIGKILL of the daemon", () => {
-  test.skipIf(reflinks !== undefined).each(["copied", "merged"])("after the step '%s' of a merge leaves every disk whole", async (step) => {
-    let host = await Host.open();
-    await chain(host);
-    host.store.close();
-    const child = Bun.spawn([process.execPath, join(import.meta.dir, "clone-child.ts"), host.dir, step, "none"], { stdout: "inherit", stderr: "inherit" });
-    await child.exited;
-    expect(child.signalCode).toBe("SIGKILL");
-    host = await Host.open(host.dir);
-    await host.disks.idle();
-    expect([host.files(instance("a")).length, host.content(instance("a")), host.content(snapshot("t"))]).toEqual([2, blocks({ 0: 2, 2: 3, 3: 3 }), blocks({ 0: 2, 2: 2 })]);
-    host.store.close();
-  });
-
-  const steps = reflinks ? ["reflinked", "shared", "recorded", "finished"]
-    : ["sealed", "linked file", "linked map", "new top of the source", "new top of the target", "recorded", "finished"];
-  // Whether the source's monitor had got the new top is known to nobody; it can have only where it was recorded.
-  test.each(steps)("after the step '%s' of a clone leaves the source whole", async (step) => {
-    for (const kind of ["instance", "snapshot"] as const) {
-      for (const given of [false, true]) {
-        let host = await Host.open();
-        await host.clone(instance("a"), snapshot("first")); // so that a's file has a map
-        host.write(instance("a"), 1, 2);
-        const before = new Writer(host.files(instance("a"))[0]!);
-        host.store.close();
-        const child = Bun.spawn([process.execPath, join(import.meta.dir, "clone-child.ts"), host.dir, step, kind], { stdout: "pipe", stderr: "inherit" });
-        const said = await child.stdout.text();
-        await child.exited;
-        expect({ said, signal: child.signalCode }).toEqual({ said: "", signal: "SIGKILL" });
-        host = await Host.open(host.dir);
-        const taken = given && (step === "recorded" || step === "finished") ? new Writer(host.files(instance("a"))[0]!) : before;
-        if (step !== "finished" || given || reflinks) taken.write(2, 3);
-        const wanted = blocks(step !== "finished" || given || reflinks ? { 0: 1, 1: 2, 2: 3 } : { 0: 1, 1: 2 });
-        expect(host.content(instance("a"))).toEqual(wanted);
-        // The target has all of it or nothing, and nothing is left of what was not finished.
-        expect(host.ownFiles({ kind, id: "b" }).length > 0 || step === "finished").toBe(step === "finished");
-        if (step === "finished") expect(host.content({ kind, id: "b" })).toEqual(blocks({ 0: 1, 1: 2 }));
-        host.remove(snapshot("first"));
-        host.remove({ kind, id: "b" });
-        expect(host.content(instance("a"))).toEqual(wanted);
-        host.remove(instance("a"));
-        expect(host.layerFiles()).toEqual([]);
-        host.store.close();
-      }
-    }
-  });
-});
-
 test.skipIf(reflinks !== undefined || Bun.which("mkfs.xfs") === null || process.getuid?.() !== 0)("all of this on a file system with reflinks", async () => {
   const dir = mkdtempSync(join(tmpdir(), "dormouse-xfs-"));
   cleanup.push(() => rmSync(dir, { recursive: true }));
   // A mount namespace of its own: the mount goes with the process.
-  const script = `truncate -s 400M "$0/image" && mkfs.xfs -q -m reflink=1 "$0/image" && mkdir "$0/xfs" && mount -o loop "$0/image" "$0/xfs" && DORMOUSE_TEST_REFLINKS="$0/xfs" exec "$1" test --timeout=120000 "$2"`;
-  const child = Bun.spawn(["unshare", "--mount", "sh", "-c", script, dir, process.execPath, import.meta.path], { stdout: "pipe", stderr: "pipe" });
+  const script = `truncate -s 400M "$0/image" && mkfs.xfs -q -m reflink=1 "$0/image" && mkdir "$0/xfs" && mount -o loop "$0/image" "$0/xfs" && DORMOUSE_TEST_REFLINKS="$0/xfs" exec "$1" test --timeout=120000 "$2" "$3"`;
+  const child = Bun.spawn(["unshare", "--mount", "sh", "-c", script, dir, process.execPath, import.meta.path, join(import.meta.dir, "crash.test.ts")], { stdout: "pipe", stderr: "pipe" });
   const [out, err, status] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
   expect({ status, said: status === 0 ? "" : out + err }).toEqual({ status: 0, said: "" });
 }, 120_000);

@@ -1,80 +1,12 @@
 // The controller with a clock of its own, a database in memory, and connections by hand.
 import { beforeEach, describe, expect, test } from "bun:test";
-import { Database } from "bun:sqlite";
-import { err, ok, ResultAsync } from "neverthrow";
+import type { Database } from "bun:sqlite";
 import { TCP_CONNTRACK } from "../../../src/ffi/abi/nf_conntrack_tcp.ts";
-import type { Connection } from "../../../src/ffi/netlink/conntrack.ts";
-import { DormouseError, type ErrorCode, type Res } from "../../../src/errors.ts";
-import { Activities } from "../../../src/host/standby/activity.ts";
-import { AutoStandby } from "../../../src/host/standby/auto.ts";
-import type { Candidate } from "../../../src/host/standby/decide.ts";
-import { standbyMigrations } from "../../../src/host/standby/migrations.ts";
-import { TimerStore } from "../../../src/host/standby/timers.ts";
-import { connection, FakeClock, GUEST, policy, settle } from "./support.ts";
+import { connection, FakeClock, policy } from "./support.ts";
+import { MINUTE, World } from "./auto-world.ts";
 
-const MINUTE = 60_000;
 let db: Database, clock: FakeClock, world: World;
-
-/** One attempt to put an instance to sleep; ends as the test says. */
-interface Asked { readonly id: string; readonly calledOff: AbortSignal; end(code?: ErrorCode): Promise<void>; fail(): Promise<void> }
-
-class World {
-  readonly instances = new Map<string, Candidate>();
-  connections: Connection[] = [];
-  failure: Error | null = null;
-  looks = 0;
-  readonly asked: Asked[] = [];
-  readonly log: string[] = [];
-  readonly activities = new Activities(() => clock.now());
-  auto = this.open();
-
-  add(id: string, change: Partial<Candidate> = {}): void {
-    db.run("INSERT OR IGNORE INTO instances (id) VALUES (?)", [id]);
-    this.instances.set(id, { id, state: "Running", network: true, ip: GUEST, policy: policy({ idleTimeoutMs: MINUTE }), runningSince: clock.now(), ...this.instances.get(id), ...change });
-  }
-
-  open(): AutoStandby {
-    const logger = (event: string) => void this.log.push(event);
-    return new AutoStandby({
-      enabled: () => [...this.instances.values()].filter((one) => one.policy?.enabled === true),
-      find: (id) => this.instances.get(id) ?? null,
-      connections: () => {
-        this.looks++;
-        if (this.failure !== null) throw this.failure;
-        return this.connections;
-      },
-      otherActivity: (id) => this.activities.of(id),
-      ignored: (c) => c.original.sourcePort === 9_999,
-      standby: (id, calledOff) => new ResultAsync(this.ask(id, calledOff)),
-      timers: new TimerStore(db), clock, logger: { info: logger, warn: logger },
-    });
-  }
-
-  private ask(id: string, calledOff: AbortSignal): Promise<Res<void>> {
-    const { promise, resolve, reject } = Promise.withResolvers<Res<void>>();
-    this.asked.push({
-      id, calledOff,
-      fail: () => (reject(new Error("a bug")), settle()),
-      end: (code) => {
-        if (code === undefined) this.add(id, { state: "Standby" });
-        resolve(code === undefined ? ok() : err(new DormouseError(code, "it was not to be")));
-        return settle();
-      },
-    });
-    return promise;
-  }
-
-  status(id = "a") { return this.auto.status(id)._unsafeUnwrap(); }
-}
-
-beforeEach(() => {
-  db = new Database(":memory:");
-  db.run("PRAGMA foreign_keys = ON");
-  db.run("CREATE TABLE instances (id TEXT PRIMARY KEY) STRICT");
-  for (const migration of standbyMigrations) db.run(migration.sql);
-  clock = new FakeClock();
-  world = new World();
-});
+beforeEach(() => void ({ db, clock } = world = new World()));
 
 describe("an instance without visitors", () => {
   test("is asked to sleep once its time is over, on the millisecond, and once", async () => {
