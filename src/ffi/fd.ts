@@ -5,7 +5,7 @@ import { E } from "./abi/errno.ts";
 
 export const O_RDONLY = 0, O_WRONLY = 1, O_RDWR = 2, O_CREAT = 0o100, O_EXCL = 0o200, O_TRUNC = 0o1000;
 export const O_NONBLOCK = 0o4000, O_CLOEXEC = 0o2000000, O_DIRECT = 0o40000;
-const F_SETFD = 2, F_GETFL = 3, F_SETFL = 4, FD_CLOEXEC = 1;
+const F_GETFL = 3, F_SETFL = 4;
 
 export const openFd = (path: string, flags: number, mode = 0o600): number =>
   must(`Cannot open ${path}`, SYS.open, cstring(path), flags | O_CLOEXEC, mode);
@@ -21,10 +21,6 @@ export function setNonblocking(fd: number): void {
   const flags = must("Cannot read descriptor flags", SYS.fcntl, fd, F_GETFL, 0);
   must("Cannot set O_NONBLOCK", SYS.fcntl, fd, F_SETFL, flags | O_NONBLOCK);
 }
-
-/** Lets a descriptor survive exec (`inherit` true) or not. */
-export const setInherit = (fd: number, inherit: boolean): void =>
-  void must("Cannot set FD_CLOEXEC", SYS.fcntl, fd, F_SETFD, inherit ? 0 : FD_CLOEXEC);
 
 /** Bytes read, 0 at the end, or -errno (-EAGAIN where nothing waits). Retries EINTR. */
 export function tryRead(fd: number, buffer: Arg, length: number): number {

@@ -142,6 +142,3 @@ function descriptorsIn(control: Uint8Array, used: number): number[] {
   }
   return fds;
 }
-
-/** Ends one or both directions of a connection; the descriptor stays open. */
-export const shutdownSocket = (fd: number, how: number = SOCKET.SHUT_RDWR): number => syscall(SYS.shutdown, fd, how);

@@ -6,7 +6,7 @@ import { closeFd } from "../ffi/fd.ts";
 import { MAP_SHARED, Mapping, PROT_READ, PROT_WRITE } from "../ffi/memory.ts";
 import {
   ioctls, KVM, kvm_cpuid2, kvm_cpuid_entry2, kvm_ioeventfd, kvm_irq_routing, kvm_irq_routing_entry, kvm_irqfd, kvm_pit_config,
-  kvm_regs, kvm_sregs, kvm_userspace_memory_region,
+  kvm_sregs, kvm_userspace_memory_region,
 } from "../ffi/abi/kvm.ts";
 import { IDENTITY_MAP_ADDRESS, TSS_ADDRESS } from "./layout.ts";
 
@@ -151,11 +151,6 @@ export class Vcpu {
   }
   setSregs(sregs: DataView): void { ioctl(this.fd, "KVM_SET_SREGS", sregs); }
 
-  getRegs(): DataView {
-    const regs = new DataView(new ArrayBuffer(kvm_regs.size));
-    ioctl(this.fd, "KVM_GET_REGS", regs);
-    return regs;
-  }
   setRegs(regs: DataView): void { ioctl(this.fd, "KVM_SET_REGS", regs); }
 
   /** As Vm's. */
