@@ -29,26 +29,27 @@ interface Birth {
 }
 
 /** A new instance like its parent, with a disk and a machine of its own: whole on record, or not at all. Its id. */
-export async function bear(ctx: Context, name: string, parent: Parent, { generation, give = finish, also }: Birth): Promise<Res<string>> {
-  const inserted = ctx.records.insertForming(createId(), { ...parent.like, name, ports: [] }, parent.imageDigest);
-  if (inserted.isErr()) return err(inserted.error);
-  const { id } = inserted.value;
-  const formed = await form(ctx, inserted.value, parent, give)
-    .then((done) => done.map(() => settleChild(ctx, id, generation, also)))
-    .catch((error: unknown): Res<void> => err(wrap("host.storage", `Cannot make instance ${name}`, error)));
-  if (formed.isOk()) return ok(id);
+export async function bear(ctx: Context, name: string, parent: Parent, birth: Birth): Promise<Res<string>> {
+  const id = createId();
+  // In its lane from before it is on record: whoever finds it there waits until it is somebody.
+  const born = await ctx.lanes.run(id, "be born", () => form(ctx, id, name, parent, birth)
+    .catch((error: unknown): Res<void> => err(wrap("host.storage", `Cannot make instance ${name}`, error))));
+  if (born.isOk()) return ok(id);
   await eventually(ctx, `forget instance ${name}, which came to nothing`, () => ctx.lanes.run(id, "remove-now", () => removeNow(ctx, id, false)));
-  return err(formed.error);
+  return err(born.error);
+}
+
+/** Record, folder, address and disk; then it counts. */
+async function form(ctx: Context, id: string, name: string, { like, imageDigest, disk }: Parent, { generation, give = finish, also }: Birth): Promise<Res<void>> {
+  const inserted = ctx.records.insertForming(id, { ...like, name, ports: [] }, imageDigest);
+  if (inserted.isErr()) return err(inserted.error);
+  const reserved = await prepare(ctx, inserted.value);
+  if (reserved.isErr()) return err(reserved.error);
+  const given = await giveDisk(ctx, disk, { kind: "instance", id }, give);
+  return given.map(() => settleChild(ctx, id, generation, also));
 }
 
 const finish = async (clone: Clone): Promise<Res<void>> => clone.finish();
-
-/** Folder, address and disk. */
-async function form(ctx: Context, child: Instance, { disk }: Parent, give: (clone: Clone) => Promise<Res<void>>): Promise<Res<void>> {
-  const reserved = await prepare(ctx, child);
-  if (reserved.isErr()) return err(reserved.error);
-  return giveDisk(ctx, disk, { kind: "instance", id: child.id }, give);
-}
 
 /** Clones a disk and hands the clone over, or takes it back. */
 export async function giveDisk(ctx: Context, from: DiskOwner, to: DiskOwner, give: (clone: Clone) => Promise<Res<void>> = finish): Promise<Res<void>> {
@@ -74,6 +75,8 @@ export const onTo = (ctx: Context, id: string, target: TargetState): Promise<Res
 export async function bringTo(ctx: Context, id: string, target: TargetState): Promise<Res<Instance>> {
   const instance = ctx.records.find(id);
   if (instance === null) return fail("instance.not_found", `Cannot bring instance ${id} to ${target}: it was deleted meanwhile`);
+  // Whoever was quick has done something else with it already, and that is not undone.
+  if (instance.state !== "Stopped" && instance.state !== "Standby") return ok(instance);
   if (instance.state === target) {
     await knockWakes(ctx, id);
     return ok(instance);

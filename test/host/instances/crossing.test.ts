@@ -5,6 +5,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { Compressor } from "../../../src/host/snapshots/compression/compressor.ts";
 import { sqliteRecords } from "../../../src/host/snapshots/compression/records.ts";
+import { until } from "../../support/until.ts";
 import { monitorsIn, open, removeRoots, type Fixture } from "./fixture.ts";
 import { asleep, begun, disks, entries, generations, openCompressing, remove, running } from "./sleeping.ts";
 
@@ -127,3 +128,23 @@ test("a snapshot is never made of an instance that runs without a monitor on rec
   nothing(fixture);
   await fixture.close();
 });
+
+for (const state of ["Stopped", "Standby"] as const)
+  test(`a fork of one that is ${state} is nobody's before it is whole: who starts it meanwhile waits for that`, async () => {
+    const fixture = await open();
+    await running(fixture, "one");
+    if (state === "Standby") (await fixture.instances.standby("one"))._unsafeUnwrap();
+    else (await fixture.instances.stop("one", { graceMs: 1000 }))._unsafeUnwrap();
+    let started: Promise<string> | null = null;
+    fixture.instances.subscribe(({ name }) => { if (name === "two") started ??= Promise.resolve(fixture.instances.start("two", {})).then((done) => done.match((one) => one.state, (error) => error.code)); });
+    expect((await fixture.instances.fork("one", { name: "two", fromRunning: false, targetState: null })).isOk()).toBe(true);
+    expect(state === "Standby" ? ["instance.invalid_state"] : ["Initializing", "Running"]).toContain(await started!);
+    if (state === "Standby") expect((await fixture.instances.restore("two"))._unsafeUnwrap().state).toBe("Running");
+    await until("it to run", () => fixture.instances.get("two")._unsafeUnwrap().state === "Running");
+    expect(monitorsIn(fixture.root).length).toBe(1);
+    // It runs on the disk that it was given, whose files have names of their own.
+    const { id } = fixture.instances.get("two")._unsafeUnwrap();
+    expect(entries(fixture, `instances/${id}`)).not.toContain("upper.ext4");
+    for (const name of ["one", "two"]) await remove(fixture, name);
+    await fixture.close();
+  });
