@@ -2,7 +2,6 @@
 // their files prove, deletions that were begun are finished.
 import { readdirSync } from "node:fs";
 import { err, ok } from "neverthrow";
-import { describeError } from "../../log.ts";
 import { fail, type Res } from "../../errors.ts";
 import { bootId } from "../../ffi/process.ts";
 import { VmmClient } from "../vmm/client.ts";
@@ -10,6 +9,7 @@ import { readStatusFile, socketPath } from "../vmm/files.ts";
 import type { Machine } from "../vmm/machine.ts";
 import type { Spawned } from "../vmm/spawn.ts";
 import type { Context } from "./context.ts";
+import { eventually } from "./eventually.ts";
 import { removeNow } from "./remove.ts";
 import type { Instance } from "./service.ts";
 import { knockWakes } from "./restore.ts";
@@ -26,7 +26,7 @@ const DAEMON_DIED = "Cannot start the instance: the daemon ended meanwhile; star
 export async function adoptAll(ctx: Context): Promise<Res<void>> {
   const instances = ctx.records.list();
   await Promise.all(instances.map((instance) => adopt(ctx, instance)));
-  for (const id of ctx.records.removing()) void ctx.lanes.run(id, "remove-now", () => finishRemoval(ctx, id));
+  for (const id of ctx.records.removing()) void eventually(ctx, `finish the deletion of instance ${id}`, () => ctx.lanes.run(id, "remove-now", () => removeNow(ctx, id, false)));
   const reconciled = await ctx.deps.network.reconcile(new Set(instances.map((instance) => instance.id)));
   if (reconciled.isErr()) return err(reconciled.error);
   reportStrangers(ctx, new Set(instances.map((instance) => instance.id)));
@@ -128,11 +128,6 @@ async function endUnused(ctx: Context, id: string): Promise<void> {
   const asked = client.value.request("kill", null, { timeoutMs: STATUS_TIMEOUT_MS }).match(() => {}, () => {});
   await Promise.race([gone, asked]);
   client.value.close();
-}
-
-async function finishRemoval(ctx: Context, id: string): Promise<void> {
-  const removed = await removeNow(ctx, id, false);
-  if (removed.isErr()) ctx.deps.logger.error("instance.delete_failed", { instance: id, error: describeError(removed.error) });
 }
 
 /** Folders of instances that the database does not know are kept: whoever moved the database away may want them back. */

@@ -19,5 +19,12 @@ function again(ctx: Context, work: () => Promise<Res<unknown>>, afterMs: number)
   setTimeout(() => void attempt(), afterMs).unref();
 }
 
-const outcome = (work: () => Promise<Res<unknown>>): Promise<string | null> =>
-  work().then((done) => (done.isErr() ? done.error.message : null), messageOf);
+/** Null where it worked. */
+async function outcome(work: () => Promise<Res<unknown>>): Promise<string | null> {
+  try {
+    const done = await work();
+    return done.isErr() ? done.error.message : null;
+  } catch (error) {
+    return messageOf(error);
+  }
+}

@@ -1,5 +1,5 @@
 // The daemon's database: opening, locking and migrating one SQLite file. Domains bring their own tables.
-import { Database } from "bun:sqlite";
+import { Database, SQLiteError } from "bun:sqlite";
 import { mkdirSync } from "node:fs";
 import { dirname } from "node:path";
 import { ok } from "neverthrow";
@@ -60,7 +60,10 @@ function openDatabase(path: string): Res<Database> {
     return ok(db);
   } catch (error) {
     db?.close();
-    return fail("host.storage", `Cannot open the database ${path}: ${messageOf(error)}; restore it from a backup, or move it away to begin anew`, { cause: error });
+    // Without room SQLite can't make the files that it shares between connections.
+    const room = error instanceof SQLiteError && /^SQLITE_(FULL|IOERR)/.test(error.code ?? "");
+    const remedy = room ? "free space on its disk, or see whether that fails" : "restore it from a backup, or move it away to begin anew";
+    return fail("host.storage", `Cannot open the database ${path}: ${messageOf(error)}; ${remedy}`, { cause: error });
   }
 }
 

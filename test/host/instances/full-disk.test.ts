@@ -4,6 +4,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { closeSync, ftruncateSync, mkdirSync, mkdtempSync, openSync, rmSync, statfsSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { openStore } from "../../../src/host/store/store.ts";
 import { command } from "../../support/command.ts";
 import { until } from "../../support/until.ts";
 import { monitorsIn, open, type Fixture } from "./fixture.ts";
@@ -38,9 +39,8 @@ const enough = (seen: readonly string[]): boolean => seen.length >= ENOUGH && se
 async function withRoom<T>(pages: number, work: () => PromiseLike<T>): Promise<T> {
   const path = join(mount, "filler"), fd = openSync(path, "w"), zeroes = Buffer.alloc(PAGE);
   try {
-    const { bavail } = statfsSync(mount);
-    // Page by page, as the monitors' logs and the database take some meanwhile.
-    for (let i = 0; i < bavail - pages; i++) writeSync(fd, zeroes, 0, PAGE, i * PAGE);
+    // Monitors that end give and take some meanwhile.
+    for (let i = 0; statfsSync(mount).bavail > pages; i++) writeSync(fd, zeroes, 0, PAGE, i * PAGE);
     return await work();
   } finally {
     ftruncateSync(fd, 0);
@@ -117,3 +117,15 @@ for (const [what, state] of [["fork", "Running"], ["snapshot", "Running"], ["for
     expect({ generations: generations(next), disks: disks(next) }).toEqual({ generations: [], disks: [] });
     await next.close();
   }, 120_000);
+
+test("a daemon that can't start on a full disk says that it is full, and guests run on", async () => {
+  const first = await fresh();
+  await running(first, "one");
+  await first.close();
+  const refused = await withRoom(0, async () => openStore(join(first.root, "dormouse.db"), []));
+  expect(refused._unsafeUnwrapErr().message).toContain("; free space on its disk");
+  const next = await open(first.root);
+  expect(stateOf(next, "one")).toBe("Running");
+  await remove(next, "one");
+  await next.close();
+});

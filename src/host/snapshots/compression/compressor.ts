@@ -192,7 +192,12 @@ export class Compressor {
     const packed = packedPath(dir, algorithm);
     rmSync(partOf(packed), { force: true });
     if (existsSync(rawPath(dir))) rmSync(packed, { force: true });
-    if (!run.cancelled && error !== null) this.records.failed(gid, error.message);
+    if (run.cancelled || error === null) return;
+    try {
+      this.records.failed(gid, error.message);
+    } catch {
+      // It stands as under way, and the next daemon's resume() begins it anew.
+    }
   }
 
   private async open(gid: string, dir: string): Promise<Res<void>> {

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { command } from "../../../support/command.ts";
 import { ManualClock } from "../../../support/clock.ts";
 import { TempDir } from "../../../support/paths.ts";
+import { until } from "../../../support/until.ts";
 import { Compressor, type Step } from "../../../../src/host/snapshots/compression/compressor.ts";
 import { packedPath } from "../../../../src/host/snapshots/compression/files.ts";
 import { sqliteRecords } from "../../../../src/host/snapshots/compression/records.ts";
@@ -246,4 +247,16 @@ test("a full disk leaves the raw file and the reason; and the compressed file wh
     ["program", ["memory.zstd"], expect.objectContaining({ state: "compressed" })],
     ["full", expect.stringMatching(/^host\.storage Cannot decompress .*memory\.zstd: the disk is full/), ["memory.zstd"]],
   ]);
+});
+
+test("where even that can't be written down, the raw file stays, and the next compression comes all the same", async () => {
+  await using world = new World();
+  const records = sqliteRecords(world.store.db), full = () => { throw new Error("database or disk is full"); };
+  let begun = 0;
+  const compressor = new Compressor({ records: { ...records, begun: (id) => (begun++ === 0 ? full() : records.begun(id)), failed: full } });
+  compressor.schedule("g", world.dir("g"), ZSTD, 0);
+  compressor.schedule("h", world.dir("h"), ZSTD, 0);
+  await until("the second", () => compressor.state("h").state === "compressed");
+  await compressor.close();
+  expect([world.files("g"), world.intact("g"), world.files("h")]).toEqual([["memory"], true, ["memory.zstd"]]);
 });
