@@ -16,10 +16,13 @@ export function stop(ctx: Context, ref: string, options: { graceMs?: number } = 
       if (options.graceMs !== undefined) hurry(ctx, id, options.graceMs);
       return new ResultAsync(ctx.lanes.run(id, "stop", async () => {
         const awake = ctx.records.find(id)?.state === "Standby" ? await restoreNow(ctx, id) : ok();
-        return awake.isErr() ? err(awake.error) : stopNow(ctx, id, options.graceMs ?? DEFAULT_GRACE_MS);
+        return awake.isErr() ? err(asleep(awake.error)) : stopNow(ctx, id, options.graceMs ?? DEFAULT_GRACE_MS);
       }));
     });
 }
+
+const asleep = (error: DormouseError): DormouseError =>
+  fail(error.code, `${error.message}. So it can't be stopped: a fork of it with the target state Stopped has its disk without its memory, and it can be deleted`, { cause: error }).error;
 
 /** A stop under way is joined, and takes over the newcomer's grace: who asks a second time may be less patient. */
 function hurry(ctx: Context, id: string, graceMs: number): void {

@@ -67,7 +67,9 @@ for (const [what, spoil, code] of [
     const error = (await fixture.instances.restore("one"))._unsafeUnwrapErr();
     const { state, stateError } = fixture.instances.get("one")._unsafeUnwrap();
     expect({ code: error.code, state, stateError, monitors: monitorsIn(fixture.root) }).toEqual({ code, state: "Standby", stateError: error.message, monitors: [] });
-    await running(fixture, "two");
+    const stopped = (await fixture.instances.stop("one"))._unsafeUnwrapErr();
+    expect({ code: stopped.code, message: stopped.message }).toEqual({ code, message: expect.stringContaining("a fork of it with the target state Stopped has its disk") });
+    (await fixture.instances.fork("one", { name: "two", fromRunning: false, targetState: "Stopped" }).andThen(() => fixture.instances.start("two", {})))._unsafeUnwrap();
     expect(await codeOf(fixture.instances.forkSnapshot("kept", { name: "child", targetState: null }))).toBe(code);
     expect(stateOf(fixture, "child")).toBe("Standby");
     for (const name of ["one", "two", "child"]) await remove(fixture, name);

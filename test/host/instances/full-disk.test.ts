@@ -11,7 +11,7 @@ import { monitorsIn, open, type Fixture } from "./fixture.ts";
 import { disks, entries, generations, remove, running, stateOf } from "./sleeping.ts";
 
 const PAGE = 4096;
-/** Each page of room more, until it was enough a few times; a hundred are more than any of the verbs writes here. */
+/** Two pages of room more each time, until it was enough a few times; a hundred are more than any of the verbs writes here. */
 const MOST_PAGES = 100, ENOUGH = 3;
 let mount = "", count = 0;
 
@@ -58,7 +58,7 @@ test("standby with any little room: Running as before, or asleep whole; and the 
   const fixture = await fresh();
   await running(fixture, "one");
   const seen: string[] = [];
-  for (let pages = 0; pages < MOST_PAGES && !enough(seen); pages++) {
+  for (let pages = 0; pages < MOST_PAGES && !enough(seen); pages += 2) {
     const kept = generations(fixture);
     const slept = await withRoom(pages, () => fixture.instances.standby("one"));
     seen.push(slept.isOk() ? "done" : slept.error.code);
@@ -76,7 +76,7 @@ test("restore with any little room: asleep as before, or awake", async () => {
   const fixture = await fresh();
   await running(fixture, "one");
   const seen: string[] = [];
-  for (let pages = 0; pages < MOST_PAGES && !enough(seen); pages++) {
+  for (let pages = 0; pages < MOST_PAGES && !enough(seen); pages += 2) {
     (await fixture.instances.standby("one"))._unsafeUnwrap();
     const woken = await withRoom(pages, () => fixture.instances.restore("one"));
     seen.push(woken.isOk() ? "done" : woken.error.code);
@@ -96,7 +96,7 @@ for (const [what, state] of [["fork", "Running"], ["snapshot", "Running"], ["for
     if (state === "Standby") (await fixture.instances.standby("one"))._unsafeUnwrap();
     if (state === "Stopped") (await fixture.instances.stop("one", { graceMs: 1000 }))._unsafeUnwrap();
     const seen: string[] = [];
-    for (let pages = 0; pages < MOST_PAGES && !enough(seen); pages++) {
+    for (let pages = 0; pages < MOST_PAGES && !enough(seen); pages += 2) {
       const before = left(fixture);
       const made = await withRoom(pages, async () =>
         what === "fork" ? fixture.instances.fork("one", { name: "two", fromRunning: true, targetState: state === "Running" ? "Standby" : state })
