@@ -16,6 +16,7 @@ const TIMEOUT_MS = 60_000;
 /** Where the ticker keeps its words, and what it fills. */
 const LOOP = 0x200000, TICKS = 0x200008, ORDER = 0x200010, ORDERS = 0x200018, MAGIC = 0x200020;
 export const FILLED = 0x2000000;
+const HUGE = 2 ** 21;
 
 const SHAPE = { memoryBytes: MEMORY, vcpus: 1, xsave: true, disks: [{ readonly: false, serial: "upper" }] };
 
@@ -107,14 +108,14 @@ export class Monitor {
     }
   }
 
-  /** Guest memory begins on a 2 MiB line; the ticker has signed it. */
+  /** Guest memory begins on a 2 MiB line, maybe amid a line of maps: the kernel shows neighbours as one. The ticker has signed it. */
   private findMemory(): number {
     const fd = openSync(`/proc/${this.pid}/mem`, "r"), text = Buffer.alloc(8);
     try {
       for (const line of readFileSync(`/proc/${this.pid}/maps`, "latin1").split("\n")) {
-        const start = parseInt(line, 16);
-        if (start % 2 ** 21 !== 0 || !signed(fd, start + MAGIC, text)) continue;
-        return start;
+        const [, from, to] = /^([0-9a-f]+)-([0-9a-f]+) rw-p/.exec(line) ?? [];
+        if (from === undefined || to === undefined) continue;
+        for (let at = Math.ceil(parseInt(from, 16) / HUGE) * HUGE; at < parseInt(to, 16); at += HUGE) if (signed(fd, at + MAGIC, text)) return at;
       }
     } finally {
       closeSync(fd);
