@@ -1,8 +1,9 @@
 // What the benches of sleep and wake share: a daemon with real nginx instances in the testbed, put to sleep and woken, and how long a
 // first byte takes. Times of steps are the daemon's and monitor's own, out of the instance's log.
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
+import { SERVE_DEFAULTS } from "../src/serve-options.ts";
 import { Daemon } from "../test/support/daemon.ts";
 import { image } from "../test/support/images.ts";
 import { Registry } from "../test/support/registry.ts";
@@ -74,6 +75,27 @@ export class Sleepers implements AsyncDisposable {
   /** The process that runs the guest. */
   monitor({ id }: Sleeper): number { return Number(readFileSync(`/sys/fs/cgroup/dormouse/${id}/cgroup.procs`, "utf8").split("\n", 1)[0]); }
 
+  /** Waits until the pool of idle monitors is full and they have made ahead what they can: as it is when a guest has slept for a while. */
+  async poolReady(): Promise<void> {
+    let before = "";
+    await until("the pool of idle monitors", () => {
+      const spent = this.pooled().map((pid) => `${pid} ${cpuTicks(pid)}`);
+      const now = spent.join(), same = now === before;
+      before = now;
+      // until() looks every 50 ms; a tick is 10.
+      return spent.length === SERVE_DEFAULTS.vmmPool && same;
+    });
+  }
+
+  /** Those whose words go to the pool's log, and that no instance's group has taken. */
+  private pooled(): number[] {
+    const log = join(this.daemon.dataDir, "pool/vmm.log");
+    const waiting = readdirSync(join(this.daemon.dataDir, "pool")).filter((name) => name.endsWith(".sock")).length;
+    const all = readdirSync("/proc").filter((name) => /^\d+$/.test(name) && linkOf(`/proc/${name}/fd/1`) === log).map(Number);
+    const idle = all.filter((pid) => !/dormouse\/[a-z0-9]+$/m.test(readFileSync(`/proc/${pid}/cgroup`, "utf8")));
+    return waiting === idle.length ? idle : [];
+  }
+
   async fork(source: Sleeper, name: string, target: "Running" | "Standby"): Promise<Sleeper> {
     const { id, network: { ip } } = await this.daemon.api<View>("POST", `/instances/${source.id}/fork`, { name, target_state: target });
     return { id, name, ip };
@@ -107,6 +129,20 @@ export function firstByte(ip: string, host = ip, port = 80): Promise<number> {
     socket.on("error", reject);
     socket.on("close", () => reject(new Error(`${ip} hung up without a word`)));
   });
+}
+
+function linkOf(path: string): string {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return ""; // ended meanwhile, or without such a descriptor
+  }
+}
+
+/** User and system time of a process, in ticks (fields 14 and 15 of /proc/PID/stat, proc(5)). */
+function cpuTicks(pid: number): string {
+  const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
+  return stat.slice(stat.lastIndexOf(")") + 2).split(" ").slice(14 - 3, 16 - 3).join("+");
 }
 
 /** KiB of one field of /proc/PID/smaps_rollup. */

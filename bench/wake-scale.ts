@@ -20,6 +20,7 @@ export async function run(): Promise<Metrics> {
     for (let i = 0; i <= ROUNDS; i++) {
       const slept = await host.standby(web);
       if (i === 0) bytes.push(slept.bytes);
+      await host.poolReady();
       const ms = await firstByte(web.ip);
       say(`${mib} MiB: ${ms.toFixed(0)} ms${i === 0 ? ` (warming up; ${(slept.bytes / 2 ** 20).toFixed(0)} MiB written)` : ""}`);
       if (i > 0) rounds.push(ms);

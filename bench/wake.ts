@@ -53,6 +53,7 @@ export async function run(): Promise<Metrics> {
 
 async function wakes(host: Sleepers, web: Sleeper, request: () => Promise<number>): Promise<{ ms: number; steps: WakeSteps }> {
   await host.standby(web);
+  await host.poolReady();
   const ms = await request();
   return { ms, steps: await host.steps(web) };
 }
