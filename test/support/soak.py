@@ -12,9 +12,10 @@ an error, kept for good. It is asked over HTTP, port 8000:
 import ctypes, http.server, json, math, mmap, os, random, socket, struct, threading, time, urllib.parse, zlib
 
 PORT = 8000
-BLOCK = 64 * 1024
-BLOCKS = 64
+BLOCK = 16 * 1024
+BLOCKS = 128
 RECORD = 1024
+PACE = 0.05  # seconds between two steps of each
 LINES_A_FILE = 5000
 INTERVAL_MS = 100
 CLOCKS = {"realtime": 0, "monotonic": 1, "boottime": 7}  # linux/time.h
@@ -80,7 +81,7 @@ class Memory:
                 wanted = self.get(2)
                 self.put(1, self.get(1) + sum(zlib.crc32(block) != crc for block, crc in zip(blocks, sums)))
                 self.put(3, wanted)
-            time.sleep(0.02)
+            time.sleep(PACE)
 
     def read_all(self):
         wanted = self.get(2) + 1
@@ -92,7 +93,7 @@ class Memory:
 def tick():
     last = time.monotonic()
     while True:
-        time.sleep(0.01)
+        time.sleep(PACE)
         now = time.monotonic()
         if now < last:
             fail(f"the monotonic clock went back from {last} to {now}")
@@ -109,7 +110,7 @@ def send(stream):
     while True:
         stream.sendall(record(n))
         n += 1
-        time.sleep(0.02)
+        time.sleep(PACE)
 
 
 def receive(stream):
@@ -143,7 +144,7 @@ class Lines:
                         counts["lines"] += 1
                     if self.written % 50 == 0:
                         os.fsync(self.file.fileno())
-                    time.sleep(0.02)
+                    time.sleep(PACE)
 
     @staticmethod
     def line(n):
