@@ -8,7 +8,7 @@ import { until } from "../support/until.ts";
 
 const LONG = process.env["DORMOUSE_LONG"] === "1";
 const CYCLES = LONG ? 50 : 5;
-const LIMIT_MS = LONG ? 3_600_000 : 480_000;
+const LIMIT_MS = LONG ? 3_600_000 : 300_000;
 /** By how much a woken guest's clock may be off. */
 const CLOCK_MS = 50;
 /** How long a timer takes that is to fall due while its guest sleeps. */

@@ -17,9 +17,6 @@ export interface Seen {
 }
 export interface Refusal { readonly status: number; readonly code: string; readonly message: string }
 
-/** A boot of several vCPUs takes long where they share few emulated ones with others. */
-const BOOT_MS = 240_000;
-
 export class Site {
   private constructor(readonly daemon: Daemon, private readonly registry: Registry) {}
 
@@ -37,7 +34,7 @@ export class Site {
   async boot(name: string, image: ImageName, body: Readonly<Record<string, unknown>> = {}): Promise<Seen> {
     await this.daemon.api("POST", "/instances", { name, image: this.reference(image), size: "256MB", vcpus: 1, overlay_size: "1GB", ...body });
     try {
-      return await this.reached(name, "Running", BOOT_MS);
+      return await this.reached(name, "Running");
     } catch (error) {
       throw new Error(`${String(error)}; its serial port said last:\n${await this.daemon.run(["logs", "--source", "vmm", "--tail", "40", name])}`);
     }
@@ -45,12 +42,12 @@ export class Site {
 
   get(ref: string): Promise<Seen> { return this.daemon.api("GET", `/instances/${ref}`); }
 
-  reached(ref: string, state: string, limitMs?: number): Promise<Seen> {
+  reached(ref: string, state: string): Promise<Seen> {
     return until(`${ref} to be ${state}`, async () => {
       const one = await this.get(ref);
       if (one.state === state) return one;
       throw new Error(`it is ${one.state}: ${one.state_error ?? one.exit_message ?? "no word why"}`);
-    }, limitMs);
+    });
   }
 
   /** `POST /instances/{ref}/{verb}`, which must succeed and end in `state`. */
