@@ -3,8 +3,9 @@
 import { join } from "node:path";
 import { err, ok } from "neverthrow";
 import { unpackArtifacts } from "./artifacts.ts";
-import type { Res } from "./errors.ts";
+import { wrap, type Res } from "./errors.ts";
 import type { Connection } from "./ffi/netlink/conntrack.ts";
+import { endOnCrash, unheardBy } from "./host/background.ts";
 import { diskMigrations, Disks } from "./host/disks/disks.ts";
 import { probeKvm } from "./host/doctor/probe.ts";
 import { imageMigrations, openImages } from "./host/images/images.ts";
@@ -53,6 +54,7 @@ export async function serve(options: ServeOptions): Promise<number> {
 }
 
 async function run(options: ServeOptions, log: Logger): Promise<Res<void>> {
+  endOnCrash(log);
   const asked = stopSignal();
   const daemon = await startDaemon(options, log);
   if (daemon.isErr()) return err(daemon.error);
@@ -97,7 +99,7 @@ class Cleanup {
 /** The whole daemon in this process, listening. */
 export async function startDaemon(options: ServeOptions, log: Logger): Promise<Res<Daemon>> {
   const cleanup = new Cleanup();
-  const started = await assemble(options, log, cleanup);
+  const started = await assemble(options, log, cleanup).catch((error: unknown) => err(wrap("internal", "Cannot start the daemon", error)));
   if (started.isErr()) {
     await cleanup.unwind(log);
     return err(started.error);
@@ -114,7 +116,7 @@ async function assemble(options: ServeOptions, log: Logger, cleanup: Cleanup): P
   if (store.isErr()) return err(store.error);
   const network = await openNetworkOf(options, store.value, log, cleanup);
   if (network.isErr()) return err(network.error);
-  const images = openImages({ db: store.value.db, dir: join(options.dataDir, "images"), inUse: (digest) => imageInUse(store.value.db, digest) });
+  const images = openImages({ db: store.value.db, dir: join(options.dataDir, "images"), inUse: (digest) => imageInUse(store.value.db, digest), failed: unheardBy(log) });
   if (images.isErr()) return err(images.error);
   cleanup.push(() => images.value.close());
   const kvm = probeKvm();
@@ -148,9 +150,9 @@ async function openInstancesOf({ dataDir, vmmPool }: ServeOptions, log: Logger, 
   const memoryDir = join(dataDir, "memory");
   const disks = await Disks.open({ db: store.db, dataDir, onError: (error) => log.warn("disks.unmerged", { error: describeError(error) }) });
   if (disks.isErr()) return err(disks.error);
-  const compression = new Compressor({ records: sqliteRecords(store.db) });
+  const compression = new Compressor({ records: sqliteRecords(store.db), failed: unheardBy(log) });
   cleanup.push(() => compression.close());
-  const poller = openPoller();
+  const poller = openPoller(unheardBy(log));
   cleanup.push(() => poller.close());
   const pool = openPool({ command: vmmCommand(), size: vmmPool, dir: join(dataDir, "pool"), poller, logger: log });
   if (pool.isErr()) return err(pool.error);

@@ -6,8 +6,11 @@ import { E } from "../ffi/abi/errno.ts";
 import { EPOLLIN, EventFd } from "../ffi/epoll.ts";
 import { closeFd, O_CLOEXEC } from "../ffi/fd.ts";
 import { workerUrl } from "../workers.ts";
+import { rethrow, type Unheard } from "./background.ts";
 
 const EPOLL_CTL_ADD = 1, EPOLL_CTL_DEL = 2, EPOLL_CTL_MOD = 3, EPOLLONESHOT = 1 << 30;
+/** Before a descriptor is heard again whose handler threw: what is wrong mostly is so for longer than a turn. */
+const AGAIN_MS = 1_000;
 const EVENT_SIZE = 12; // struct epoll_event is packed on x86-64: u32 events, u64 data
 
 /** What the Worker posts: pairs of token and events. */
@@ -36,9 +39,9 @@ interface Entry { readonly fd: number; readonly handler: ReadyHandler; events: n
 /**
  * Level-triggered without storms: each registration is one-shot and armed again after its handler, so a descriptor
  * that stays ready costs one message at a time. Tokens are never used twice, so a message about a descriptor that was
- * closed meanwhile, and whose number somebody else has now, finds nobody.
+ * closed meanwhile, and whose number somebody else has now, finds nobody. `failed` hears what handlers throw; they are called again.
  */
-export function openPoller(): Poller {
+export function openPoller(failed: Unheard = rethrow): Poller {
   const epoll = must("Cannot create an epoll instance", SYS.epoll_create1, O_CLOEXEC);
   const stop = new EventFd();
   const event = new DataView(new ArrayBuffer(EVENT_SIZE));
@@ -55,6 +58,23 @@ export function openPoller(): Poller {
     if (result < 0) must(`Cannot watch descriptor ${entry.fd}`, SYS.epoll_ctl, epoll, EPOLL_CTL_MOD, entry.fd, event);
   };
 
+  const hear = (token: number, entry: Entry, ready: number): void => {
+    try {
+      entry.handler(ready);
+      if (entries.get(token) === entry) arm(token, entry);
+    } catch (error) {
+      setTimeout(() => rearm(token, entry), AGAIN_MS).unref();
+      failed(`heed descriptor ${entry.fd}`, error);
+    }
+  };
+  const rearm = (token: number, entry: Entry): void => {
+    try {
+      if (entries.get(token) === entry) arm(token, entry);
+    } catch (error) {
+      failed("go on with a descriptor", error);
+    }
+  };
+
   control(EPOLL_CTL_ADD, stop.fd, EPOLLIN, STOP_TOKEN);
   const worker = new Worker(workerUrl("poller"));
   const ended = new Promise<void>((resolve) => worker.addEventListener("close", () => resolve()));
@@ -62,9 +82,7 @@ export function openPoller(): Poller {
     for (let i = 0; i < data.length; i += 2) {
       const token = data[i]!;
       const entry = entries.get(token);
-      if (entry === undefined) continue;
-      entry.handler(data[i + 1]!);
-      if (entries.get(token) === entry) arm(token, entry);
+      if (entry !== undefined) hear(token, entry, data[i + 1]!);
     }
   });
   worker.addEventListener("error", (error) => {

@@ -45,6 +45,22 @@ test("watch() sees packets, room to write and the end of a connection", async ()
   closeFd(b);
 });
 
+test("a handler that throws is told of, others of the same moment are called, and it is called again", async () => {
+  const told: unknown[] = [], both = [new EventFd(), new EventFd()], runs = [0, 0], done = Promise.withResolvers<void>();
+  const careful = openPoller((what, error) => told.push([what, error]));
+  const watches = both.map((one, i) => careful.watch(one.fd, EPOLLIN, () => {
+    if (runs[i]!++ === 0) throw `failed ${i}`;
+    one.drain();
+    if (runs.every((n) => n > 1)) done.resolve();
+  }));
+  both.forEach((one) => one.signal());
+  await done.promise;
+  expect([runs, told.toSorted()]).toEqual([[2, 2], both.map((one, i) => [`heed descriptor ${one.fd}`, `failed ${i}`])]);
+  watches.forEach((one) => one.close());
+  await careful.close();
+  both.forEach((one) => one.close());
+});
+
 test("watch() sees a process end", async () => {
   const child = Bun.spawn(["sleep", "1000"]);
   const handle = ProcessHandle.open(child.pid)!;

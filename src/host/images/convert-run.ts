@@ -13,9 +13,13 @@ export async function runConversion(job: ConvertJob, signal: AbortSignal, onProg
   const onAbort = (): void => reject(signal.reason);
   signal.addEventListener("abort", onAbort, { once: true });
   worker.onmessage = ({ data }: MessageEvent<ConvertMessage>) => {
-    if (data.kind === "progress") onProgress(data.doneBytes);
-    else if (data.kind === "done") resolve(data.result);
-    else reject(new DormouseError(data.code, data.message));
+    if (data.kind === "done") return resolve(data.result);
+    if (data.kind !== "progress") return reject(new DormouseError(data.code, data.message));
+    try {
+      onProgress(data.doneBytes);
+    } catch (error) {
+      reject(error); // whoever can't be told how far it is can't be told of its end either
+    }
   };
   worker.onerror = (event) => reject(new DormouseError("image.convert_failed", `Cannot convert the image: the converter failed (${event.message})`));
   worker.postMessage(job);

@@ -5,6 +5,7 @@ import { homedir } from "node:os";
 import { isAbsolute, join } from "node:path";
 import { err, ok, ResultAsync } from "neverthrow";
 import { DormouseError, fail, wrap, type AsyncRes, type Res } from "../../errors.ts";
+import { rethrow, type Unheard } from "../background.ts";
 import { Contents } from "./contents.ts";
 import { blobFiles, imageFiles, remove, rootfsPath, type ImageFiles } from "./files.ts";
 import { startJob, type Job, type JobContext } from "./jobs.ts";
@@ -38,6 +39,7 @@ export interface OpenImages {
   /** Registries (`host[:port]`) reached by plain http; loopback ones always are. */
   readonly insecure?: readonly string[];
   readonly limits?: Partial<ImageLimits>;
+  readonly failed?: Unheard;
 }
 
 /** Opens the domain, cleans up after a crash, and goes on with what was under way. `host.storage` where the folder can't be used. */
@@ -66,7 +68,7 @@ class Images implements ImageService {
     this.records = new Records(options.db);
     this.limits = { ...IMAGE_LIMITS, ...options.limits };
     this.contents = new Contents(this.records, files, this.limits);
-    this.context = { records: this.records, contents: this.contents, slots: new Slots(this.limits.pulls, () => this.jobs.forEach((job) => job.changed())), jobs: this.jobs, onSettled: () => this.sweep() };
+    this.context = { records: this.records, contents: this.contents, slots: new Slots(this.limits.pulls, () => this.jobs.forEach((job) => job.changed())), jobs: this.jobs, onSettled: () => this.sweep(), failed: options.failed ?? rethrow };
   }
 
   /** What a dead daemon left: half-written files go, pulls begin again, records whose file is gone say so. */

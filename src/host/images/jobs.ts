@@ -1,5 +1,6 @@
 // One name being brought: queued, resolved, pulled, converted; its row follows each step, so that a crash finds it again.
 import { wrap } from "../../errors.ts";
+import type { Unheard } from "../background.ts";
 import type { Contents, Phase } from "./contents.ts";
 import type { Records } from "./records.ts";
 import type { Slots } from "./shared.ts";
@@ -12,6 +13,7 @@ export interface JobContext {
   /** Jobs under way, by name; a job takes itself out. */
   readonly jobs: Map<string, Job>;
   readonly onSettled: () => void;
+  readonly failed: Unheard;
 }
 
 export interface Job {
@@ -41,7 +43,9 @@ class NameJob implements Job {
 
   constructor(private readonly context: JobContext, private readonly name: string, private readonly source: ImageSource) {
     // Begins in a later turn, when the caller has recorded the job.
-    this.done = Promise.resolve().then(() => this.run());
+    this.done = Promise.resolve().then(() => this.run())
+      // As it stands on record it is under way: the next pull of the name, or the next daemon, begins it anew.
+      .catch((error: unknown) => context.failed(`record how the pull of ${name} has ended`, error));
   }
 
   queuePosition(): number | null {
@@ -57,7 +61,13 @@ class NameJob implements Job {
   }
 
   changed(): void {
-    for (const watcher of this.watchers) watcher();
+    for (const watcher of this.watchers) {
+      try {
+        watcher();
+      } catch (error) {
+        this.context.failed(`tell how far the pull of ${this.name} is`, error);
+      }
+    }
   }
 
   private async run(): Promise<void> {

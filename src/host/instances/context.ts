@@ -111,7 +111,7 @@ export class Context {
   hasEnded(id: string): boolean {
     const instance = this.records.find(id);
     if (instance === null) return true;
-    const starting = this.lanes.verbs(id).some((verb) => verb === "start" || verb === "restart");
+    const starting = this.lanes.verbs(id).some((verb) => verb.startsWith("start") || verb === "restart");
     return instance.state === "Stopped" && !starting;
   }
 

@@ -7,6 +7,7 @@ import type { RestoreResult } from "../../vmm/protocol.ts";
 import type { Machine } from "../vmm/machine.ts";
 import { BootFds, openMachineFds, restoreParams } from "./boot.ts";
 import type { Context } from "./context.ts";
+import { eventually } from "./eventually.ts";
 import { THAW_MS } from "./saving.ts";
 import type { Instance } from "./service.ts";
 import { lendTap, startMonitor, undoStart } from "./start.ts";
@@ -47,26 +48,39 @@ async function wakeNow(ctx: Context, id: string): Promise<Res<Instance>> {
   return fail("instance.invalid_state", `Cannot wake instance ${instance.name}: ${why}`, { details: { state: instance.state } });
 }
 
-/** Has packets wake a sleeping instance where its policy says so; elsewhere its address answers as a closed port. */
-export async function knockWakes(ctx: Context, id: string): Promise<void> {
+/** Has packets wake a sleeping instance where its policy says so; elsewhere its address answers as a closed port. Inside of its lane; what fails is tried again. */
+export function knockWakes(ctx: Context, id: string): Promise<void> {
+  let inLane = true;
+  return eventually(ctx, `have packets wake instance ${id}`, () => {
+    if (!inLane) return ctx.lanes.run(id, "listen", () => listen(ctx, id));
+    inLane = false;
+    return listen(ctx, id);
+  });
+}
+
+async function listen(ctx: Context, id: string): Promise<Res<void>> {
   const instance = ctx.records.find(id);
   const lease = instance?.network === true ? ctx.deps.network.lease(id) : null;
-  if (instance === null || instance.state !== "Standby" || lease === null) return;
+  if (instance === null || instance.state !== "Standby" || lease === null) return ok();
   const closed = await ctx.taps.open(lease).andThen(() => ctx.deps.network.setClosed(id, !wakes(instance)));
-  if (closed.isErr()) return ctx.note(id, `no packet will wake it: ${closed.error.message}`, "warn");
-  if (!wakes(instance)) return ctx.taps.quiet(id);
-  try {
-    ctx.taps.listen(id, { onKnock: () => knock(ctx, id), onGone: () => ctx.note(id, "no packet will wake it any more: its link was removed", "warn") });
-  } catch (error) {
-    ctx.note(id, `no packet will wake it: ${messageOf(error)}`, "warn");
-  }
+  if (closed.isErr()) return err(closed.error);
+  if (wakes(instance)) ctx.taps.listen(id, { onKnock: () => knock(ctx, id), onGone: () => ctx.note(id, "no packet will wake it any more: its link was removed", "warn") });
+  else ctx.taps.quiet(id);
+  return ok();
 }
 
 function knock(ctx: Context, id: string): void {
   if (ctx.closing) return;
   ctx.note(id, "a packet came: waking");
   const failed = (why: string) => ctx.note(id, `it could not be woken: ${why}`, "warn");
-  ctx.lanes.run(id, "wake", () => wakeNow(ctx, id)).then((woken) => { if (woken.isErr()) failed(woken.error.message); }, (error: unknown) => failed(messageOf(error)));
+  ctx.lanes.run(id, "wake", () => wakeNow(ctx, id)).then((woken) => { if (woken.isErr()) failed(woken.error.message); }, (error: unknown) => {
+    failed(messageOf(error));
+    // Wherever it broke off: one that still sleeps must hear the next knock.
+    void eventually(ctx, `have packets wake instance ${id} again`, () => ctx.lanes.run(id, "listen again", async () => {
+      if (ctx.records.find(id)?.state === "Standby") ctx.taps.discard(id);
+      return listen(ctx, id);
+    }));
+  });
 }
 
 /** Inside of the instance's lane. A failure before the commit leaves it Standby, with the error on record. */
@@ -140,7 +154,7 @@ function named({ name }: Instance, error: DormouseError): DormouseError {
 }
 
 async function stayAsleep(ctx: Context, id: string, error: DormouseError): Promise<Res<Instance>> {
-  await undoStart(ctx, id);
+  await undoStart(ctx, id).catch((failure: unknown) => ctx.note(id, `something is left of its monitor: ${messageOf(failure)}`, "warn"));
   // Whoever knocked sends again, and that is the next attempt.
   ctx.taps.discard(id);
   ctx.attempt(id, "why it could not be restored is not on record", () => ctx.records.transition(id, "Standby", error.message, { stateError: error.message }));
@@ -173,8 +187,8 @@ async function release(ctx: Context, id: string, { machine, result }: Loaded): P
 function consume(ctx: Context, id: string, machine: Machine): Res<void> {
   // Its end was recorded as that of a sleeper's monitor, and is not told again.
   if (ctx.machines.get(id) !== machine) return fail("instance.start_failed", `Cannot restore instance ${id}: its monitor ended as soon as its guest was awake; its vmm log may say more`);
-  const { saved } = ctx.records.generationsOf(id), startedAt = ctx.records.find(id)?.startedAt ?? Date.now();
   try {
+    const { saved } = ctx.records.generationsOf(id), startedAt = ctx.records.find(id)?.startedAt ?? Date.now();
     ctx.records.transition(id, "Running", null, { savedGeneration: null, liveGeneration: saved, startedAt });
     return ok();
   } catch (error) {

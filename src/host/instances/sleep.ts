@@ -1,6 +1,7 @@
 // Sleeping, snapshots and forks as routes see them: the verbs of this folder put together.
 import { ok, ResultAsync } from "neverthrow";
 import type { AsyncRes } from "../../errors.ts";
+import { unheardBy } from "../background.ts";
 import { systemClock } from "../clock.ts";
 import { Schedules } from "../snapshots/schedules/schedules.ts";
 import type { AutoStandbyStatus, SleepService } from "../snapshots/service.ts";
@@ -54,6 +55,7 @@ export function sleepParts(ctx: Context): SleepParts {
     createSnapshot: (id, kind, name, tags) => createSnapshot(ctx, id, { kind, name, tags }),
     listSnapshots: (id) => listSnapshots(ctx, { sourceInstanceId: id }),
     removeSnapshot: (id) => removeSnapshot(ctx, id),
+    failed: unheardBy(logger),
   });
   return { auto, schedules };
 }

@@ -23,9 +23,13 @@ type Override = { readonly entrypoint?: readonly string[]; readonly cmd?: readon
 /** Loading kernel and initramfs is all that it does before it answers; slow only under emulation. */
 const BOOT_TIMEOUT_MS = 60_000;
 
+/** What a lane calls a start: one with a command of its own is like no other. */
+const verbOf = (override: Override): string => (override.entrypoint === undefined && override.cmd === undefined ? "start" : `start ${JSON.stringify(override)}`);
+export const isStart = (verb: string): boolean => verb.startsWith("start");
+
 /** The verb. Joins a start under way, also that of `create`. */
 export function start(ctx: Context, ref: string, override: Override): AsyncRes<Instance> {
-  return ctx.records.get(ref).asyncAndThen((found) => new ResultAsync(ctx.lanes.run(found.id, "start", async () => {
+  return ctx.records.get(ref).asyncAndThen((found) => new ResultAsync(ctx.lanes.run(found.id, verbOf(override), async () => {
     const instance = ctx.records.find(found.id);
     if (instance === null) return fail("instance.not_found", `Cannot start instance ${found.name}: it was deleted meanwhile`);
     if (!VERB_FROM.start.includes(instance.state as never))

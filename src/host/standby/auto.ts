@@ -3,6 +3,7 @@ import { err, ok, ResultAsync } from "neverthrow";
 import type { Connection } from "../../ffi/netlink/conntrack.ts";
 import { fail, messageOf, wrap, type AsyncRes, type Res } from "../../errors.ts";
 import { describeError, type Logger } from "../../log.ts";
+import { Rounds } from "../background.ts";
 import type { Clock } from "../clock.ts";
 import type { AutoStandbyStatus } from "../snapshots/service.ts";
 import type { Activity } from "./activity.ts";
@@ -41,27 +42,23 @@ export class AutoStandby {
   private readonly observer: Observer;
   private readonly seen = new Map<string, Seen>();
   private readonly attempts = new Map<string, Attempt>();
-  private cancelLook: (() => void) | null = null;
+  private readonly rounds: Rounds;
   private blindSince: number | null = null;
   private saidBlindAt = -Infinity;
-  private closed = false;
 
   constructor(private readonly deps: AutoStandbyDeps) {
     this.observer = new Observer(deps.ignored, deps.otherActivity);
+    this.rounds = new Rounds(deps.clock, LOOK_EVERY_MS, () => this.tick(), (error) => this.sayBlind(error));
   }
 
   /** Begins to look; call it again whenever a policy was set or changed, or an instance with one came or went. */
   kick(): void {
-    if (this.closed) return;
-    this.cancelLook?.();
-    this.cancelLook = this.deps.clock.after(0, () => this.tick());
+    this.rounds.in(0);
   }
 
   /** Looks no more. What was asked for already goes on, and is whoever's it was asked of. */
   close(): void {
-    this.closed = true;
-    this.cancelLook?.();
-    this.cancelLook = null;
+    this.rounds.stop();
   }
 
   status(id: string): Res<AutoStandbyStatus> {
@@ -102,20 +99,13 @@ export class AutoStandby {
     return this.attempts.has(candidate.id) ? { ...status, status: "standby_requested", reason: "ready_for_standby" } : status;
   }
 
-  private tick(): void {
+  private tick(): number | null {
     const { clock } = this.deps;
-    const began = clock.now();
-    this.cancelLook = null;
-    let next: number | null = Infinity;
-    try {
-      next = this.look();
-      this.saySeeing();
-    } catch (error) {
-      this.sayBlind(error);
-    }
-    if (next === null || this.closed) return; // until somebody sets a policy, and says so
+    const began = clock.now(), next = this.look();
+    this.saySeeing();
+    if (next === null) return null; // until somebody sets a policy, and says so
     const now = clock.now();
-    this.cancelLook = clock.after(Math.max(Math.min(LOOK_EVERY_MS, next - now), SOONEST_MS, (now - began) * REST_PER_LOOK), () => this.tick());
+    return Math.max(Math.min(LOOK_EVERY_MS, next - now), SOONEST_MS, (now - began) * REST_PER_LOOK);
   }
 
   /** One look at all who may sleep; the answer is when the next of them is due, or null where no policy is enabled. */

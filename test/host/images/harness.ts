@@ -15,7 +15,7 @@ type Options = Partial<Omit<OpenImages, "db" | "dir">>;
 export class Images {
   readonly temp: TempDir;
   readonly used = new Set<string>();
-  private store: Store;
+  store: Store;
   service: ImageService;
 
   constructor(private readonly options: Options = {}, temp?: TempDir) {

@@ -4,6 +4,7 @@ import { rmSync } from "node:fs";
 import { image } from "../../support/images.ts";
 import { OciLayout } from "../../support/oci.ts";
 import { Registry } from "../../support/registry.ts";
+import { FAILURE, failing } from "../../support/failing.ts";
 import { TempDir } from "../../support/paths.ts";
 import { until } from "../../support/until.ts";
 import { mkdirSync, writeFileSync } from "node:fs";
@@ -110,6 +111,22 @@ test("basic authentication of docker-registry", async () => {
   expect(await images.pulled(name)).toMatchObject({ status: "failed", error: expect.stringContaining("user name and a password") });
   expect(await images.pulled(name, { credentials: { username: "me", password: "falsch" } })).toMatchObject({ status: "failed", error: expect.stringContaining("denied") });
   expect(await images.pulled(name, { credentials: { username: "me", password: "geheim" } })).toMatchObject({ status: "ready" });
+});
+
+test("a database that fails in the middle of a pull is told of, and the next pull brings the image", async () => {
+  await using registry = new Unruly(tinyImage([[file("noise", random(2_000))]]));
+  const told: string[] = [];
+  await using images = new Images({ failed: (what, error) => void told.push(`${what}: ${String(error)}`) });
+  const name = registry.repository;
+  (await images.service.pull({ name }))._unsafeUnwrap();
+  const settled = images.service.settled(name);
+  {
+    using _ = failing(images.store.db);
+    expect((await settled)._unsafeUnwrapErr().message).toContain(FAILURE);
+  }
+  expect(told).toEqual([`record how the pull of ${name}:latest has ended: Error: ${FAILURE}`]);
+  expect(images.service.get(name)._unsafeUnwrap().status).not.toBe("ready");
+  expect(await images.pulled(name)).toMatchObject({ status: "ready" });
 });
 
 describe("flights", () => {

@@ -35,6 +35,20 @@ describe("a sleeping instance", () => {
     expect(world.wakes).toEqual([id]);
     await until(() => world.ingress.inFlight(id) === 0);
   });
+  test("whose record can't be read is refused with a reason, and served once it can be", async () => {
+    const { id, port } = setUp({ state: "Standby" });
+    let reads = 0, good = 0;
+    world.onRead = () => { if (reads++ >= good) throw new Error("disk I/O error"); };
+    // Before it is found, and while it is held.
+    for (good of [0, 1]) {
+      reads = 0;
+      const { got } = await (await ask(port)).until("says why.");
+      expect([got.split("\r\n")[0], got.includes("can't be looked up"), got.includes("disk I/O")]).toEqual(["HTTP/1.1 503 Service Unavailable", true, false]);
+    }
+    expect(world.logged.filter((line) => line.includes("disk I/O error")).map((line) => (JSON.parse(line) as { event: string }).event)).toEqual(["ingress.bug", "ingress.blind"]);
+    world.onRead = () => {};
+    expect([(await (await ask(port)).until("ok")).got, world.ingress.inFlight(id)]).toEqual([OK, 0]);
+  });
   test("that falls asleep again is woken again", async () => {
     const { id, port } = setUp({ state: "Standby" });
     for (let round = 1; round <= 3; round++) {

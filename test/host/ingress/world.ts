@@ -17,6 +17,8 @@ export class World {
   readonly logged: string[] = [];
   readonly db = new Database(":memory:", { strict: true });
   ingress: IngressService;
+  /** Called before an instance is looked up. */
+  onRead = (): void => {};
   /** What a wake does; by default it works at once. */
   onWake: (id: string) => AsyncRes<unknown> = (id) => okAsync(this.change(id, { state: "Running" }));
 
@@ -29,6 +31,7 @@ export class World {
   open(): IngressService {
     const instances = {
       get: (ref: string) => {
+        this.onRead();
         const all = [...this.instances.values()];
         const exact = all.find((one) => one.id === ref) ?? all.find((one) => one.name === ref) ?? all.find((one) => one.id.startsWith(ref));
         return exact === undefined ? fail("instance.not_found", `Cannot find ${ref}`) : ok(exact);

@@ -68,8 +68,8 @@ test("standby with any little room: Running as before, or asleep whole; and the 
   }
   expect(new Set(seen)).toEqual(new Set(["host.storage", "done"]));
   await remove(fixture, "one");
+  await fixture.close(); // and with it the end of merges that were called off
   expect({ generations: generations(fixture), disks: disks(fixture) }).toEqual({ generations: [], disks: [] });
-  await fixture.close();
 }, 120_000);
 
 test("restore with any little room: asleep as before, or awake", async () => {
@@ -85,8 +85,8 @@ test("restore with any little room: asleep as before, or awake", async () => {
   }
   expect(new Set(seen)).toEqual(new Set(["host.storage", "done"]));
   await remove(fixture, "one");
+  await fixture.close(); // and with it the end of merges that were called off
   expect({ generations: generations(fixture), disks: disks(fixture) }).toEqual({ generations: [], disks: [] });
-  await fixture.close();
 }, 120_000);
 
 for (const [what, state] of [["fork", "Running"], ["snapshot", "Running"], ["fork", "Standby"], ["snapshot", "Standby"], ["fork", "Stopped"]] as const)

@@ -10,6 +10,8 @@ import type { Lease, NetworkService } from "../../../src/host/network/service.ts
 import type { AutoStandbyPolicy } from "../../../src/host/snapshots/service.ts";
 import { datagram, ETH_IP, ethernet, FLAGS, FrameSender, packet, segment, TCP, UDP, waiting } from "../network/frames.ts";
 import { database, enterNamespace, run } from "../network/world.ts";
+import { fail } from "../../../src/errors.ts";
+import { FAILURE, failing } from "../../support/failing.ts";
 import { until } from "../../support/until.ts";
 import { open, removeRoots, type Fixture } from "./fixture.ts";
 import { asleep, running, stateOf } from "./sleeping.ts";
@@ -153,6 +155,39 @@ test("a wake that fails is tried again by the next knock, and not by the same on
     await until("the wake to fail", () => failures() === round);
     expect({ state: stateOf(fixture, "one"), failures: failures(), waits: isReadable(taps.get(leaseOf("one").instanceId)!) }).toEqual({ state: "Standby", failures: round, waits: false });
   }
+});
+
+test("a knock while the database fails ends nothing: a later one wakes it", async () => {
+  fixture = await open(undefined, { network: looked() });
+  await asleep(fixture, "one", ["serve"], WAKING);
+  const lease = leaseOf("one"), said = (text: string) => fixture.logged.some((line) => line.includes(text));
+  {
+    using _ = failing(fixture.store.db);
+    knock(lease);
+    await until("it to be told", () => said(`could not be woken: ${FAILURE}`) && said(`packets wake instance ${lease.instanceId} again: ${FAILURE}; trying again`));
+  }
+  // Whoever gets no answer sends again.
+  await until("it to be awake", () => (knock(lease), stateOf(fixture, "one") === "Running"));
+  await until("all to come through", () => hears("one"));
+});
+
+test("one that fell asleep while its address could not be closed or listened at is closed, or heard, later", async () => {
+  let broken = true;
+  const setClosed: NetworkService["setClosed"] = (id, closed) => (broken ? fail("host.network", "Cannot change closed addresses: busy").asyncMap(async () => {}) : network.setClosed(id, closed));
+  fixture = await open(undefined, { network: looked({ setClosed }) });
+  const wakeful = async (name: string, change: typeof WAKING | typeof SILENT) => {
+    broken = false;
+    await running(fixture, name, ["serve"], change);
+    broken = true;
+    (await fixture.instances.standby(name))._unsafeUnwrap();
+  };
+  await wakeful("one", WAKING);
+  await wakeful("two", SILENT);
+  expect(fixture.logged.filter((line) => line.includes("Cannot change closed addresses: busy; trying again")).length).toBeGreaterThan(1);
+  broken = false;
+  await until("it to answer as closed", closed);
+  await until("it to be awake", () => (knock(leaseOf("one")), stateOf(fixture, "one") === "Running"));
+  expect(stateOf(fixture, "two")).toBe("Standby");
 });
 
 test("a wake while it falls asleep by itself is answered once it is awake for good", async () => {

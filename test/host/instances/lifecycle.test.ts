@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { Records } from "../../../src/host/instances/records.ts";
 import type { InstanceState } from "../../../src/host/instances/service.ts";
 import { spawning } from "../../../src/host/vmm/pool.ts";
+import { FAILURE, failing } from "../../support/failing.ts";
 import { until } from "../../support/until.ts";
 import { DIGEST, freshRoot, monitorsIn, never, open, removeRoots, request, type Fixture } from "./fixture.ts";
 
@@ -54,6 +55,16 @@ test("a program that ends leaves its code, and start() runs it again on the same
   await reached("job", "Stopped");
   expect(f.instances.get("job")._unsafeUnwrap()).toMatchObject({ exitCode: 0, exitMessage: null, cmd: ["exit", "0", ""] });
   expect(statSync(join(f.root, "instances", id, "upper.ext4")).ino).toBe(inode);
+});
+
+test("a start with a command of its own joins no other, and one without does", async () => {
+  f = await open();
+  await f.instances.create(request("web", ["serve"]));
+  const other = f.instances.start("web", { cmd: ["other"] }), same = f.instances.start("web", { cmd: ["other"] }), plain = f.instances.start("web", {});
+  for (const refused of [other, same, plain]) expect((await refused)._unsafeUnwrapErr().code).toBe("instance.invalid_state");
+  await f.instances.create(request("two", ["serve"]));
+  expect((await f.instances.start("two", {}))._unsafeUnwrap().cmd).toEqual(["serve"]);
+  expect((await reached("web", "Running")).cmd).toEqual(["serve"]);
 });
 
 test("a start that fails ends in Stopped with the reason and leaves no process and no socket", async () => {
@@ -219,6 +230,17 @@ test("wait() ends on the target, on a state that can't lead there, at the deadli
   const failing = f.instances.start("web", { cmd: ["refuse-boot"] });
   expect(await answer("Running", 20_000)).toEqual(["Stopped", false]);
   expect((await failing).isErr()).toBe(true);
+});
+
+test("wait() says so where the record can't be read any more", async () => {
+  f = await open();
+  await f.instances.create(request("web", ["serve"]));
+  await reached("web", "Running");
+  // At its deadline, and at its begin.
+  const late = f.instances.wait("web", "Stopped", 1, never());
+  using _ = failing(f.store.db);
+  for (const waited of [late, f.instances.wait("web", "Stopped", 1, never())])
+    expect((await waited)._unsafeUnwrapErr()).toMatchObject({ code: "host.storage", message: expect.stringContaining(FAILURE) });
 });
 
 test("stats() passes the monitor's figures on, and refuses what is none", async () => {

@@ -193,7 +193,8 @@ export class Client implements WireHandler, ClientSide {
     const route = name === null ? null : this.proxy.find(this.port, name);
     if (route === null) return answer(404, "Cannot find a site of this name here: no ingress has it on this port.");
     if (route.auth !== null && !authorized(head.fields, route.auth)) return answer(403, "Cannot let this request through: it lacks the header field that its ingress asks for, or has another value.");
-    const instanceId = this.proxy.instanceOf(route);
+    const instanceId = this.instanceOf(route);
+    if (instanceId === undefined) return answer(503, `Cannot serve ${aim.host}: its instance can't be looked up; the daemon's log says why.`);
     if (instanceId === null) return answer(route.captured ? 404 : 502, `Cannot serve ${aim.host}: there is no such instance.`);
     const over = this.proxy.begin(instanceId);
     this.wire.limit(0);
@@ -204,6 +205,16 @@ export class Client implements WireHandler, ClientSide {
     this.bytes = EMPTY;
     if (rest.length > 0) this.exchange.fromClient(rest);
     return null;
+  }
+
+  /** Undefined where the record can't be read. */
+  private instanceOf(route: Route): string | null | undefined {
+    try {
+      return this.proxy.instanceOf(route);
+    } catch (error) {
+      this.proxy.pool.bug(error);
+      return undefined;
+    }
   }
 }
 

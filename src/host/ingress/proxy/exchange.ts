@@ -37,7 +37,15 @@ export class Exchange {
     // HTTP/2 in clear text would be one connection for many requests, past all that is looked at here.
     const wanted = minor === 1 && upgrade !== "" && tokensOf(fields, "connection").includes("upgrade") && !tokensOf(fields, "upgrade").includes("h2c");
     this.upgrade = wanted ? upgrade : null;
-    void this.begin(this.request.done && this.upgrade === null && IDEMPOTENT.has(ask.head.method));
+    this.start(this.request.done && this.upgrade === null && IDEMPOTENT.has(ask.head.method));
+  }
+
+  /** A bug ends its connection, as in what sockets call (wire.ts). */
+  private start(repeatable: boolean): void {
+    this.begin(repeatable).catch((error: unknown) => {
+      this.pool.bug(error);
+      this.broken();
+    });
   }
 
   private async begin(repeatable: boolean): Promise<void> {
@@ -71,9 +79,7 @@ export class Exchange {
     if (early.length > 0) this.forward(early);
   }
 
-  get isTunnel(): boolean {
-    return this.phase === "tunnel";
-  }
+  get isTunnel(): boolean { return this.phase === "tunnel"; }
 
   // The client's side.
 
@@ -107,9 +113,7 @@ export class Exchange {
     this.fail({ status, message: `Cannot accept this request: ${why}.` });
   }
 
-  clientDrained(): void {
-    this.upstream?.wire.resume();
-  }
+  clientDrained(): void { this.upstream?.wire.resume(); }
 
   /** FIN. But for a tunnel, nobody is there to read an answer: browsers and clients that give up close so. */
   clientEnd(): void {
@@ -227,7 +231,7 @@ export class Exchange {
       if (this.untouched(upstream)) {
         this.phase = "reaching";
         this.upstreamEnded = false;
-        return void this.begin(false);
+        return this.start(false);
       }
       return this.badGateway("its instance closed the connection before it had answered");
     }

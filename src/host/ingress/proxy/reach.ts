@@ -54,6 +54,15 @@ export class Reach {
 
   /** `reuse`: a kept connection will do. */
   async to(id: string, port: number, reuse: boolean, signal: AbortSignal): Promise<Reached> {
+    try {
+      return await this.find(id, port, reuse, signal);
+    } catch (error) {
+      this.deps.log.error("ingress.blind", { instance: id, error: describeError(error, true) });
+      return unreachable(503, "its instance can't be looked up; the daemon's log says why", RETRY_AFTER_S);
+    }
+  }
+
+  private async find(id: string, port: number, reuse: boolean, signal: AbortSignal): Promise<Reached> {
     const { instances, pool, timing } = this.deps;
     const deadline = performance.now() + timing.holdMs;
     for (let wakes = 0, delay = RETRY_FIRST_MS, first = true; ; first = false) {

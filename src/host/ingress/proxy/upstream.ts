@@ -32,7 +32,7 @@ export class Pool {
   private readonly all = new Map<string, Set<Upstream>>();
   private readonly opening = new Map<string, number>();
 
-  constructor(private readonly ledger: Ledger, private readonly bug: (error: unknown) => void, private readonly ownPorts: OwnPorts | null) {}
+  constructor(private readonly ledger: Ledger, readonly bug: (error: unknown) => void, private readonly ownPorts: OwnPorts | null) {}
 
   /** A kept connection, or null. */
   take(instanceId: string, ip: string, port: number): Upstream | null {

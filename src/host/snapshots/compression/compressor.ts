@@ -3,6 +3,7 @@
 import { existsSync, renameSync, rmSync } from "node:fs";
 import { ok, ResultAsync } from "neverthrow";
 import { DormouseError, fail, messageOf, wrap, type Res } from "../../../errors.ts";
+import { rethrow, type Unheard } from "../../background.ts";
 import { systemClock, type Clock } from "../../clock.ts";
 import type { Compression, CompressionState } from "../service.ts";
 import { findMemory, packedPath, partOf, rawPath, removeFile, syncDir, tidy, type MemoryForm } from "./files.ts";
@@ -17,6 +18,7 @@ export type Step = "begun" | "chunk" | "synced" | "renamed" | "recorded" | "remo
 export interface CompressorOptions {
   readonly records: CompressionRecords;
   readonly clock?: Clock;
+  readonly failed?: Unheard;
   /** Awaited at each step but `chunk`. */
   readonly onStep?: (work: "compress" | "decompress", step: Step, gid: string) => void | Promise<void>;
 }
@@ -41,6 +43,7 @@ interface Run {
 export class Compressor {
   private readonly records: CompressionRecords;
   private readonly waiting: Waiting;
+  private readonly failed: Unheard;
   private readonly onStep: NonNullable<CompressorOptions["onStep"]>;
   private run: Run | null = null;
   private readonly opening = new Map<string, Promise<Res<void>>>();
@@ -48,8 +51,9 @@ export class Compressor {
   /** Awaited before a generation is compressed: whoever is about to change what its memory file is goes first. */
   before: (gid: string) => Promise<void> = async () => {};
 
-  constructor({ records, clock = systemClock, onStep = () => {} }: CompressorOptions) {
+  constructor({ records, clock = systemClock, failed = rethrow, onStep = () => {} }: CompressorOptions) {
     this.records = records;
+    this.failed = failed;
     this.onStep = onStep;
     this.waiting = new Waiting(clock, () => this.next());
   }
@@ -57,16 +61,24 @@ export class Compressor {
   /** Takes up what an earlier daemon had left: finishes or takes back what it was at, and waits for what was still to come. `dirOf`: a generation's folder. */
   resume(dirOf: (gid: string) => string): void {
     for (const record of this.records.all()) {
-      const gid = record.generationId, dir = dirOf(gid);
-      if (this.opening.has(gid)) continue; // somebody was quick: what lies there is being brought back
-      const found = findMemory(dir);
-      if (found === null) continue; // its folder is gone, or whoever opens it will say what is missing
-      const keep: MemoryForm = record.state === "compressed" && existsSync(packedPath(dir, record.algorithm))
-        ? { form: "compressed", path: packedPath(dir, record.algorithm), algorithm: record.algorithm } : found;
-      tidy(dir, keep);
-      if (record.state === "compressed" && keep.form === "raw") this.records.remove(gid);
-      else if (record.state === "waiting" || record.state === "compressing") this.waiting.add({ gid, dir, algorithm: record.algorithm, level: record.level, dueAt: record.dueAt });
+      try {
+        this.takeUp(record, dirOf(record.generationId));
+      } catch (error) {
+        this.failed(`go on with the compression of ${record.generationId}`, error);
+      }
     }
+  }
+
+  private takeUp(record: CompressionRecord, dir: string): void {
+    const gid = record.generationId;
+    if (this.opening.has(gid)) return; // somebody was quick: what lies there is being brought back
+    const found = findMemory(dir);
+    if (found === null) return; // its folder is gone, or whoever opens it will say what is missing
+    const keep: MemoryForm = record.state === "compressed" && existsSync(packedPath(dir, record.algorithm))
+      ? { form: "compressed", path: packedPath(dir, record.algorithm), algorithm: record.algorithm } : found;
+    tidy(dir, keep);
+    if (record.state === "compressed" && keep.form === "raw") this.records.remove(gid);
+    else if (record.state === "waiting" || record.state === "compressing") this.waiting.add({ gid, dir, algorithm: record.algorithm, level: record.level, dueAt: record.dueAt });
   }
 
   /** Wants the memory in `dir` compressed, `delayMs` from now; replaces what was wanted before. Files that are mapped stay so, only their names go. */
@@ -146,6 +158,7 @@ export class Compressor {
     this.run = run;
     void this.compress(run)
       .catch((error: unknown) => this.giveUp(run, wrap("host.storage", "Cannot compress the memory", error)))
+      .catch((error: unknown) => this.failed(`take back what a compression of ${wanted.gid} left`, error))
       .finally(() => {
         this.run = null;
         resolve();
@@ -195,8 +208,9 @@ export class Compressor {
     if (run.cancelled || error === null) return;
     try {
       this.records.failed(gid, error.message);
-    } catch {
+    } catch (unrecorded) {
       // It stands as under way, and the next daemon's resume() begins it anew.
+      this.failed(`record that ${gid} was not compressed (${error.message})`, unrecorded);
     }
   }
 

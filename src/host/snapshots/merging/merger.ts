@@ -16,8 +16,8 @@ export interface MergerOptions {
   readonly generations: Pick<Generations, "paths" | "newFolder" | "keep" | "discard" | "chainIds">;
   readonly merges: Merges;
   readonly compression: Pick<Compressor, "state" | "cancel" | "moved">;
-  /** The chain is as good, and as long, as before. */
-  readonly failed: (gid: string, error: DormouseError) => void;
+  /** The chain (all of them, where it is null) is as good, and as long, as before. */
+  readonly failed: (gid: string | null, error: DormouseError) => void;
   /** Awaited at each step but `piece`. */
   readonly onStep?: (step: Step) => void | Promise<void>;
 }
@@ -32,7 +32,7 @@ interface Run {
 
 export class Merger {
   private readonly wanted = new Set<string>();
-  /** Called off because somebody held them: looked at again when they are let go. */
+  /** Called off because somebody held them, or not to be judged while the database failed: looked at again when somebody lets go. */
   private readonly deferred = new Set<string>();
   /** By generation, how many use its files now. */
   private readonly holds = new Map<string, number>();
@@ -43,13 +43,19 @@ export class Merger {
 
   /** The chain of `gid` may have become long, or free. */
   want(gid: string): void {
-    if (this.closed || this.plan(gid) === null) return;
+    if (this.closed || this.judge(gid) === null) return;
     this.wanted.add(gid);
     this.next();
   }
 
   /** At start: the chains that are long. */
-  look(): void { this.options.merges.held().forEach((gid) => this.want(gid)); }
+  look(): void {
+    try {
+      this.options.merges.held().forEach((gid) => this.want(gid));
+    } catch (error) {
+      this.options.failed(null, wrap("host.storage", "Cannot look for long chains of saved machines", error));
+    }
+  }
 
   /** Keeps the files of `gid` and of all below it as they are, from now until the answer is called: whoever opens them needs them all, and at once. */
   hold(gid: string): () => void {
@@ -97,6 +103,17 @@ export class Merger {
     return merges.plan(gid, (id) => compression.state(id).state !== "compressed" && existsSync(generations.paths(id).memory));
   }
 
+  /** As plan(), for whoever can't be told of errors. */
+  private judge(gid: string): Plan | null {
+    try {
+      return this.plan(gid);
+    } catch (error) {
+      this.deferred.add(gid);
+      this.options.failed(gid, wrap("host.storage", `Cannot see what the saved machine ${gid} stands on`, error));
+      return null;
+    }
+  }
+
   private isHeld({ ids }: Plan): boolean { return ids.some((id) => this.holds.has(id)); }
 
   private letGo(id: string): void {
@@ -119,7 +136,7 @@ export class Merger {
     if (this.run !== null || this.closed) return;
     for (const gid of this.wanted) {
       this.wanted.delete(gid);
-      const plan = this.plan(gid);
+      const plan = this.judge(gid);
       if (plan === null) continue;
       if (this.isHeld(plan)) this.deferred.add(gid);
       else return this.begin(gid, plan);

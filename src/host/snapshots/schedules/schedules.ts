@@ -2,6 +2,7 @@
 import type { Database } from "bun:sqlite";
 import { ok } from "neverthrow";
 import { fail, messageOf, type AsyncRes, type Res } from "../../../errors.ts";
+import { Rounds, type Unheard } from "../../background.ts";
 import { systemClock, type Clock } from "../../clock.ts";
 import type { InstanceState } from "../../instances/service.ts";
 import type { SetSchedule, Snapshot, SnapshotKind, SnapshotSchedule } from "../service.ts";
@@ -20,9 +21,10 @@ export interface ScheduleDeps {
   /** All of an instance's, those made by hand too. */
   readonly listSnapshots: (instanceId: string) => readonly Taken[];
   readonly removeSnapshot: (id: string) => AsyncRes<void>;
+  readonly failed: Unheard;
 }
 
-/** The wall clock may jump, and what grows old is nobody's event: so it is looked at as often as that. */
+/** The wall clock may jump, and what grows old is nobody's event: so it is looked at as often as that. What went wrong is tried again after as long. */
 const LOOK_MS = 60_000;
 /** Instances at once: each run pauses a guest and writes its memory. */
 const MAX_RUNS = 2;
@@ -35,12 +37,13 @@ export class Schedules {
   private readonly busy = new Map<string, Promise<void>>();
   /** Schedules in trouble: not to be looked at before. */
   private readonly retryAt = new Map<string, number>();
-  private unset: () => void = () => {};
+  private readonly rounds: Rounds;
   private started = false;
 
   constructor(private readonly deps: ScheduleDeps) {
     this.records = new ScheduleRecords(deps.db);
     this.clock = deps.clock ?? systemClock;
+    this.rounds = new Rounds(this.clock, LOOK_MS, () => this.look(), (error) => deps.failed("look after snapshot schedules", error));
   }
 
   /** `request.bad`, `instance.not_found`. */
@@ -49,7 +52,7 @@ export class Schedules {
     if (checked.isErr()) return checked.map(() => null as never);
     if (this.deps.stateOf(instanceId) === null) return fail("instance.not_found", `Cannot set the snapshot schedule of instance ${instanceId}: there is no such instance`);
     this.records.set(instanceId, checked.value, this.clock.now());
-    this.arm();
+    this.rounds.now();
     return this.get(instanceId);
   }
 
@@ -68,8 +71,7 @@ export class Schedules {
   /** Once instances and snapshots are as they were left: what is due runs now. */
   start(): void {
     this.started = true;
-    for (const mark of this.records.interrupted()) this.takeUp(mark);
-    this.look();
+    this.rounds.now();
   }
 
   /** Resolves once the runs under way have ended. */
@@ -79,11 +81,11 @@ export class Schedules {
 
   async close(): Promise<void> {
     this.started = false;
-    this.unset();
+    this.rounds.stop();
     await this.idle();
   }
 
-  /** A daemon ended in the middle of a run: it counts if its snapshot came to be, and is repeated if not. */
+  /** A daemon ended in the middle of a run, or could not record how it had ended: it counts if its snapshot came to be, and is repeated if not. */
   private takeUp(mark: Mark): void {
     const taken = this.deps.listSnapshots(mark.instanceId).find((one) => one.name === mark.name);
     const schedule = this.records.find(mark.instanceId);
@@ -93,8 +95,9 @@ export class Schedules {
   }
 
   /** Begins what is due and there is room for. */
-  private look(): void {
-    if (!this.started) return;
+  private look(): number | null {
+    if (!this.started) return null;
+    for (const mark of this.records.interrupted()) if (!this.busy.has(mark.instanceId)) this.takeUp(mark);
     const now = this.clock.now(), aged = this.records.aged(now);
     for (const schedule of this.records.all()) {
       if (this.busy.size >= MAX_RUNS) break;
@@ -103,28 +106,30 @@ export class Schedules {
       if (nextRunAt <= now) this.begin(schedule, () => this.run(schedule));
       else if (aged.has(instanceId)) this.begin(schedule, () => this.retain(schedule, null));
     }
-    this.arm();
+    return this.nextLook();
   }
 
   private notBefore = (instanceId: string): number => this.retryAt.get(instanceId) ?? 0;
 
-  private arm(): void {
-    this.unset();
+  private nextLook(): number | null {
     // With no room left the next run's end looks again.
-    if (!this.started || this.busy.size >= MAX_RUNS) return;
+    if (this.busy.size >= MAX_RUNS) return null;
     const times = this.records.all().filter(({ instanceId }) => !this.busy.has(instanceId)).map(({ instanceId, nextRunAt }) => Math.max(nextRunAt, this.notBefore(instanceId)));
-    if (times.length > 0) this.unset = this.clock.after(Math.min(Math.min(...times) - this.clock.now(), LOOK_MS), () => this.look());
+    return times.length === 0 ? null : Math.min(Math.min(...times) - this.clock.now(), LOOK_MS);
   }
 
   private begin(schedule: SnapshotSchedule, work: () => Promise<void>): void {
     this.retryAt.delete(schedule.instanceId);
     const done = work()
-      .catch((error: unknown) => this.complain(schedule, messageOf(error)))
-      // A database that takes no complaint either: whoever asks for the schedule will hear of that.
-      .catch(() => undefined)
+      .catch((error: unknown) => {
+        this.deps.failed(`carry out the snapshot schedule of instance ${schedule.instanceId}`, error);
+        this.complain(schedule, messageOf(error));
+      })
+      // A database that takes no complaint either.
+      .catch((error: unknown) => this.deps.failed(`record what is wrong with the snapshot schedule of instance ${schedule.instanceId}`, error))
       .finally(() => {
         this.busy.delete(schedule.instanceId);
-        this.look();
+        this.rounds.now();
       });
     this.busy.set(schedule.instanceId, done);
   }

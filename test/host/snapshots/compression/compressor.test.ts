@@ -253,10 +253,12 @@ test("where even that can't be written down, the raw file stays, and the next co
   await using world = new World();
   const records = sqliteRecords(world.store.db), full = () => { throw new Error("database or disk is full"); };
   let begun = 0;
-  const compressor = new Compressor({ records: { ...records, begun: (id) => (begun++ === 0 ? full() : records.begun(id)), failed: full } });
+  const told: string[] = [];
+  const compressor = new Compressor({ records: { ...records, begun: (id) => (begun++ === 0 ? full() : records.begun(id)), failed: full }, failed: (what, error) => void told.push(`${what}: ${error}`) });
   compressor.schedule("g", world.dir("g"), ZSTD, 0);
   compressor.schedule("h", world.dir("h"), ZSTD, 0);
   await until("the second", () => compressor.state("h").state === "compressed");
   await compressor.close();
   expect([world.files("g"), world.intact("g"), world.files("h")]).toEqual([["memory"], true, ["memory.zstd"]]);
+  expect(told).toEqual(["record that g was not compressed (Cannot compress the memory: database or disk is full): Error: database or disk is full"]);
 });

@@ -1,6 +1,7 @@
 import { expect, test } from "bun:test";
 import { closeSync, openSync, readdirSync, readFileSync, readSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { FAILURE, failing } from "../../../support/failing.ts";
 import { TempDir } from "../../../support/paths.ts";
 import { decodeMachine, PAGE_BYTES } from "../../../../src/machine-state/saved-machine.ts";
 import type { Step } from "../../../../src/host/snapshots/merging/merger.ts";
@@ -214,4 +215,27 @@ test("close() ends it at once; the next daemon begins anew", async () => {
   await next.merger.idle();
   expect(next.ids()).toEqual([top!]);
   await next.close();
+});
+
+test("a database that fails between two merges is told of, and what waited is looked at again when somebody lets go", async () => {
+  using dir = new TempDir("merging");
+  const world = new World(dir.path), random = randomFrom(5), chains = [world.chain(5, random), world.chain(5, random)];
+  for (const [newest] of chains) world.need("saved", newest!);
+  let down: Disposable | null = null;
+  const gate = world.gate("removed");
+  world.merger.look();
+  await gate.reached;
+  down = failing(world.store.db);
+  gate.open();
+  await world.merger.idle();
+  world.merger.look();
+  expect(world.failures).toEqual([
+    expect.stringMatching(new RegExp(`^Cannot see what the saved machine (${chains.map(([newest]) => newest).join("|")}) stands on: ${FAILURE}$`)),
+    `Cannot look for long chains of saved machines: ${FAILURE}`,
+  ]);
+  down[Symbol.dispose]();
+  world.merger.hold(chains[0]![0]!)();
+  await world.merger.idle();
+  expect(chains.map(([newest]) => world.depth(newest!))).toEqual([1, 1]);
+  await world.close();
 });

@@ -8,6 +8,7 @@ import { Schedules } from "../../../../src/host/snapshots/schedules/schedules.ts
 import type { SetSchedule } from "../../../../src/host/snapshots/service.ts";
 import { openStore } from "../../../../src/host/store/store.ts";
 import { ManualClock } from "../../../support/clock.ts";
+import { failing } from "../../../support/failing.ts";
 import { TempDir } from "../../../support/paths.ts";
 
 const MINUTE = 60_000, HOUR = 60 * MINUTE, DAY = 24 * HOUR;
@@ -31,6 +32,7 @@ class World {
   creating: DormouseError | null = null;
   removing: DormouseError | null = null;
   private count = 0;
+  readonly told: string[] = [];
   atOnce = 0;
   mostAtOnce = 0;
   schedules = this.daemon();
@@ -43,6 +45,7 @@ class World {
       createSnapshot: (instanceId, kind, name, metadata) => this.creating === null ? ResultAsync.fromSafePromise(this.take(instanceId, kind, name, metadata)) : errAsync(this.creating),
       listSnapshots: (instanceId) => this.snapshots.filter((one) => one.instanceId === instanceId),
       removeSnapshot: (id) => this.removing === null ? ResultAsync.fromSafePromise(this.drop(id)) : errAsync(this.removing),
+      failed: (what) => this.told.push(what),
     });
   }
 
@@ -280,6 +283,35 @@ test("a schedule that is replaced while it runs keeps its own next run", async (
   resolve();
   await world.schedules.idle();
   expect(world.get("i")).toMatchObject({ intervalMs: 5 * HOUR, nextRunAt: NOON + 6 * HOUR, lastSnapshotId: "s0" });
+});
+
+test("a database that fails is told of, and the next look takes what was due", async () => {
+  await using world = new World();
+  world.instance("i");
+  world.set("i");
+  world.schedules.start();
+  await world.pass(HOUR - MINUTE);
+  {
+    using _ = failing(world.store.db);
+    await world.pass(3 * MINUTE);
+  }
+  expect([world.told, world.names()]).toEqual([Array.from({ length: 3 }, () => "look after snapshot schedules"), []]);
+  await world.pass(MINUTE);
+  expect([world.told.length, world.names(), world.get("i").nextRunAt]).toEqual([3, ["web-20261127-130300"], NOON + 2 * HOUR]);
+});
+
+test("a run whose end could not be recorded counts once it can be: nothing is taken twice", async () => {
+  await using world = new World();
+  world.instance("i");
+  world.set("i");
+  world.schedules.start();
+  let down: Disposable | null = null;
+  world.after = async () => void (down = failing(world.store.db));
+  await world.pass(HOUR);
+  expect(world.told).toEqual(["carry out the snapshot schedule of instance i", "record what is wrong with the snapshot schedule of instance i", "look after snapshot schedules"]);
+  down![Symbol.dispose]();
+  await world.pass(5 * MINUTE);
+  expect([world.told.length, world.snapshots.map(({ id }) => id), world.get("i")]).toEqual([3, ["s0"], expect.objectContaining({ lastSnapshotId: "s0", lastError: null, nextRunAt: NOON + 2 * HOUR })]);
 });
 
 test("after close() nothing runs", async () => {
