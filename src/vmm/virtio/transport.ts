@@ -1,23 +1,19 @@
-// virtio over PCI, modern only (virtio 1.2, 4.1): registers, feature negotiation, status, notifications by ioeventfd and
-// interrupts by irqfd. It owns the queues and knows nothing of what its device does.
+// virtio over PCI, modern only (virtio 1.2, 4.1): registers, notifications by ioeventfd and interrupts by irqfd. It owns the
+// queues and knows nothing of what its device does; what driver and device agree on is in lifecycle.ts.
 import { VIRTIO_PCI, virtio_pci_common_cfg } from "../../ffi/abi/virtio_pci.ts";
-import { STATUS, VIRTIO_F } from "../../ffi/abi/virtio_ring.ts";
 import { EPOLLET, EPOLLIN, EventFd, type Epoll } from "../../ffi/epoll.ts";
 import type { GuestMemory } from "../memory.ts";
 import type { PciBar, PciFunction, PciPlatform } from "../pci.ts";
 import { BAR, ConfigSpace, NOTIFY_MULTIPLIER } from "./config-space.ts";
-import { bits, hasBit, RareLog, type Device, type DeviceContext, type Log } from "./device.ts";
+import { RareLog, type Device, type DeviceContext, type Log } from "./device.ts";
 import { IOV_MAX, Iovecs } from "./iovecs.ts";
+import { Lifecycle, type LifecycleHost } from "./lifecycle.ts";
 import { Msix, type MsixState } from "./msix.ts";
 import { QueueSlot } from "./queue-slot.ts";
 import { Queue, type QueueOwner, type QueueState } from "./queue.ts";
 
-const { VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET } = STATUS;
 const { VIRTIO_MSI_NO_VECTOR, VIRTIO_PCI_ISR_CONFIG } = VIRTIO_PCI;
 const ISR_QUEUE = 1;
-/** The bits that a driver can set. */
-const DRIVER_STATUS = STATUS.VIRTIO_CONFIG_S_ACKNOWLEDGE | STATUS.VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_DRIVER_OK | VIRTIO_CONFIG_S_FEATURES_OK | STATUS.VIRTIO_CONFIG_S_FAILED;
-const TRANSPORT_FEATURES = bits(VIRTIO_F.VIRTIO_RING_F_INDIRECT_DESC, VIRTIO_F.VIRTIO_RING_F_EVENT_IDX, VIRTIO_F.VIRTIO_F_VERSION_1);
 const COMMON = virtio_pci_common_cfg.at, COMMON_SIZES = virtio_pci_common_cfg.sizes;
 /** Size of the register at each offset of the common configuration. */
 const REGISTER_SIZE = new Map<number, number>((Object.keys(COMMON) as (keyof typeof COMMON)[]).map((name) => [COMMON[name], COMMON_SIZES[name]]));
@@ -37,23 +33,20 @@ export interface TransportState {
   readonly selects: { readonly deviceFeature: number; readonly driverFeature: number; readonly queue: number; readonly generation: number };
 }
 
-export class VirtioPci implements PciFunction, QueueOwner {
+export class VirtioPci implements PciFunction, QueueOwner, LifecycleHost {
   readonly bars: readonly PciBar[] = [{ index: 0, size: BAR.SIZE, address: 0 }];
   private readonly config: ConfigSpace;
   private readonly msix: Msix;
-  private readonly slots: QueueSlot[];
-  private readonly offered: bigint;
-  private readonly context: DeviceContext;
-  private readonly troubles: RareLog;
-  private driverFeatures = 0n;
+  private readonly lifecycle: Lifecycle;
+  readonly slots: readonly QueueSlot[];
+  readonly context: DeviceContext;
+  readonly troubles: RareLog;
   private deviceFeatureSelect = 0;
   private driverFeatureSelect = 0;
   private queueSelect = 0;
   private configVector: number = VIRTIO_MSI_NO_VECTOR;
-  private status = 0;
   private generation = 0;
   private isr = 0;
-  private resetting = false;
 
   /** Puts its notifications into `epoll`; lives as long as the machine. */
   constructor(private readonly device: Device, private readonly memory: GuestMemory, private readonly platform: PciPlatform, private readonly epoll: Epoll, log: Log) {
@@ -61,9 +54,9 @@ export class VirtioPci implements PciFunction, QueueOwner {
     this.troubles = new RareLog((message) => log(`${device.name}: ${message}`));
     this.msix = new Msix(queues + 1, platform);
     this.config = new ConfigSpace(device.type, queues, device.config.byteLength, queues + 1);
-    this.offered = device.features | TRANSPORT_FEATURES;
     this.slots = device.queueSizes.map((size, i) => this.createSlot(i, size));
     this.context = this.createContext();
+    this.lifecycle = new Lifecycle(device, this);
   }
 
   /** Gives its eventfds back, and is used no more. The machine ends with its process and doesn't need this. */
@@ -111,10 +104,10 @@ export class VirtioPci implements PciFunction, QueueOwner {
     const within = offset & 0xfff;
     switch (offset - within) {
       case BAR.COMMON:
-        if (REGISTER_SIZE.get(within) === size && (!this.resetting || within === COMMON.device_status)) this.writeCommon(within, value >>> 0);
+        if (REGISTER_SIZE.get(within) === size && (!this.lifecycle.resetting || within === COMMON.device_status)) this.writeCommon(within, value >>> 0);
         return;
       case BAR.DEVICE:
-        if (within + size <= this.device.config.byteLength && !this.resetting) this.device.writeConfig?.(within, size, value >>> 0);
+        if (within + size <= this.device.config.byteLength && !this.lifecycle.resetting) this.device.writeConfig?.(within, size, value >>> 0);
         return;
       case BAR.NOTIFY:
         // Where the ioeventfd isn't: the configuration window, or a BAR that overlaps another device's.
@@ -133,12 +126,12 @@ export class VirtioPci implements PciFunction, QueueOwner {
   private readCommon(register: number): number {
     switch (register) {
       case COMMON.device_feature_select: return this.deviceFeatureSelect;
-      case COMMON.device_feature: return featureWord(this.offered, this.deviceFeatureSelect);
+      case COMMON.device_feature: return featureWord(this.lifecycle.offered, this.deviceFeatureSelect);
       case COMMON.guest_feature_select: return this.driverFeatureSelect;
-      case COMMON.guest_feature: return featureWord(this.driverFeatures, this.driverFeatureSelect);
+      case COMMON.guest_feature: return featureWord(this.lifecycle.driverFeatures, this.driverFeatureSelect);
       case COMMON.msix_config: return this.configVector;
       case COMMON.num_queues: return this.slots.length;
-      case COMMON.device_status: return this.status;
+      case COMMON.device_status: return this.lifecycle.status;
       case COMMON.config_generation: return this.generation;
       case COMMON.queue_select: return this.queueSelect;
       case COMMON.queue_msix_vector: return this.slots[this.queueSelect]?.vector ?? VIRTIO_MSI_NO_VECTOR;
@@ -151,9 +144,9 @@ export class VirtioPci implements PciFunction, QueueOwner {
     switch (register) {
       case COMMON.device_feature_select: this.deviceFeatureSelect = value; return;
       case COMMON.guest_feature_select: this.driverFeatureSelect = value; return;
-      case COMMON.guest_feature: return this.writeFeatures(value);
+      case COMMON.guest_feature: return this.lifecycle.writeFeatures(this.driverFeatureSelect, value);
       case COMMON.msix_config: this.configVector = this.vector(value); return;
-      case COMMON.device_status: return this.writeStatus(value);
+      case COMMON.device_status: return this.lifecycle.writeStatus(value);
       case COMMON.queue_select: this.queueSelect = value; return;
       default: return this.writeQueue(register, value);
     }
@@ -164,16 +157,10 @@ export class VirtioPci implements PciFunction, QueueOwner {
     if (slot === undefined) return;
     if (register === COMMON.queue_msix_vector) slot.vector = this.vector(value);
     else if (register !== COMMON.queue_enable) slot.write(register, value);
-    else if (value === 1 && (this.status & VIRTIO_CONFIG_S_FEATURES_OK) !== 0 && !this.running) {
+    else if (value === 1 && this.lifecycle.takesQueues) {
       slot.enabled = true;
       this.place(slot);
     }
-  }
-
-  private writeFeatures(value: number): void {
-    if ((this.status & VIRTIO_CONFIG_S_FEATURES_OK) !== 0 || this.driverFeatureSelect > 1) return;
-    const shift = BigInt(this.driverFeatureSelect * 32);
-    this.driverFeatures = (this.driverFeatures & ~(0xffff_ffffn << shift)) | (BigInt(value) << shift);
   }
 
   /** A vector that the table doesn't have reads back as none: so the driver sees that it failed. */
@@ -181,74 +168,11 @@ export class VirtioPci implements PciFunction, QueueOwner {
     return value < this.msix.count ? value : VIRTIO_MSI_NO_VECTOR;
   }
 
-  // --- status
-
-  private get running(): boolean {
-    return (this.status & VIRTIO_CONFIG_S_DRIVER_OK) !== 0;
-  }
-
-  private writeStatus(value: number): void {
-    if (this.resetting) return;
-    if (value === 0) return this.reset();
-    let added = value & DRIVER_STATUS & ~this.status;
-    if ((added & VIRTIO_CONFIG_S_FEATURES_OK) !== 0 && !this.featuresAcceptable()) added &= ~VIRTIO_CONFIG_S_FEATURES_OK;
-    const ready = ((this.status | added) & VIRTIO_CONFIG_S_FEATURES_OK) !== 0;
-    if (!ready) added &= ~VIRTIO_CONFIG_S_DRIVER_OK;
-    this.status |= added;
-    if ((added & VIRTIO_CONFIG_S_DRIVER_OK) !== 0) this.start();
-  }
-
-  private featuresAcceptable(): boolean {
-    return (this.driverFeatures & ~this.offered) === 0n && hasBit(this.driverFeatures, VIRTIO_F.VIRTIO_F_VERSION_1);
-  }
-
-  private start(): void {
-    if (!this.mapQueues()) return;
-    this.device.activate(this.context);
-    for (const slot of this.slots) if (slot.queue.live) slot.event.signal();
-  }
-
-  private mapQueues(): boolean {
-    const eventIndex = hasBit(this.driverFeatures, VIRTIO_F.VIRTIO_RING_F_EVENT_IDX);
-    const indirect = hasBit(this.driverFeatures, VIRTIO_F.VIRTIO_RING_F_INDIRECT_DESC);
-    for (const { enabled, queue } of this.slots) {
-      const wrong = enabled ? queue.activate(eventIndex, indirect) : null;
-      if (wrong !== null) {
-        this.needReset(wrong);
-        return false;
-      }
-    }
-    return true;
-  }
-
-  private reset(): void {
-    const active = this.running;
-    if (active && !this.resetting) this.device.beforeReset?.();
-    for (const slot of this.slots) {
-      slot.enabled = false;
-      this.place(slot);
-      slot.queue.reset();
-    }
-    this.resetting = true; // until resetDone: the driver reads the old status and waits
-    if (!active || this.device.reset()) this.resetDone();
-  }
-
-  private resetDone(): void {
-    if (!this.resetting) return;
-    this.resetting = false;
-    this.status = this.isr = 0;
-    this.driverFeatures = 0n;
+  cleared(): void {
+    this.isr = 0;
     this.deviceFeatureSelect = this.driverFeatureSelect = this.queueSelect = 0;
     this.configVector = VIRTIO_MSI_NO_VECTOR;
     for (const slot of this.slots) slot.vector = VIRTIO_MSI_NO_VECTOR;
-  }
-
-  private needReset(reason: string): void {
-    if (this.resetting) return;
-    this.troubles.write(`the guest's driver misbehaves, the device stops until it is reset: ${reason}`);
-    for (const slot of this.slots) slot.queue.live = false;
-    this.status |= VIRTIO_CONFIG_S_NEEDS_RESET;
-    if (this.running) this.configInterrupt();
   }
 
   // --- notifications and interrupts
@@ -258,11 +182,11 @@ export class VirtioPci implements PciFunction, QueueOwner {
     else this.isr |= ISR_QUEUE; // INTx is not wired: such a driver has to poll
   }
 
-  broken(_queue: number, reason: string): void {
-    this.needReset(`queue ${_queue}: ${reason}`);
+  broken(queue: number, reason: string): void {
+    this.lifecycle.needReset(`queue ${queue}: ${reason}`);
   }
 
-  private configInterrupt(): void {
+  configInterrupt(): void {
     if (this.msix.enabled) this.msix.signal(this.configVector);
     else this.isr |= VIRTIO_PCI_ISR_CONFIG;
   }
@@ -279,12 +203,12 @@ export class VirtioPci implements PciFunction, QueueOwner {
     const event = new EventFd();
     // Edge-triggered: every signal is an event, and nothing has to read the counter back.
     this.epoll.add(event.fd, EPOLLIN | EPOLLET, () => {
-      if (queue.live && this.running) this.device.onNotify(index);
+      if (queue.live && this.lifecycle.running) this.device.onNotify(index);
     });
     return new QueueSlot(queue, event, this.platform);
   }
 
-  private place(slot: QueueSlot): void {
+  place(slot: QueueSlot): void {
     const wrong = slot.place(this.bars[0]!.address);
     if (wrong !== null) this.troubles.write(wrong);
   }
@@ -293,15 +217,15 @@ export class VirtioPci implements PciFunction, QueueOwner {
     const transport = this;
     return {
       memory: this.memory,
-      get features() { return transport.driverFeatures; },
+      get features() { return transport.lifecycle.driverFeatures; },
       queues: this.slots.map((slot) => slot.queue),
       configChanged: () => {
         this.generation = (this.generation + 1) & 0xff;
-        if (this.running) this.configInterrupt();
+        if (this.lifecycle.running) this.configInterrupt();
       },
-      fail: (reason) => this.needReset(reason),
+      fail: (reason) => this.lifecycle.needReset(reason),
       again: (queue) => this.slots[queue]!.event.signal(),
-      resetDone: () => this.resetDone(),
+      resetDone: () => this.lifecycle.resetDone(),
     };
   }
 
@@ -328,7 +252,7 @@ export class VirtioPci implements PciFunction, QueueOwner {
   save(): TransportState {
     const device = this.device.save(); // first: it may give chains back to its queues
     return {
-      type: this.device.type, status: this.status, driverFeatures: String(this.driverFeatures), config: this.config.save(),
+      type: this.device.type, status: this.lifecycle.status, driverFeatures: String(this.lifecycle.driverFeatures), config: this.config.save(),
       configVector: this.configVector, isr: this.isr, msix: this.msix.save(),
       queues: this.slots.map(({ enabled, vector, queue }) => ({ enabled, vector, ring: queue.save() })),
       device,
@@ -342,11 +266,11 @@ export class VirtioPci implements PciFunction, QueueOwner {
    */
   restore(state: TransportState): string | null {
     if (state.type !== this.device.type || state.queues.length !== this.slots.length) return `${this.device.name}: the state is another device's`;
-    if ((BigInt(state.driverFeatures) & ~this.offered) !== 0n) return `${this.device.name}: the guest uses features that this host does not have`;
+    const driverFeatures = BigInt(state.driverFeatures);
+    if ((driverFeatures & ~this.lifecycle.offered) !== 0n) return `${this.device.name}: the guest uses features that this host does not have`;
     this.config.restore(state.config);
     this.lastControl = this.config.msixControl;
     this.msix.restore(state.msix);
-    this.driverFeatures = BigInt(state.driverFeatures);
     this.configVector = this.vector(state.configVector);
     this.isr = state.isr;
     state.queues.forEach((saved, i) => {
@@ -356,14 +280,12 @@ export class VirtioPci implements PciFunction, QueueOwner {
       slot.vector = this.vector(saved.vector);
       this.place(slot);
     });
-    this.status = state.status;
     this.deviceFeatureSelect = state.selects.deviceFeature;
     this.driverFeatureSelect = state.selects.driverFeature;
     this.queueSelect = state.selects.queue;
     this.generation = state.selects.generation;
     this.device.restore(state.device);
-    if (!this.running || (this.status & VIRTIO_CONFIG_S_NEEDS_RESET) !== 0) return null;
-    this.start();
+    if (!this.lifecycle.restore(state.status, driverFeatures)) return null;
     for (const slot of this.slots) if (slot.enabled) this.interrupt(slot.queue.index);
     this.configInterrupt();
     return null;
