@@ -47,6 +47,15 @@ export function describe(route: Route) {
   } as unknown as { tags: string[]; summary: string; description: string };
 }
 
+/** For routes that have a tag, parameters and errors in common; a route's own come after those. */
+export const describeGroup = (tag: string, parameters: NonNullable<Route["parameters"]>, errors: readonly ErrorCode[]) => (route: Omit<Route, "tag">) =>
+  describe({ ...route, tag, parameters: [...parameters, ...(route.parameters ?? [])], errors: [...errors, ...(route.errors ?? [])] });
+
+/** What any route can answer that names an instance, and any that wakes one. */
+export const NAMED: readonly ErrorCode[] = ["instance.not_found", "name.ambiguous"];
+export const WAKING: readonly ErrorCode[] = ["instance.agent_unreachable", "instance.start_failed", "snapshot.damaged", "snapshot.incompatible", "resources.insufficient", "host.network", "host.storage", "host.process"];
+export const DELETED = { 204: { description: "Deleted." } } as const;
+
 function successBody({ description, schema, list, example, type = "application/json" }: Answer) {
   if (schema === undefined) return { description };
   const one = typeof schema === "string" ? { $ref: `#/components/schemas/${schema}` } : schema;

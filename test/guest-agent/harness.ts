@@ -107,13 +107,32 @@ export class Session {
   }
 }
 
-export class Guest {
+/** Sessions of an agent, however it is connected to. */
+export abstract class Agent {
+  abstract session(): Promise<Session>;
+
+  async exec(args: readonly string[], ...pairs: Pair[]): Promise<Session> {
+    const session = await this.session();
+    session.send(Frame.EXEC, encodePairs([...args.map((arg): Pair => ["arg", arg]), ...pairs]));
+    return session;
+  }
+  sh(script: string, ...pairs: Pair[]): Promise<Session> { return this.exec(["sh", "-c", script], ...pairs); }
+
+  async attach(): Promise<Session> {
+    const session = await this.session();
+    session.send(Frame.ATTACH);
+    return session;
+  }
+}
+
+export class Guest extends Agent {
   readonly states: Pairs[] = [];
   readonly acks: Pairs[] = [];
   output = "";
   private readonly decoder = new FrameDecoder();
 
   private constructor(private readonly folder: string, readonly process: Subprocess<"ignore", "pipe", "inherit">, private readonly port: Socket) {
+    super();
     port.on("data", (data) => {
       for (const { type, payload } of this.decoder.push(Buffer.from(data))) (type === Frame.STATE ? this.states : this.acks).push(pairsOf(payload));
     });
@@ -143,19 +162,6 @@ export class Guest {
   }
 
   async session(): Promise<Session> { return Session.over(await dial(join(this.folder, "agent.sock"))); }
-
-  async exec(args: readonly string[], ...pairs: Pair[]): Promise<Session> {
-    const session = await this.session();
-    session.send(Frame.EXEC, encodePairs([...args.map((arg): Pair => ["arg", arg]), ...pairs]));
-    return session;
-  }
-  sh(script: string, ...pairs: Pair[]): Promise<Session> { return this.exec(["sh", "-c", script], ...pairs); }
-
-  async attach(): Promise<Session> {
-    const session = await this.session();
-    session.send(Frame.ATTACH);
-    return session;
-  }
 
   async ended(): Promise<Pairs> {
     const state = await this.until(() => this.states.find((s) => s.get("state") === "exited"));

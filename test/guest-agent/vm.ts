@@ -14,7 +14,7 @@ import { logPaths, socketPath } from "../../src/host/vmm/files.ts";
 import { spawnVmm, vmmCommand } from "../../src/host/vmm/spawn.ts";
 import { encodePairs, type Pair } from "../../src/pairs.ts";
 import { AGENT_PORT, Frame, type RestoreResult, type SaveResult, type VmmStatus } from "../../src/vmm/protocol.ts";
-import { Session } from "./harness.ts";
+import { Agent, Session } from "./harness.ts";
 import { until } from "./machine.ts";
 
 const repo = join(import.meta.dir, "../..");
@@ -29,9 +29,9 @@ export interface VmOptions {
   readonly vcpus?: number;
 }
 
-export class Vm {
+export class Vm extends Agent {
   readonly statuses: VmmStatus[] = [];
-  private constructor(private readonly folder: string, readonly pid: number, private readonly client: VmmClient, private readonly poller: Poller) {}
+  private constructor(private readonly folder: string, readonly pid: number, private readonly client: VmmClient, private readonly poller: Poller) { super(); }
 
   /** A monitor without a guest, connected. */
   private static spawn(folder: string): Vm {
@@ -107,19 +107,6 @@ export class Vm {
     stream = await AgentStream.open(ours, {
       onFrame: ({ type, payload }) => session.take(type, payload), onDrain: () => {}, onClosed: () => void (session.closed = true),
     });
-    return session;
-  }
-
-  async exec(args: readonly string[], ...pairs: Pair[]): Promise<Session> {
-    const session = await this.session();
-    session.send(Frame.EXEC, encodePairs([...args.map((arg): Pair => ["arg", arg]), ...pairs]));
-    return session;
-  }
-  sh(script: string, ...pairs: Pair[]): Promise<Session> { return this.exec(["sh", "-c", script], ...pairs); }
-
-  async attach(): Promise<Session> {
-    const session = await this.session();
-    session.send(Frame.ATTACH);
     return session;
   }
 

@@ -8,6 +8,7 @@ import { socketPath } from "../../src/host/vmm/files.ts";
 import { spawnVmm, vmmCommand } from "../../src/host/vmm/spawn.ts";
 import type { RestoreParams, RestoreResult, SaveParams, VmmStatus } from "../../src/vmm/protocol.ts";
 import type { Res } from "../../src/errors.ts";
+import { until } from "../support/until.ts";
 import { tinyGuest } from "./guests/build.ts";
 
 export const MEMORY = 64 * 2 ** 20;
@@ -146,4 +147,17 @@ function openGeneration(folder: string): { machine: number; memory: number } {
   mkdirSync(folder, { recursive: true });
   const file = (name: string) => openFd(join(folder, name), O_RDWR | O_CREAT | O_TRUNC);
   return { machine: file("machine"), memory: file("memory") };
+}
+
+/** The ticker counts on, in its loop and by its timer. */
+export async function runs(one: Monitor): Promise<void> {
+  const [loop, ticks] = await until("the guest's memory", () => [one.loop, one.ticks] as const);
+  await until("the guest to count", () => one.loop > loop && one.ticks > ticks + 2);
+}
+
+/** Gives the ticker an order, and waits until it is done. */
+export async function fill(one: Monitor, what: number): Promise<void> {
+  const before = one.orders;
+  one.order(what);
+  await until("the order", () => one.orders > before);
 }

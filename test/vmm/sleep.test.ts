@@ -8,7 +8,7 @@ import { openPoller, type Poller } from "../../src/host/poller.ts";
 import { decodeMachine, encodeMachine } from "../../src/machine-state/saved-machine.ts";
 import { command } from "../support/command.ts";
 import { until } from "../support/until.ts";
-import { FILLED, MEMORY, Monitor } from "./monitor.ts";
+import { fill, FILLED, MEMORY, Monitor, runs } from "./monitor.ts";
 
 let poller: Poller, dir: string, count = 0;
 const monitors: Monitor[] = [];
@@ -35,16 +35,6 @@ async function ticking(): Promise<Monitor> {
   await one.boot("ticker");
   await runs(one);
   return one;
-}
-/** It counts on, in its loop and by its timer. */
-async function runs(one: Monitor): Promise<void> {
-  const [loop, ticks] = await until("the guest's memory", () => [one.loop, one.ticks] as const);
-  await until("the guest to count", () => one.loop > loop && one.ticks > ticks + 2);
-}
-async function fill(one: Monitor, pages: number): Promise<void> {
-  const before = one.orders;
-  one.order(pages);
-  await until("the order", () => one.orders > before);
 }
 const onDisk = (folder: string) => statSync(join(folder, "memory")).blocks * 512;
 

@@ -148,3 +148,6 @@ export const createExample = {
   port_mappings: [{ guest_port: 80, host_port: 8080 }],
   auto_standby: { enabled: true, idle_timeout: "5m" },
 };
+
+/** Of a fork, from an instance or a snapshot. */
+export const forkAnswer = { 201: { description: "The fork, in its target state.", schema: "Instance", example: { ...instanceExample, id: "h3k2v0q8rjw5ux7m4c1n9d6b", name: "web-2", port_mappings: [] } } };

@@ -222,6 +222,14 @@ describe("breaking off", () => {
 describe("tunnels", () => {
   const UPGRADE = "GET /ws HTTP/1.1\r\nHost: a.test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n";
   const SWITCH = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: y\r\n\r\n";
+  /** The ends of an open tunnel, `first` before the other one. */
+  async function tunnel(first: "client" | "server"): Promise<[Raw, Raw]> {
+    const client = (await Raw.connect(port)).send(UPGRADE);
+    const server = await (await target.at(target.connections.length)).until("\r\n\r\n");
+    server.send(SWITCH);
+    await client.until("\r\n\r\n");
+    return first === "client" ? [client, server] : [server, client];
+  }
 
   test("the handshake goes through, and what is sent ahead of it", async () => {
     const client = (await Raw.connect(port)).send(`${UPGRADE}early`);
@@ -236,11 +244,7 @@ describe("tunnels", () => {
   });
   test("each direction ends by itself", async () => {
     for (const first of ["client", "server"] as const) {
-      const client = (await Raw.connect(port)).send(UPGRADE);
-      const server = await (await target.at(target.connections.length)).until("\r\n\r\n");
-      server.send(SWITCH);
-      await client.until("\r\n\r\n");
-      const [one, other] = first === "client" ? [client, server] : [server, client];
+      const [one, other] = await tunnel(first);
       one.fin();
       expect(await other.over()).toBe("end");
       other.send("still here");
@@ -252,11 +256,7 @@ describe("tunnels", () => {
   });
   test("a reset passes on", async () => {
     for (const first of ["client", "server"] as const) {
-      const client = (await Raw.connect(port)).send(UPGRADE);
-      const server = await (await target.at(target.connections.length)).until("\r\n\r\n");
-      server.send(SWITCH);
-      await client.until("\r\n\r\n");
-      const [one, other] = first === "client" ? [client, server] : [server, client];
+      const [one, other] = await tunnel(first);
       one.reset();
       expect(await other.over()).toBe("reset");
     }

@@ -4,7 +4,7 @@ import { afterAll, expect, test } from "bun:test";
 import { openPoller } from "../../../../src/host/poller.ts";
 import { TempDir } from "../../../support/paths.ts";
 import { until } from "../../../support/until.ts";
-import { FILLED, Monitor } from "../../../vmm/monitor.ts";
+import { fill, FILLED, Monitor, runs } from "../../../vmm/monitor.ts";
 import { World } from "./world.ts";
 
 const poller = openPoller(), dir = new TempDir("merging"), monitors: Monitor[] = [];
@@ -20,15 +20,6 @@ const monitor = () => {
   return one;
 };
 
-async function runs(one: Monitor): Promise<void> {
-  const [loop, ticks] = await until("the guest's memory", () => [one.loop, one.ticks] as const);
-  await until("the guest to count", () => one.loop > loop && one.ticks > ticks + 2);
-}
-async function fill(one: Monitor, what: number): Promise<void> {
-  const before = one.orders;
-  one.order(what);
-  await until("the order", () => one.orders > before);
-}
 const words = (one: Monitor) => [0, 1, 9, 10, 99, 199, 299, 300].map((page) => one.word(FILLED + page * 4096));
 
 /** As a standby has it: saved over what it runs over, on record as what it sleeps on, ended. */
