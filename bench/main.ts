@@ -12,7 +12,7 @@ async function shell(...argv: string[]): Promise<number> {
 }
 
 /** In the order of docs/performance.md; each is a module here that exports run(). */
-const BENCHES = ["boot", "memory", "disk", "net", "virtqueue", "convert", "api", "wake", "wake-scale", "restore-native", "standby", "fork", "density"];
+const BENCHES = ["boot", "memory", "disk", "net", "virtqueue", "exits", "convert", "api", "wake", "wake-scale", "restore-native", "standby", "fork", "density"];
 
 function print(metrics: Metrics): void {
   const rows = Object.entries(metrics).map(([name, { median, unit, goal, met }]) =>

@@ -3,8 +3,6 @@
 
 /** Worker names and their files, relative to the repository's root. */
 export const WORKERS = {
-  /** One vCPU's KVM_RUN loop. */
-  vcpu: "src/vmm/vcpu-worker.ts",
   /** Block requests of one VM, so that its main loop never waits on storage. */
   disk: "src/vmm/devices/block/worker.ts",
   /** epoll_wait on behalf of the daemon's main thread. */

@@ -3,7 +3,7 @@ import { toArrayBuffer, type Pointer } from "bun:ffi";
 import { must, syscall } from "./syscall.ts";
 import { SYS } from "./abi/syscalls.ts";
 
-export const PROT_READ = 1, PROT_WRITE = 2, PROT_EXEC = 4;
+export const PROT_NONE = 0, PROT_READ = 1, PROT_WRITE = 2, PROT_EXEC = 4;
 export const MAP_SHARED = 0x01, MAP_PRIVATE = 0x02, MAP_FIXED = 0x10, MAP_ANONYMOUS = 0x20, MAP_NORESERVE = 0x4000, MAP_POPULATE = 0x8000;
 const MADV_DONTNEED = 4;
 export const PAGE_SIZE = 4096;

@@ -1,44 +1,27 @@
 // Raw Linux x86-64 system calls through one machine-code stub.
 // The stub returns -errno as the kernel does: libc's errno may be overwritten by the runtime between two FFI calls.
-import { CFunction, dlopen, FFIType, toArrayBuffer, type Pointer } from "bun:ffi";
+import { CFunction, FFIType, type Pointer } from "bun:ffi";
 import { errnoName } from "./abi/errno.ts";
-
-const PROT_READ = 1, PROT_WRITE = 2, PROT_EXEC = 4;
-const MAP_PRIVATE = 0x02, MAP_ANONYMOUS = 0x20;
+import { assemble, installCode, type Line } from "./code.ts";
 
 // System V passes the seven arguments in rdi rsi rdx rcx r8 r9 [rsp+8]; the kernel wants rax rdi rsi rdx r10 r8 r9.
 // prettier-ignore
-const SYSCALL_STUB = new Uint8Array([
-  0x48, 0x89, 0xf8,             // mov rax, rdi
-  0x48, 0x89, 0xf7,             // mov rdi, rsi
-  0x48, 0x89, 0xd6,             // mov rsi, rdx
-  0x48, 0x89, 0xca,             // mov rdx, rcx
-  0x4d, 0x89, 0xc2,             // mov r10, r8
-  0x4d, 0x89, 0xc8,             // mov r8, r9
-  0x4c, 0x8b, 0x4c, 0x24, 0x08, // mov r9, [rsp+8]
-  0x0f, 0x05,                   // syscall
-  0xc3,                         // ret
-]);
-/** A lone `ret` behind the stub, for a signal handler that does nothing (see signal.ts). */
-const RET_OFFSET = SYSCALL_STUB.length - 1;
+export const SYSCALL_STUB: readonly Line[] = [
+  ["mov rax, rdi",         0x48, 0x89, 0xf8],
+  ["mov rdi, rsi",         0x48, 0x89, 0xf7],
+  ["mov rsi, rdx",         0x48, 0x89, 0xd6],
+  ["mov rdx, rcx",         0x48, 0x89, 0xca],
+  ["mov r10, r8",          0x4d, 0x89, 0xc2],
+  ["mov r8, r9",           0x4d, 0x89, 0xc8],
+  ["mov r9, [rsp + 8]",    0x4c, 0x8b, 0x4c, 0x24, 0x08],
+  ["syscall",              0x0f, 0x05],
+  ["ret",                  0xc3],
+];
 
-const libc = dlopen("libc.so.6", {
-  mmap: { args: [FFIType.u64, FFIType.u64, FFIType.i32, FFIType.i32, FFIType.i32, FFIType.i64], returns: FFIType.ptr },
-  mprotect: { args: [FFIType.u64, FFIType.u64, FFIType.i32], returns: FFIType.i32 },
-});
-
-function installStub(): number {
-  const page = libc.symbols.mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (page === null || Number(page) === -1) throw new Error("Cannot map a page for the system-call stub");
-  // The page lives as long as the process; 26 bytes of 4,096 are written, then it becomes read-only and executable.
-  new Uint8Array(toArrayBuffer(page, 0, 4096)).set(SYSCALL_STUB);
-  if (libc.symbols.mprotect(Number(page), 4096, PROT_READ | PROT_EXEC) !== 0)
-    throw new Error("Cannot make the system-call stub executable: the host forbids it (SELinux execmem?)");
-  return Number(page);
-}
-
-const stubAddress = installStub();
-export const returnInstructionAddress = stubAddress + RET_OFFSET;
+const code = assemble(SYSCALL_STUB);
+const stubAddress = installCode(code);
+/** The lone `ret` behind the stub, for a signal handler that does nothing (see signal.ts). */
+export const returnInstructionAddress = stubAddress + code.length - 1;
 
 /** An integer, an address, or memory that stays referenced for the time of the call. */
 export type Arg = number | NodeJS.TypedArray | DataView;

@@ -2,16 +2,13 @@
 // Type-0 headers only, function 0 only, memory BARs of 32 bits, no bridges, no INTx.
 import { BAR_END, BAR_START } from "./layout.ts";
 import type { PciFunction } from "./pci.ts";
-import { Machine, PCI_SLOTS, PCI_VOLATILE_OFFSET } from "./vcpu-shared.ts";
 
 const COMMAND = 0x04, COMMAND_MEMORY = 0x2;
 const BAR0 = 0x10, BARS = 6;
-const CAPABILITIES = 0x34, CAP_VENDOR = 0x09, VIRTIO_PCI_CAP_PCI_CFG = 5;
-const PCI_CONFIG_DATA = 0xcfc;
+const SLOTS = 32;
 
 interface Slot {
   readonly function: PciFunction;
-  readonly mirror: Uint8Array;
   /** Values that the guest wrote to the BAR registers; sizing writes all ones. */
   readonly bars: Uint32Array;
 }
@@ -39,19 +36,17 @@ export type PciBusState = readonly (readonly number[])[];
 export class PciBus {
   private readonly slots: (Slot | undefined)[] = [];
   private nextBar = BAR_START;
-  private readonly words: Int32Array;
+  /** CONFIG_ADDRESS, 32 bits unsigned: which register CONFIG_DATA means. A guest's lock keeps the two together. */
+  address = 0;
 
-  /** `machine`: the machine page that the vCPU Workers share; `mirror(slot)`: 256 bytes in it. */
-  constructor(private readonly machine: DataView, private readonly mirror: (slot: number) => Uint8Array) {
-    this.words = new Int32Array(machine.buffer, machine.byteOffset, 2);
+  constructor() {
     this.add(new HostBridge());
   }
 
   /** Puts a function into the next slot, with addresses for its BARs; the guest may move them. Before the guest runs. */
   add(pciFunction: PciFunction): void {
-    const index = this.slots.length;
-    if (index >= PCI_SLOTS) throw new Error(`Cannot add a PCI device: all ${PCI_SLOTS} slots are taken`);
-    const slot: Slot = { function: pciFunction, mirror: this.mirror(index), bars: new Uint32Array(BARS) };
+    if (this.slots.length >= SLOTS) throw new Error(`Cannot add a PCI device: all ${SLOTS} slots are taken`);
+    const slot: Slot = { function: pciFunction, bars: new Uint32Array(BARS) };
     for (const bar of pciFunction.bars) {
       const address = Math.ceil(this.nextBar / bar.size) * bar.size;
       if (address + bar.size > BAR_END) throw new Error("Cannot add a PCI device: no room for its BARs");
@@ -59,29 +54,25 @@ export class PciBus {
       slot.bars[bar.index] = address;
     }
     this.slots.push(slot);
-    this.refresh(slot, 0, 256);
-    this.markVolatile(index, slot);
-    this.words[Machine.PCI_PRESENT]! |= 1 << index;
   }
 
-  /** An access to CONFIG_DATA. Reads come here only where the mirror can't answer. */
-  configRead(port: number, size: number): number {
+  /** An access to CONFIG_DATA, `offset` 0 to 3 bytes into it and not beyond it. */
+  configRead(offset: number, size: number): number {
     const slot = this.addressed();
     if (slot === undefined) return 0xffffffff;
-    return this.readRegister(slot, this.register(port), size);
+    return this.readRegister(slot, this.register + offset, size);
   }
 
-  configWrite(port: number, size: number, value: number): void {
+  configWrite(offset: number, size: number, value: number): void {
     const slot = this.addressed();
     if (slot === undefined) return;
-    const register = this.register(port);
+    const register = this.register + offset;
     if (register >= BAR0 && register < BAR0 + BARS * 4) {
       if (size === 4) this.writeBar(slot, (register - BAR0) >> 2, value);
     } else {
       slot.function.configWrite(register, size, value);
     }
     if (register < BAR0 + BARS * 4) this.decode(slot);
-    this.refresh(slot, register & ~3, 4); // a write changes its own register only: a driver makes hundreds while it looks around
   }
 
   /** A memory access of 1, 2 or 4 bytes; outside of all BARs reads are all ones and writes are lost. */
@@ -111,19 +102,16 @@ export class PciBus {
       const slot = this.slots[index]!;
       slot.bars.set(bars);
       this.decode(slot);
-      this.refresh(slot, 0, 256);
     });
   }
 
   private addressed(): Slot | undefined {
-    const address = Atomics.load(this.words, Machine.PCI_ADDRESS) >>> 0;
+    const { address } = this;
     if (address < 0x8000_0000 || (address & 0x00ff_0700) !== 0) return undefined;
     return this.slots[(address >>> 11) & 0x1f];
   }
 
-  private register(port: number): number {
-    return (Atomics.load(this.words, Machine.PCI_ADDRESS) & 0xfc) + (port - PCI_CONFIG_DATA);
-  }
+  private get register(): number { return this.address & 0xfc; }
 
   private writeBar(slot: Slot, index: number, value: number): void {
     const bar = slot.function.bars.find((b) => b.index === index);
@@ -148,25 +136,6 @@ export class PciBus {
       if (bar.address === address) continue;
       bar.address = address;
       slot.function.barMoved(bar.index, address);
-    }
-  }
-
-  private refresh(slot: Slot, from: number, length: number): void {
-    const view = new DataView(slot.mirror.buffer, slot.mirror.byteOffset, 256);
-    for (let at = from; at < from + length; at += 4) view.setUint32(at, this.readRegister(slot, at, 4), true);
-  }
-
-  /** The data register of VIRTIO_PCI_CAP_PCI_CFG is a window into a BAR: reading it must reach the device. */
-  private markVolatile(index: number, slot: Slot): void {
-    const config = slot.function;
-    let pointer = config.configRead(CAPABILITIES, 1);
-    for (let hops = 0; pointer !== 0 && hops < 48; hops++) {
-      if (config.configRead(pointer, 1) === CAP_VENDOR && config.configRead(pointer + 3, 1) === VIRTIO_PCI_CAP_PCI_CFG) {
-        const dword = (pointer + 16) >> 2;
-        const at = PCI_VOLATILE_OFFSET + index * 8 + (dword >> 3);
-        this.machine.setUint8(at, this.machine.getUint8(at) | (1 << (dword & 7)));
-      }
-      pointer = config.configRead(pointer + 1, 1);
     }
   }
 }

@@ -12,10 +12,11 @@ import { Interrupts } from "./interrupts.ts";
 import { Kvm, type Vcpu, type Vm } from "./kvm.ts";
 import type { GuestMemory } from "./memory.ts";
 import type { PciFunction, PciPlatform } from "./pci.ts";
-import { SERIAL_IRQ, SERIAL_STATE_SIZE, serialInterrupts } from "./serial.ts";
-import { End, Machine as MachineWord, MACHINE_SIZE, SERIAL_OFFSET } from "./vcpu-shared.ts";
+import { Ports } from "./ports.ts";
+import { SERIAL_IRQ, Serial } from "./serial.ts";
 import { Discarded } from "./snapshot/discarded.ts";
 import { Spares } from "./spares.ts";
+import { End } from "./vcpu-exit.ts";
 import { Vcpus } from "./vcpus.ts";
 
 export const MAX_VCPUS = 16;
@@ -51,12 +52,12 @@ export class Machine {
   readonly discarded: Discarded;
   private readonly kvm: Kvm;
   private readonly vm: Vm;
-  private readonly bus: PciBus;
+  private readonly bus = new PciBus();
+  private readonly serial: Serial;
   private readonly interrupts: Interrupts;
   private readonly vcpus: Vcpu[] = [];
   private readonly cpuids: DataView[] = [];
-  private serialIrq = -1;
-  private readonly workers: Vcpus;
+  private readonly threads: Vcpus;
   private ended = false;
 
   constructor(epoll: Epoll, private readonly options: MachineOptions) {
@@ -68,17 +69,18 @@ export class Machine {
     options.fill?.(mapping);
     this.discarded = new Discarded(mapping, options.fill !== undefined);
     this.interrupts = new Interrupts(this.vm);
-    this.workers = new Vcpus(epoll, options.vcpus, () => spares.takeWorker(), {
-      portRead: (port, size) => this.bus.configRead(port, size),
-      portWrite: (port, size, value) => this.bus.configWrite(port, size, value),
-      memoryRead: (gpa, size) => this.bus.memoryRead(gpa, size),
-      memoryWrite: (gpa, size, value) => this.bus.memoryWrite(gpa, size, value),
-      serial: options.onSerial,
-      ended: (_vcpu, why, detail) => this.onVcpuEnd(why, detail),
-    });
-    this.bus = new PciBus(new DataView(this.workers.shared.buffer(0, MACHINE_SIZE)), (slot) => this.workers.pciMirror(slot));
+    const serialIrq = this.interrupts.isa(SERIAL_IRQ);
+    this.serial = new Serial(options.onSerial, () => signalEventFd(serialIrq));
     this.platform = this.pciPlatform();
     this.createVcpus();
+    const { bus } = this, ports = new Ports(bus, this.serial, () => this.onVcpuEnd(End.RESET, 0));
+    this.threads = new Vcpus(epoll, this.vcpus, {
+      portRead: (port, size) => ports.read(port, size),
+      portWrite: (port, size, value) => ports.write(port, size, value),
+      memoryRead: (gpa, size) => bus.memoryRead(gpa, size),
+      memoryWrite: (gpa, size, value) => bus.memoryWrite(gpa, size, value),
+      ended: (why, detail) => this.onVcpuEnd(why, detail),
+    });
   }
 
   /** Adds a device to the bus; before start(). */
@@ -86,10 +88,8 @@ export class Machine {
 
   /** Loads the kernel and lets the bootstrap vCPU run it. */
   boot(image: BootImage): void {
-    // Workers take as long to start as the kernel to load.
-    this.startVcpus(true);
     enterLongMode(this.vcpus[0]!, loadLinux(this.memory, image));
-    this.workers.resume();
+    this.threads.resume();
   }
 
   /**
@@ -98,29 +98,26 @@ export class Machine {
    */
   restore(state: Pick<MachineState, "vcpus" | "vm">): void {
     if (state.vcpus.length !== this.vcpus.length) throw new Error(`Cannot restore ${state.vcpus.length} vCPUs into ${this.vcpus.length}`);
-    this.startVcpus(true); // their threads start meanwhile; parked, they touch nothing of this
     const reader = new StateReader(this.kvm);
     this.vcpus.forEach((vcpu, i) => reader.restoreVcpu(vcpu, state.vcpus[i]!));
     restoreVm(this.vm, state.vm);
   }
 
-  /** Serial port and where the BARs are. The serial port's interrupt may have been on its way: it comes again. */
+  /** Serial port and where the BARs are. */
   restoreBoard(board: BoardState): void {
-    new Int32Array(this.workers.shared.buffer(0, MACHINE_SIZE))[MachineWord.PCI_ADDRESS] = board.pciAddress | 0;
-    this.workers.shared.bytes(SERIAL_OFFSET, SERIAL_STATE_SIZE).set(board.serial.slice(0, SERIAL_STATE_SIZE));
+    this.bus.address = board.pciAddress;
     this.bus.restore(board.bars);
-    if (serialInterrupts(board.serial)) signalEventFd(this.serialIrq);
+    this.serial.restore(board.serial);
   }
 
   /** Only after pause() has called back. */
   save(): MachineState {
-    this.workers.drainSerial();
+    this.serial.flush();
     const reader = new StateReader(this.kvm);
     const bytesOf = (table: DataView) => new Uint8Array(new Uint8Array(table.buffer, table.byteOffset, table.byteLength));
-    const pciAddress = new Int32Array(this.workers.shared.buffer(0, MACHINE_SIZE))[MachineWord.PCI_ADDRESS]! >>> 0;
     return {
       vcpus: this.vcpus.map((vcpu, i) => ({ ...reader.saveVcpu(vcpu), cpuid: bytesOf(this.cpuids[i]!) })), vm: saveVm(this.vm),
-      board: { pciAddress, serial: [...this.workers.shared.bytes(SERIAL_OFFSET, SERIAL_STATE_SIZE)], bars: this.bus.save() },
+      board: { pciAddress: this.bus.address, serial: this.serial.save(), bars: this.bus.save() },
     };
   }
 
@@ -128,19 +125,13 @@ export class Machine {
   get cpuid(): DataView { return this.cpuids[0]!; }
 
   /** `done` runs once no vCPU is in the guest any more. */
-  pause(done: () => void): void { this.workers.park(done); }
-  /** `running` runs once every vCPU is on its way into the guest. */
-  resume(running?: () => void): void {
+  pause(done: () => void): void { this.threads.park(done); }
+  /** Every vCPU is on its way into the guest. */
+  resume(): void {
     for (const vcpu of this.vcpus) tellPaused(vcpu);
-    this.workers.resume(running);
+    this.threads.resume();
   }
-  exits(): number { return this.workers.exits(); }
-  drainSerial(): void { this.workers.drainSerial(); }
-
-  private startVcpus(parked: boolean): void {
-    this.serialIrq = this.interrupts.isa(SERIAL_IRQ);
-    for (const vcpu of this.vcpus) this.workers.start(vcpu, this.serialIrq, parked);
-  }
+  exits(): number { return this.threads.exits(); }
 
   private createVcpus(): void {
     const supported = this.kvm.supportedCpuid();
@@ -155,7 +146,6 @@ export class Machine {
     }
   }
 
-
   private pciPlatform(): PciPlatform {
     return {
       addIoEvent: (gpa, fd) => this.vm.ioeventfd(fd, gpa, true),
@@ -169,7 +159,8 @@ export class Machine {
   private onVcpuEnd(why: number, detail: number): void {
     if (this.ended) return;
     this.ended = true;
-    this.workers.drainSerial();
+    this.threads.stop();
+    this.serial.flush();
     this.options.onEnd(describeEnd(why, detail));
   }
 }
@@ -192,7 +183,6 @@ function describeEnd(why: number, detail: number): MachineEnd {
       return { kind: "failure", message: `KVM could not go on (internal error ${detail}): this host's KVM may be unable to run an ordinary kernel; see dormouse doctor` };
     case End.FAIL_ENTRY: return { kind: "failure", message: `KVM could not enter the guest (hardware reason 0x${(detail >>> 0).toString(16)})` };
     case End.RUN_FAILED: return { kind: "failure", message: `KVM_RUN failed with errno ${detail}` };
-    case End.NOT_STARTED: return { kind: "failure", message: "a vCPU's thread did not start: was the executable replaced or damaged while it ran?" };
     default: return { kind: "failure", message: `a vCPU ended unexpectedly (${why}, ${detail})` };
   }
 }

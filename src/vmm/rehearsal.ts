@@ -22,7 +22,6 @@ import type { PciFunction } from "./pci.ts";
 import { Discarded } from "./snapshot/discarded.ts";
 import { checkCpu, load } from "./snapshot/load.ts";
 import { wakePairs } from "./snapshot/wake.ts";
-import { MACHINE_SIZE } from "./vcpu-shared.ts";
 import type { TransportState } from "./virtio/transport.ts";
 
 const MEMORY_BYTES = 2 ** 20, DISK_BYTES = 2 ** 16, TSC_KHZ = 1_000_000;
@@ -79,7 +78,7 @@ class Stage implements Board {
   private readonly files = [this.log];
   readonly platform = { addIoEvent() {}, removeIoEvent() {}, allocateIrq: () => ({ gsi: 0, fd: this.tap.fd }), setMsiRoute() {}, commitRoutes() {} };
 
-  bus = newBus();
+  bus = new PciBus();
 
   add(device: PciFunction): void { this.bus.add(device); }
 
@@ -95,7 +94,7 @@ class Stage implements Board {
     const fds = new RequestFds(new Map([...logs, ["tap", this.tap.fd], ...DISKS.map((_, i): [string, number] => [`disk${i}`, this.file(DISK_BYTES)])]));
     const epoll = new Epoll();
     this.epolls.push(epoll);
-    this.bus = newBus();
+    this.bus = new PciBus();
     return new Devices(epoll, this, { disks: DISKS, mac: MAC }, fds, { onFrame() {}, log() {} });
   }
 
@@ -106,8 +105,6 @@ class Stage implements Board {
     this.ram.close();
   }
 }
-
-const newBus = (): PciBus => new PciBus(new DataView(new ArrayBuffer(MACHINE_SIZE)), () => new Uint8Array(256));
 
 const bytes = (size: number) => new Uint8Array(size);
 const EMPTY_VM: VmState = { irqchips: [bytes(kvm_irqchip.size), bytes(kvm_irqchip.size), bytes(kvm_irqchip.size)], pit: bytes(kvm_pit_state2.size), clock: bytes(kvm_clock_data.size) };

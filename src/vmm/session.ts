@@ -137,7 +137,6 @@ export class Session {
   private begin(params: Pick<BootParams, "vcpus" | "memoryBytes">, fds: RequestFds): void {
     if (this.running !== null) throw new Error("this monitor runs a guest already");
     check(params);
-    if (this.spares === Spares.NONE) this.spares = Spares.threads(params.vcpus);
     if (fds.has("status")) this.record.open(fds.take("status"));
   }
 

@@ -102,17 +102,10 @@ export class Sleep {
   wake(identity: WakeIdentity, deadlineMs: number, running: () => void, done: (error: string | null) => void): void {
     const { machine, devices } = this.guest;
     this.state = "gated";
-    let left = 2;
-    const one = (error: string | null) => {
-      if (error !== null) return done(error);
-      if (--left === 0) done(null);
-    };
-    if (devices.agent) this.tell("be who it is", wakePairs(identity), CLOCK_TELLINGS, deadlineMs, one);
-    else one(null);
-    machine.resume(() => {
-      running();
-      one(null);
-    });
+    if (devices.agent) this.tell("be who it is", wakePairs(identity), CLOCK_TELLINGS, deadlineMs, done);
+    machine.resume();
+    running();
+    if (!devices.agent) done(null);
   }
 
   private tell(what: string, pairs: readonly Pair[], tellings: number, deadlineMs: number, done: (error: string | null) => void): void {

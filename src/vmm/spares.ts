@@ -1,5 +1,5 @@
 // What a machine needs and what takes long to make, made ahead by a monitor that waits in the daemon's pool: KVM's VM with memory of the
-// size that is expected (a memory slot alone costs milliseconds: KVM waits for all CPUs), Workers for vCPUs, a ring for disk I/O.
+// size that is expected (a memory slot alone costs milliseconds: KVM waits for all CPUs), a ring for disk I/O.
 // All of it is as good as new: nothing of a guest has been in it.
 import type { Epoll } from "../ffi/epoll.ts";
 import { Mapping } from "../ffi/memory.ts";
@@ -8,24 +8,19 @@ import { UringIo } from "./devices/block/uring.ts";
 import { Kvm, type Vm } from "./kvm.ts";
 import { GuestMemory } from "./memory.ts";
 import type { PrepareParams } from "./protocol.ts";
-import { workerUrl } from "../workers.ts";
 
 /** Guest RAM: its mapping, and the views of it. */
 export interface Ram { readonly mapping: Mapping; readonly memory: GuestMemory }
 
 /** Each piece is taken at most once, by the one guest that this monitor will have. */
 export class Spares {
-  private constructor(private vm: Vm | null, private ram: Ram | null, private readonly workers: Worker[], private io: DiskIo | null) {}
+  private constructor(private vm: Vm | null, private ram: Ram | null, private io: DiskIo | null) {}
 
-  static readonly NONE = new Spares(null, null, [], null);
+  static readonly NONE = new Spares(null, null, null);
 
-  /** Threads alone, for who can't prepare: they start while the rest is made. */
-  static threads(vcpus: number): Spares { return new Spares(null, null, newWorkers(vcpus), null); }
-
-  static make(epoll: Epoll, kvmFd: number, { memoryBytes, vcpus }: PrepareParams): Spares {
-    const workers = newWorkers(vcpus);
+  static make(epoll: Epoll, kvmFd: number, { memoryBytes }: PrepareParams): Spares {
     const vm = new Kvm(kvmFd).createVm();
-    return new Spares(vm, newRam(vm, memoryBytes), workers, UringIo.create(epoll));
+    return new Spares(vm, newRam(vm, memoryBytes), UringIo.create(epoll));
   }
 
   /** A VM whose memory is `memoryBytes` of RAM, mapped and empty. Pages may be replaced as long as no vCPU has run. */
@@ -40,17 +35,12 @@ export class Spares {
     return { vm, ...newRam(vm, memoryBytes) };
   }
 
-  /** A Worker that waits for its vCPU. */
-  takeWorker(): Worker { return this.workers.pop() ?? new Worker(workerUrl("vcpu")); }
-
   takeDiskIo(): DiskIo | null {
     const { io } = this;
     this.io = null;
     return io;
   }
 }
-
-const newWorkers = (count: number): Worker[] => Array.from({ length: count }, () => new Worker(workerUrl("vcpu")));
 
 function newRam(vm: Vm, bytes: number): Ram {
   // KVM maps a huge page into the guest only where guest and host addresses agree in their low 21 bits.

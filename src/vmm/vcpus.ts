@@ -1,210 +1,150 @@
-// The main thread's side of the vCPU Workers: starts them, answers their accesses, parks them, hears their end.
-import { Mapping } from "../ffi/memory.ts";
-import { drainEventFd, type Epoll, EPOLLIN, EventFd, signalEventFd, TimerFd } from "../ffi/epoll.ts";
-import { installKickHandler, kickThread } from "../ffi/signal.ts";
+// The main thread's side of the vCPUs: starts their threads, answers what they leave the guest for, parks them. A vCPU and main take
+// turns (arch/x86/vcpu-loop.ts): while it is main's, the vCPU's thread waits, and its kvm_run is main's.
+import { E } from "../ffi/abi/errno.ts";
 import { kvm_run } from "../ffi/abi/kvm.ts";
+import { SYS } from "../ffi/abi/syscalls.ts";
+import { EPOLLIN, EventFd, type Epoll } from "../ffi/epoll.ts";
+import { Mapping, PAGE_SIZE } from "../ffi/memory.ts";
+import { installKickHandler, kickThread } from "../ffi/signal.ts";
+import { syscall } from "../ffi/syscall.ts";
+import { STACK_SIZE, startThread } from "../ffi/thread.ts";
+import { Block, BLOCK_STRIDE, Turn, vcpuCode } from "./arch/x86/vcpu-loop.ts";
 import type { Vcpu } from "./kvm.ts";
-import { End, LOOKS, Machine, MACHINE_SIZE, PCI_MIRROR_OFFSET, SERIAL_RING_OFFSET, SERIAL_RING_SIZE, VCPU_BLOCK_SIZE, type VcpuStart, Word } from "./vcpu-shared.ts";
+import { answerExit, End, type ExitHandler } from "./vcpu-exit.ts";
 
-/** How the main thread answers; addresses and values are the guest's, unsigned, not checked yet. */
-export interface AccessHandler {
-  portRead(port: number, size: number): number;
-  portWrite(port: number, size: number, value: number): void;
-  /** Accesses of 8 bytes are handed over as two of 4. */
-  memoryRead(gpa: number, size: number): number;
-  memoryWrite(gpa: number, size: number, value: number): void;
-  /** Bytes that the guest wrote to its serial port; valid only during the call. */
-  serial(bytes: Uint8Array): void;
-  /** A vCPU has left its loop; `why` is an `End`. */
-  ended(vcpu: number, why: number, detail: number): void;
-}
-
-const BLOCKING = 0;
-/** Requests answered in one go before the devices get their turn. */
-const ANSWERS = 256;
+/** Accesses answered in one go before the devices get their turn. */
+const ACCESSES = 256;
 /**
- * A Worker that can't load its code says so in an event of the loop that never runs here. It takes milliseconds to start;
- * a thread that is missing after this long will not come.
+ * How often one side looks for the other before it sleeps: some twenty microseconds. A driver that sets up its device asks hundreds
+ * of times in a row, and two thread switches take longer than that. Of no use where both share one CPU.
  */
-const START_TIMEOUT_MS = 30_000;
+const LOOKS = navigator.hardwareConcurrency > 1 ? 500 : 0;
+const FUTEX_WAKE_PRIVATE = 0x81; // linux/futex.h: FUTEX_WAKE | FUTEX_PRIVATE_FLAG
 
 interface Slot {
-  readonly vcpu: Vcpu;
   readonly words: Int32Array;
-  readonly ring: Uint8Array;
   readonly run: DataView;
-  readonly mainEvent: EventFd;
-  readonly wakeEvent: EventFd;
-  readonly worker: Worker;
-  reported: boolean;
+  readonly tid: number;
+  /** Parked: the turn is main's, and nothing waits for an answer. */
+  held: boolean;
 }
 
+/** Word indices of what main looks at in a block. */
+const TURN = Block.TURN / 4, RESULT = Block.RESULT / 4;
+
 export class Vcpus {
-  /** Owned for the life of the process: Workers hold views of it. */
-  readonly shared: Mapping;
-  private readonly slots: Slot[] = [];
-  private readonly machineWords: Int32Array;
+  private readonly slots: readonly Slot[];
+  private readonly event = new EventFd();
+  /** A page with the word that says that main looks, then a stack and a block for each vCPU. Lives as long as the process: threads use it. */
+  private readonly memory: Mapping;
+  private readonly mainLooks: Int32Array;
+  private readonly code = vcpuCode();
+  private parking = true;
   private onParked: (() => void) | null = null;
-  private onRunning: (() => void) | null = null;
-  private readonly startTimer = new TimerFd();
+  private stopped = false;
+  private exitCount = 0;
 
-  /** `newWorker` gives one of src/vmm/vcpu-worker.ts that has got nothing yet. */
-  constructor(private readonly epoll: Epoll, count: number, private readonly newWorker: () => Worker, private readonly handler: AccessHandler) {
-    this.shared = Mapping.anonymous(MACHINE_SIZE + count * VCPU_BLOCK_SIZE);
-    this.machineWords = new Int32Array(this.shared.buffer(0, MACHINE_SIZE));
+  /** All are parked until resume(). */
+  constructor(epoll: Epoll, vcpus: readonly Vcpu[], private readonly handler: ExitHandler) {
     installKickHandler();
-    epoll.add(this.startTimer.fd, EPOLLIN, () => this.checkStarted());
-    this.startTimer.arm(START_TIMEOUT_MS);
+    this.memory = Mapping.anonymous(PAGE_SIZE + vcpus.length * BLOCK_STRIDE);
+    this.mainLooks = new Int32Array(this.memory.buffer(0, PAGE_SIZE));
+    this.slots = vcpus.map((vcpu, i) => this.start(vcpu, PAGE_SIZE + i * BLOCK_STRIDE));
+    epoll.add(this.event.fd, EPOLLIN, () => this.onEvent());
   }
 
-  /** Starts a Worker; it runs the vCPU at once unless `parked`. */
-  start(vcpu: Vcpu, serialIrqFd: number, parked: boolean): void {
-    const blockOffset = MACHINE_SIZE + this.slots.length * VCPU_BLOCK_SIZE;
-    const block = this.shared.buffer(blockOffset, VCPU_BLOCK_SIZE);
-    const mainEvent = new EventFd(), wakeEvent = new EventFd(BLOCKING);
-    const words = new Int32Array(block);
-    if (parked) Atomics.store(words, Word.PARK, 1);
-    const worker = this.newWorker();
-    const slot: Slot = {
-      vcpu, words, ring: new Uint8Array(block, SERIAL_RING_OFFSET, SERIAL_RING_SIZE), run: new DataView(vcpu.run.buffer()),
-      mainEvent, wakeEvent, worker, reported: false,
-    };
-    this.slots.push(slot);
-    this.epoll.add(mainEvent.fd, EPOLLIN, () => this.onEvent(slot));
-    const start: VcpuStart = {
-      index: vcpu.index, vcpuFd: vcpu.fd, runAddress: vcpu.run.address, runSize: vcpu.run.length,
-      machineAddress: this.shared.address, blockAddress: this.shared.address + blockOffset,
-      mainFd: mainEvent.fd, wakeFd: wakeEvent.fd, serialIrqFd,
-    };
-    worker.postMessage(start);
+  private start(vcpu: Vcpu, offset: number): Slot {
+    const buffer = this.memory.buffer(offset + STACK_SIZE, PAGE_SIZE), block = new DataView(buffer);
+    block.setInt32(Block.TURN, Turn.MAINS, true);
+    block.setInt32(Block.VCPU_FD, vcpu.fd, true);
+    block.setInt32(Block.MAIN_FD, this.event.fd, true);
+    block.setInt32(Block.LOOKS, LOOKS, true);
+    block.setBigUint64(Block.ONE, 1n, true);
+    block.setBigUint64(Block.MAIN_LOOKS, BigInt(this.memory.address), true);
+    const tid = startThread(this.code.loop, this.memory.address + offset + STACK_SIZE, this.memory, offset);
+    return { words: new Int32Array(buffer), run: new DataView(vcpu.run.buffer()), tid, held: true };
   }
 
-  /** 256 bytes that Workers read as the configuration space of a slot. */
-  pciMirror(slot: number): Uint8Array { return this.shared.bytes(PCI_MIRROR_OFFSET + slot * 256, 256); }
-
-  /** Asks all vCPUs to stop; `done` runs once all are parked (or have ended), maybe at once. */
+  /**
+   * Asks all vCPUs to stop; `done` runs once all are parked, maybe at once. KVM completes an access only when it is entered again, so a
+   * vCPU that has asked for something is answered and entered once more: with immediate_exit it comes back at once, with EINTR, or with
+   * the next access of the same instruction.
+   */
   park(done: () => void): void {
+    this.parking = true;
     this.onParked = done;
-    this.onRunning = null;
-    for (const slot of this.slots) Atomics.store(slot.words, Word.PARK, 1);
-    for (const slot of this.slots) this.kick(slot);
-    this.checkParked();
-  }
-
-  /** `running` runs once no vCPU is parked any more. */
-  resume(running?: () => void): void {
-    this.onParked = null;
-    this.onRunning = running ?? null;
     for (const slot of this.slots) {
-      Atomics.store(slot.words, Word.PARK, 0);
-      slot.wakeEvent.signal();
-    }
-  }
-
-  exits(): number { return this.slots.reduce((sum, slot) => sum + (slot.words[Word.EXITS]! >>> 0), 0); }
-
-  /** Takes out what the serial rings still hold. */
-  drainSerial(): void { for (const slot of this.slots) this.takeSerial(slot); }
-
-  /** Out of KVM_RUN: the flag for a Worker that is about to enter, the signal for one that is inside. */
-  private kick(slot: Slot): void {
-    slot.run.setUint8(kvm_run.immediate_exit, 1);
-    const tid = Atomics.load(slot.words, Word.TID);
-    if (tid !== 0) kickThread(tid);
-  }
-
-  private checkStarted(): void {
-    this.startTimer.drain();
-    const missing = this.slots.find((slot) => Atomics.load(slot.words, Word.TID) === 0);
-    if (missing !== undefined) this.handler.ended(missing.vcpu.index, End.NOT_STARTED, 0);
-  }
-
-  private onEvent(slot: Slot): void {
-    drainEventFd(slot.mainEvent.fd);
-    this.takeSerial(slot);
-    if (Atomics.load(slot.words, Word.REQUEST) === 1) this.answerAll();
-    const ended = Atomics.load(slot.words, Word.ENDED);
-    if (ended !== End.NONE && !slot.reported) {
-      slot.reported = true;
-      this.handler.ended(slot.vcpu.index, ended, slot.words[Word.DETAIL]!);
+      if (slot.held) continue;
+      slot.run.setUint8(kvm_run.immediate_exit, 1); // for one that is about to enter; the signal for one that is inside
+      kickThread(slot.tid);
     }
     this.checkParked();
-    this.checkRunning();
   }
 
-  private checkRunning(): void {
-    const done = this.onRunning;
-    if (done === null) return;
-    for (const { words } of this.slots) if (Atomics.load(words, Word.TID) === 0 || Atomics.load(words, Word.PARKED) !== 0) return;
-    this.onRunning = null;
-    done();
+  /** Every vCPU that was parked is on its way into the guest. */
+  resume(): void {
+    this.parking = false;
+    this.onParked = null;
+    for (const slot of this.slots) {
+      if (slot.held) this.give(slot);
+      else slot.run.setUint8(kvm_run.immediate_exit, 0); // it was asked to park, and had not come yet
+    }
+  }
+
+  /** The machine has ended: no vCPU gets the turn any more. */
+  stop(): void { this.stopped = true; }
+
+  /** Exits to user space. */
+  exits(): number { return this.exitCount; }
+
+  /**
+   * Answers what waits, and for a moment what comes after it: see LOOKS. A guest that asks without end gets no more than its share: the
+   * other descriptors of the main loop are looked at in between.
+   */
+  private onEvent(): void {
+    this.event.drain();
+    Atomics.store(this.mainLooks, 0, 1);
+    let accesses = this.answerWaiting();
+    while (accesses < ACCESSES && !this.parking && !this.stopped && this.comesAnother()) accesses += this.answerWaiting();
+    Atomics.store(this.mainLooks, 0, 0);
+    this.answerWaiting(); // who came while main said that it looks
+    this.checkParked();
+  }
+
+  /** Only while no vCPU is held: their turns are main's. */
+  private comesAnother(): boolean { return this.code.look(this.memory.address + PAGE_SIZE + STACK_SIZE, this.slots.length, LOOKS) !== 0; }
+
+  private answerWaiting(): number {
+    let accesses = 0;
+    for (const slot of this.slots)
+      if (!slot.held && Atomics.load(slot.words, TURN) !== Turn.VCPUS) accesses += this.answer(slot);
+    return accesses;
+  }
+
+  /** Returns how many accesses it was. */
+  private answer(slot: Slot): number {
+    const result = slot.words[RESULT]!;
+    let accesses = 1;
+    if (result === 0) {
+      this.exitCount++;
+      accesses = answerExit(slot.run, this.handler);
+    } else if (result !== -E.EINTR && result !== -E.EAGAIN) this.handler.ended(End.RUN_FAILED, -result);
+    if (this.stopped || (result !== 0 && this.parking)) slot.held = true;
+    else this.give(slot);
+    return accesses;
+  }
+
+  private give(slot: Slot): void {
+    if (this.stopped) return;
+    slot.held = false;
+    slot.run.setUint8(kvm_run.immediate_exit, this.parking ? 1 : 0);
+    if (Atomics.exchange(slot.words, TURN, Turn.VCPUS) === Turn.MAINS_VCPU_SLEEPS) syscall(SYS.futex, slot.words, FUTEX_WAKE_PRIVATE, 1);
   }
 
   private checkParked(): void {
     const done = this.onParked;
-    if (done === null) return;
-    for (const { words } of this.slots)
-      if (Atomics.load(words, Word.PARKED) === 0 && Atomics.load(words, Word.ENDED) === End.NONE) return;
+    if (done === null || !this.slots.every((slot) => slot.held)) return;
     this.onParked = null;
     done();
-  }
-
-  /** Answers what waits, and for a moment what comes after it: see LOOKS. */
-  private answerAll(): void {
-    Atomics.store(this.machineWords, Machine.MAIN_LOOKS, 1);
-    let answers = this.answerWaiting();
-    for (let looks = LOOKS; looks > 0 && answers < ANSWERS; looks--) {
-      const more = this.answerWaiting();
-      if (more > 0) looks = LOOKS;
-      answers += more;
-    }
-    Atomics.store(this.machineWords, Machine.MAIN_LOOKS, 0);
-    this.answerWaiting();
-  }
-
-  private answerWaiting(): number {
-    let answers = 0;
-    for (const slot of this.slots) {
-      if (Atomics.load(slot.words, Word.REQUEST) === 0) continue;
-      this.answer(slot);
-      answers++;
-    }
-    return answers;
-  }
-
-  private answer(slot: Slot): void {
-    const { words } = slot;
-    const low = words[Word.ADDRESS_LOW]! >>> 0, size = words[Word.SIZE]!;
-    const isWrite = words[Word.REQUEST_WRITE] === 1;
-    if (words[Word.REQUEST_PORT] === 1) {
-      if (isWrite) this.handler.portWrite(low, size, words[Word.DATA_LOW]! >>> 0);
-      else words[Word.DATA_LOW] = this.handler.portRead(low, size);
-    } else this.answerMemory(words, low + (words[Word.ADDRESS_HIGH]! >>> 0) * 2 ** 32, size, isWrite);
-    Atomics.store(words, Word.REQUEST, 0);
-    if (Atomics.load(words, Word.SLEEPS) === 1) signalEventFd(slot.wakeEvent.fd);
-  }
-
-  private answerMemory(words: Int32Array, gpa: number, size: number, isWrite: boolean): void {
-    const first = Math.min(size, 4);
-    if (isWrite) {
-      this.handler.memoryWrite(gpa, first, words[Word.DATA_LOW]! >>> 0);
-      if (size > 4) this.handler.memoryWrite(gpa + 4, size - 4, words[Word.DATA_HIGH]! >>> 0);
-    } else {
-      words[Word.DATA_LOW] = this.handler.memoryRead(gpa, first);
-      words[Word.DATA_HIGH] = size > 4 ? this.handler.memoryRead(gpa + 4, size - 4) : 0;
-    }
-  }
-
-  private takeSerial(slot: Slot): void {
-    const { words, ring } = slot;
-    const head = Atomics.load(words, Word.SERIAL_HEAD) | 0;
-    let tail = words[Word.SERIAL_TAIL]!;
-    while (tail !== head) {
-      const at = tail & (SERIAL_RING_SIZE - 1);
-      const length = Math.min((head - tail) | 0, SERIAL_RING_SIZE - at);
-      this.handler.serial(ring.subarray(at, at + length));
-      tail = (tail + length) | 0;
-    }
-    Atomics.store(words, Word.SERIAL_TAIL, tail);
   }
 }

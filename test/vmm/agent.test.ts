@@ -66,7 +66,7 @@ test("silence has an end, and so has waiting; a guest that reads nothing is told
 function sleeper() {
   const { epoll, agent, sent, ack } = rig();
   const done: string[] = [], note = (what: string) => () => void done.push(what);
-  const machine = { pause: (paused: () => void) => (done.push("pause"), paused()), resume: (running?: () => void) => (done.push("run"), running?.()) };
+  const machine = { pause: (paused: () => void) => (done.push("pause"), paused()), resume: note("run") };
   const devices = { agent: true, deafen: note("deafen"), resume: note("resume"), openGates: note("open"), quiesce: () => void done.push("quiesce") };
   const guest = { machine, devices, agent, params: {}, chain: NO_CHAIN } as unknown as Guest;
   const record = new Record(() => {});

@@ -1,6 +1,6 @@
 // The machine with tiny guests of our own: they run on every KVM, also on one that can't run Linux.
 import { expect, test } from "bun:test";
-import { Epoll } from "../../src/ffi/epoll.ts";
+import { EPOLLIN, Epoll, EventFd } from "../../src/ffi/epoll.ts";
 import { O_RDWR, openFd } from "../../src/ffi/fd.ts";
 import { Machine, type MachineEnd } from "../../src/vmm/machine.ts";
 import { tinyGuest } from "./guests/build.ts";
@@ -25,7 +25,7 @@ function create(vcpus: number) {
     until(() => paused);
   };
   const counter = () => new DataView(machine.memory.read(COUNTER, 8)!.buffer).getBigUint64(0, true);
-  return { machine, until, pause, counter, output: () => output, end: () => end as MachineEnd | null };
+  return { epoll, machine, until, pause, counter, output: () => output, end: () => end as MachineEnd | null };
 }
 
 function run(name: string, vcpus = 1) {
@@ -58,6 +58,7 @@ test("Machine.pause() stops all vCPUs and resume() lets them go on", () => {
     guest.machine.resume();
     guest.until(() => guest.counter() > still);
   }
+  guest.pause(); // no vCPU is left running beside the other tests
 });
 
 test("Machine.save() and restore() carry a guest into a new machine, where it goes on from the same instruction", () => {
@@ -75,4 +76,61 @@ test("Machine.save() and restore() carry a guest into a new machine, where it go
   // The counter is in a register: a guest that began anew would store small numbers.
   second.until(() => second.counter() !== reached);
   expect(second.counter()).toBeGreaterThan(reached);
+  second.pause();
+});
+
+const LINE = "abcdefghijklmnopqrstuvwxyz";
+
+test("a guest that is paused and saved amid string instructions loses and doubles nothing of them", () => {
+  const first = run("strings");
+  for (let round = 0; round < 50; round++) {
+    first.pause();
+    const exits = first.machine.exits();
+    first.machine.resume();
+    first.until(() => first.machine.exits() > exits + 7);
+  }
+  first.pause();
+  const state = first.machine.save();
+  const second = create(1);
+  second.machine.memory.bytes[0]!.set(first.machine.memory.bytes[0]!);
+  second.machine.restore(state);
+  second.machine.restoreBoard(state.board);
+  second.machine.resume();
+  second.until(() => second.output().length > 20 * LINE.length);
+  second.pause();
+  second.machine.save(); // hands on what there is of a line
+  const lines = (first.output() + second.output()).split("\n");
+  expect(LINE.startsWith(lines.pop()!)).toBe(true);
+  expect(lines.filter((line) => line !== LINE)).toEqual([]);
+  expect([first.end(), second.end()]).toEqual([null, null]);
+});
+
+test("a guest that asks without end leaves other descriptors their turn, and can be paused", () => {
+  const guest = run("strings");
+  const event = new EventFd();
+  event.signal();
+  let turns = 0;
+  guest.epoll.add(event.fd, EPOLLIN, () => { turns++; }); // ready for ever
+  for (let round = 0; round < 10; round++) {
+    const before = turns, exits = guest.machine.exits();
+    guest.until(() => turns > before + 10 && guest.machine.exits() > exits + 1000);
+    guest.pause();
+    const still = guest.machine.exits();
+    guest.epoll.poll(0);
+    expect(guest.machine.exits()).toBe(still);
+    guest.machine.resume();
+  }
+  guest.pause();
+});
+
+test("pause() called off before the vCPUs have come leaves them running", () => {
+  const guest = run("counter", 4);
+  guest.until(() => guest.counter() > 1000n);
+  for (let round = 0; round < 100; round++) {
+    guest.machine.pause(() => { throw new Error("was called off"); });
+    guest.machine.resume();
+  }
+  const reached = guest.counter();
+  guest.until(() => guest.counter() > reached);
+  guest.pause();
 });
