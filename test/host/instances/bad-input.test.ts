@@ -1,9 +1,10 @@
 // What is asked for at the wrong time or over files that somebody spoiled: a code that says why, and record and files as they should be.
 import { afterAll, expect, test } from "bun:test";
-import { existsSync, readdirSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { fail } from "../../../src/errors.ts";
 import { imageInUse } from "../../../src/host/instances/instances.ts";
-import { DIGEST, monitorsIn, open, removeRoots, type Fixture } from "./fixture.ts";
+import { DIGEST, freshRoot, imagesIn, monitorsIn, open, removeRoots, type Fixture } from "./fixture.ts";
 import { asleep, begun, codeOf, disks, entries, generations, openCompressing, picture, remove, running, stateOf } from "./sleeping.ts";
 
 afterAll(removeRoots);
@@ -117,6 +118,41 @@ test("a machine that needs what this CPU lacks is refused as such, and sleeps on
   expect(picture(fixture, "one")).toEqual({ state: "Standby", generations: kept, monitors: 0 });
   await fixture.close();
 });
+
+test("a sleeper whose image is gone, or can't be read, says so and sleeps on; once it is back it wakes", async () => {
+  let gone = false;
+  const root = freshRoot(), there = imagesIn(root);
+  const fixture = await open(root, { images: { ready: (name) => (gone ? fail("image.not_ready", `Cannot use the image ${name}: its root file system is gone`) : there.ready(name)) } });
+  await asleep(fixture, "one");
+  const kept = generations(fixture);
+  gone = true;
+  const error = (await fixture.instances.restore("one"))._unsafeUnwrapErr();
+  expect({ code: error.code, stateError: fixture.instances.get("one")._unsafeUnwrap().stateError, ...picture(fixture, "one") }).toEqual({ code: "image.not_ready", stateError: error.message, state: "Standby", generations: kept, monitors: 0 });
+  gone = false;
+  expect((await fixture.instances.restore("one"))._unsafeUnwrap()).toMatchObject({ state: "Running", stateError: null });
+  await fixture.close();
+});
+
+for (const [what, spoil] of [
+  ["is missing", (dir: string) => rmSync(dir, { recursive: true })],
+  ["is another's", (dir: string, other: string) => copyFileSync(join(other, "machine"), join(dir, "machine"))],
+  ["has a bit changed", (dir: string) => { const bytes = readFileSync(join(dir, "machine")); bytes[bytes.length >> 1]! ^= 4; writeFileSync(join(dir, "machine"), bytes); }],
+] as const)
+  test(`a chain whose older part ${what} is refused; both that stand on it can be deleted, and nothing is left`, async () => {
+    const fixture = await open();
+    await asleep(fixture, "one");
+    const [older] = generations(fixture) as [string];
+    (await fixture.instances.restore("one").andThen(() => fixture.instances.standby("one")))._unsafeUnwrap();
+    const [newer] = generations(fixture).filter((one) => one !== older) as [string];
+    (await fixture.instances.createSnapshot("one", { kind: "Standby", name: "kept", tags: {} }))._unsafeUnwrap();
+    spoil(join(fixture.root, "memory", older), join(fixture.root, "memory", newer));
+    expect((await fixture.instances.restore("one"))._unsafeUnwrapErr()).toMatchObject({ code: "snapshot.damaged", message: expect.stringMatching(/^Cannot (use|restore) /) });
+    expect({ state: stateOf(fixture, "one"), monitors: monitorsIn(fixture.root) }).toEqual({ state: "Standby", monitors: [] });
+    await remove(fixture, "one");
+    (await fixture.instances.removeSnapshot("kept"))._unsafeUnwrap();
+    expect({ generations: generations(fixture), disks: disks(fixture), snapshots: entries(fixture, "snapshots") }).toEqual({ generations: [], disks: [], snapshots: [] });
+    await fixture.close();
+  });
 
 test("an image is in use while an instance or only a snapshot was made of it", async () => {
   const fixture = await open();

@@ -100,6 +100,15 @@ export function freshRoot(): string {
   return root;
 }
 
+/** Any name is an image that is ready, but for `missing` and `slow`. */
+export const imagesIn = (root: string): InstanceDeps["images"] => ({
+  ready(name) {
+    if (name === "missing") return fail("image.not_found", "Cannot find the image missing");
+    if (name === "slow") return fail("image.not_ready", "The image slow is being pulled");
+    return ok({ config: imageConfig, rootfsPath: join(root, "rootfs"), record: { name: "img", digest: DIGEST } as never });
+  },
+});
+
 /** Nobody visits, nothing is compressed. */
 const alone: Pick<InstanceDeps, "compression" | "guard" | "activities" | "connections" | "ownConnection"> = {
   compression: { schedule() {}, ensureRaw: () => okAsync(undefined), cancel: async () => {}, moved() {}, before: async () => {}, state: () => ({ state: "none", error: null, compressedBytes: null, uncompressedBytes: null }) },
@@ -117,7 +126,7 @@ export async function open(root = freshRoot(), change: Change = {}, network = ne
   const disks = (await Disks.open({ db: store.db, dataDir: root }))._unsafeUnwrap();
   const opened = await openInstances({
     db: store.db, dir: join(root, "instances"), memoryDir: join(root, "memory"), ...alone, disks, poller, network, xsave: true,
-    images: { ready: (name) => (name === "missing" ? fail("image.not_found", "Cannot find the image missing") : name === "slow" ? fail("image.not_ready", "The image slow is being pulled") : ok({ config: imageConfig, rootfsPath: join(root, "rootfs"), record: { name: "img", digest: DIGEST } as never })) },
+    images: imagesIn(root),
     artifacts: { kernelPath: join(root, "kernel"), initramfsPath: join(root, "initramfs") },
     cgroups: openCgroups(), logger: createLogger("debug", (line) => logged.push(line)),
     monitors: spawning([process.execPath, STAND_IN]),

@@ -34,6 +34,20 @@ const MEMORY = 16 * PAGE_BYTES;
 
 interface SavedGuest { readonly argv: string[]; readonly bootedAt: number | null; readonly runningAt: number | null }
 
+/** The newest machine of the chain, checked as the product does it. */
+function newestOf(generations: readonly string[], fds: { take(name: string): number }) {
+  try {
+    const machines = generations.map((_, i) => {
+      fstatSync(fds.take(`memory${i}`));
+      return decodeMachine(readFileSync(`/proc/self/fd/${fds.take(`machine${i}`)}`));
+    });
+    checkChain(machines, generations);
+    return machines[0]!;
+  } catch (error) {
+    throw new Error(error instanceof MachineStateError ? faultMessage(error) : String(error));
+  }
+}
+
 const record = new Record((status) => control.send({ event: "state", status }));
 const control: Control = new Control(epoll, CONTROL_FD, {
   prepare: (_params, _fds, reply) => reply({ result: null }),
@@ -90,16 +104,7 @@ const control: Control = new Control(epoll, CONTROL_FD, {
     reply({ result: null });
   },
   restore(params, fds, reply) {
-    const machines = params.generations.map((_, i) => {
-      fstatSync(fds.take(`memory${i}`));
-      try {
-        return decodeMachine(readFileSync(`/proc/self/fd/${fds.take(`machine${i}`)}`));
-      } catch (error) {
-        throw new Error(error instanceof MachineStateError ? faultMessage(error) : String(error));
-      }
-    });
-    checkChain(machines, params.generations);
-    const newest = machines[0]!.devices[0] as SavedGuest;
+    const newest = newestOf(params.generations, fds).devices[0] as SavedGuest;
     for (const name of ["kvm", ...params.disks.map((_, i) => `disk${i}`)]) fstatSync(fds.take(name));
     record.open(fds.take("status"));
     if (fds.has("tap")) tap = fds.take("tap");
