@@ -54,7 +54,7 @@ export function listen(app: { fetch(request: Request): Response | Promise<Respon
         log.error("server.failed", { error: describeError(error, true) });
         return Response.json({ code: "internal_error", message: "Cannot answer this request: an internal error, which the daemon's log has in full." }, { status: 500, headers: { "x-should-retry": "false" } });
       },
-      websocket: sockets,
+      websocket: { ...SOCKETS, ...socketHandlers(log) },
     });
   } catch (cause) {
     return err(listenError(address, cause));
@@ -78,17 +78,31 @@ function pathOf(url: string): string {
   return end < 0 ? url.slice(start) : url.slice(start, end);
 }
 
-const sockets = {
+const SOCKETS = {
   // Each socket pings by itself: a paused one would never read the pong that this limit waits for.
   idleTimeout: 0,
   maxPayloadLength: MAX_FRAME,
   backpressureLimit: MAX_FRAME,
   perMessageDeflate: false,
-  open: (ws: ServerWebSocket<Socket>) => ws.data.open(ws),
-  message: (ws: ServerWebSocket<Socket>, data: string | Buffer) => ws.data.message(ws, data),
-  drain: (ws: ServerWebSocket<Socket>) => ws.data.drain(ws),
-  close: (ws: ServerWebSocket<Socket>) => ws.data.close(ws),
 };
+
+/** A bug in a handler ends its connection, not the daemon. */
+function socketHandlers(log: Logger) {
+  const guarded = (ws: ServerWebSocket<Socket>, handle: (socket: Socket) => void): void => {
+    try {
+      handle(ws.data);
+    } catch (error) {
+      log.error("socket.bug", { error: describeError(error, true) });
+      ws.terminate();
+    }
+  };
+  return {
+    open: (ws: ServerWebSocket<Socket>) => guarded(ws, (socket) => socket.open(ws)),
+    message: (ws: ServerWebSocket<Socket>, data: string | Buffer) => guarded(ws, (socket) => socket.message(ws, data)),
+    drain: (ws: ServerWebSocket<Socket>) => guarded(ws, (socket) => socket.drain(ws)),
+    close: (ws: ServerWebSocket<Socket>) => guarded(ws, (socket) => socket.close(ws)),
+  };
+}
 
 async function stop(server: Server<Socket>, live: Live): Promise<void> {
   const drained = server.stop(false);

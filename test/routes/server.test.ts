@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { createLogger } from "../../src/log.ts";
 import { parseListen } from "../../src/routes/guard.ts";
-import { Live } from "../../src/routes/live.ts";
+import { Live, type Socket } from "../../src/routes/live.ts";
 import { checkPort, listen } from "../../src/routes/server.ts";
 import { json, startApi, until } from "./harness.ts";
 
@@ -31,6 +31,22 @@ describe("listen()", () => {
     const sockets = (await Bun.file("/proc/net/tcp").text()).split("\n").filter((row) => row.includes(`:${port} `) && row.split(/\s+/)[4] === "0A");
     expect(sockets.map((row) => row.trim().split(/\s+/)[1])).toEqual([`0100007F:${port}`]);
     await api.stop();
+  });
+  test("a bug in what serves a WebSocket ends its connection, and is logged", async () => {
+    const logged: string[] = [], live = new Live(), bug = (at: string) => () => { throw new Error(`bug in ${at}`); };
+    const fine = { open() {}, message() {}, drain() {}, close() {} };
+    const parts: Record<string, Socket> = { open: { ...fine, open: bug("open") }, message: { ...fine, message: bug("message"), close: bug("close") } };
+    const app = { fetch: (request: Request) => live.upgrade(request, parts[new URL(request.url).pathname.slice(1)]!, null) };
+    const { url, stop } = listen(app, { hostname: "127.0.0.1", port: 0 }, live, createLogger("error", (line) => void logged.push((JSON.parse(line) as { error: string }).error.split("\n")[0]!)))._unsafeUnwrap();
+    for (const path of ["open", "message"]) {
+      const ws = new WebSocket(`${url.replace("http", "ws")}/${path}`);
+      ws.onopen = () => ws.send("x");
+      const { promise, resolve } = Promise.withResolvers<number>();
+      ws.onclose = ({ code }) => resolve(code);
+      expect(await promise).toBe(1006);
+    }
+    expect(logged).toEqual(["Error: bug in open", "Error: bug in message", "Error: bug in close"]);
+    await stop();
   });
   test("a verb under way is answered before the server ends, and a hang-up does not cancel it", async () => {
     const api = startApi();

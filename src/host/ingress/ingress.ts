@@ -64,7 +64,7 @@ class Ingresses implements IngressService {
     this.timing = { ...TIMING, ...timing };
     const reach = new Reach({ instances, running: (id) => this.runningNow(id), wake, pool: this.pool, log, timing: this.timing });
     const proxy: Proxy = {
-      reach, pool: this.pool, ledger,
+      reach, pool: this.pool, ledger, headS: this.timing.headS,
       find: (port, host) => this.table.find(port, host),
       instanceOf: (route) => this.instanceOf(route),
       begin: (id) => this.begin(id),

@@ -78,6 +78,18 @@ describe("heads that are refused before anything is sent on", () => {
   });
 });
 
+test("a head that comes too slowly is 408, however steadily it comes; its connection ends", async () => {
+  const slow = new WebWorld({ headS: 1 }), client = (await Raw.connect(slow.port)).send(`${GET}${HOST}X-Slow: `);
+  const dripping = setInterval(() => client.send("a"), 50);
+  await client.until("\r\n\r\n");
+  clearInterval(dripping);
+  expect(client.got).toStartWith("HTTP/1.1 408 ");
+  expect(client.got).toContain("Connection: close\r\n");
+  expect(slow.target.connections).toHaveLength(0);
+  client.reset();
+  await slow.close();
+});
+
 describe("chunked bodies that are not", () => {
   test.each<[string, string]>([
     ["a size that is no number", "zz\r\n"],

@@ -17,6 +17,8 @@ export interface Proxy {
   readonly reach: Reach;
   readonly pool: Pool;
   readonly ledger: Ledger;
+  /** Seconds that a head may take to come. */
+  readonly headS: number;
   find(port: number, host: string): Route | null;
   /** The id of a route's instance, now; null where there is none. */
   instanceOf(route: Route): string | null;
@@ -24,8 +26,8 @@ export interface Proxy {
   begin(instanceId: string): () => void;
 }
 
-/** Seconds that a head may take to come, that a connection may wait for its next request, and that one may take to close. */
-const HEAD_S = 30, IDLE_S = 75, LINGER_S = 4;
+/** Seconds that a connection may wait for its next request, and that one may take to close. */
+const IDLE_S = 75, LINGER_S = 4;
 /** Bytes that a client may send ahead of its turn. */
 const AHEAD_MAX = 64 * 1024;
 const KEEP_ALIVE_MS = 60_000;
@@ -42,7 +44,7 @@ export class Client implements WireHandler, ClientSide {
   constructor(socket: Socket<Wire>, private readonly port: number, private readonly proxy: Proxy, private readonly onClose: (client: Client) => void) {
     this.wire = new Wire(socket, this, proxy.ledger);
     this.wire.keepAlive(KEEP_ALIVE_MS);
-    this.wire.limit(HEAD_S);
+    this.wire.limit(proxy.headS);
   }
 
   // What comes from the socket.
@@ -50,7 +52,7 @@ export class Client implements WireHandler, ClientSide {
   data(bytes: Uint8Array): void {
     if (this.closing) return;
     if (this.exchange !== null) return this.exchange.fromClient(bytes);
-    if (this.bytes.length === 0) this.wire.limit(HEAD_S);
+    if (this.bytes.length === 0) this.wire.limit(this.proxy.headS);
     this.bytes = join(this.bytes, bytes);
     this.work();
   }
@@ -117,7 +119,7 @@ export class Client implements WireHandler, ClientSide {
   done(keepAlive: boolean): void {
     this.exchange = null;
     if (!keepAlive || this.retired) return this.closeGently();
-    this.wire.limit(this.bytes.length === 0 ? IDLE_S : HEAD_S);
+    this.wire.limit(this.bytes.length === 0 ? IDLE_S : this.proxy.headS);
     this.work();
   }
 

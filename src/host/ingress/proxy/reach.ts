@@ -16,8 +16,10 @@ export interface Timing {
   readonly graceMs: number;
   /** How long answers under way may take when the daemon ends. */
   readonly drainMs: number;
+  /** How long the head of a request may take to come, from its first byte to its last. */
+  readonly headS: number;
 }
-export const TIMING: Timing = { holdMs: 60_000, connectMs: 10_000, graceMs: 15_000, drainMs: 5_000 };
+export const TIMING: Timing = { holdMs: 60_000, connectMs: 10_000, graceMs: 15_000, drainMs: 5_000, headS: 30 };
 
 /** Why a request can't be served, in words for whoever sent it: no path, no address, no secret. */
 export interface Unreachable {

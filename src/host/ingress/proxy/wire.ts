@@ -11,7 +11,7 @@ export interface WireHandler {
   end(): void;
   /** Once, last. `reset`: broken off, not ended. */
   close(reset: boolean): void;
-  /** The limit that limit() set is over. */
+  /** What limit() set is over. */
   timeout(): void;
 }
 
@@ -108,7 +108,7 @@ export class Wire {
     if (!this.closed) this.socket.terminate();
   }
 
-  /** Calls timeout() when nothing has come or gone for so long; 0 lifts the limit. */
+  /** Calls timeout() in so long (a few seconds later at most), whatever comes or goes meanwhile; 0 lifts the limit. */
   limit(seconds: number): void {
     if (!this.closed) this.socket.timeout(seconds);
   }
