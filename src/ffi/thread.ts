@@ -5,7 +5,7 @@ import { CFunction, FFIType, type Pointer } from "bun:ffi";
 import { SYS } from "./abi/syscalls.ts";
 import { assemble, installCode, type Line } from "./code.ts";
 import { PAGE_SIZE, PROT_NONE, type Mapping } from "./memory.ts";
-import { SIGKICK } from "./signal.ts";
+import { installKickHandler, SIGKICK } from "./signal.ts";
 import { must, SysError } from "./syscall.ts";
 
 // linux/sched.h: what all threads of a process share.
@@ -37,9 +37,9 @@ export const CLONE_STUB: readonly Line[] = [
   ["ret",             0xc3],
 ];
 
-let stub: ((flags: number, stack: number) => number | bigint) | null = null;
-
-const newStub = () => CFunction({ ptr: installCode(assemble(CLONE_STUB)) as Pointer, args: [FFIType.u64, FFIType.u64], returns: FFIType.i64_fast }) as unknown as NonNullable<typeof stub>;
+// Made as this module is loaded: nobody waits for a thread yet.
+const stub = CFunction({ ptr: installCode(assemble(CLONE_STUB)) as Pointer, args: [FFIType.u64, FFIType.u64], returns: FFIType.i64_fast }) as unknown as (flags: number, stack: number) => number | bigint;
+installKickHandler();
 
 /**
  * Starts a thread at the code at `entry`, with `argument` in rdi. Its stack is [offset, offset + STACK_SIZE) of `memory`, which must never
@@ -51,7 +51,6 @@ export function startThread(entry: number, argument: number, memory: Mapping, of
   must("Cannot guard a thread's stack", SYS.mprotect, bottom, PAGE_SIZE, PROT_NONE);
   // Within the mapping: the last two words of the stack.
   new BigUint64Array(memory.buffer(offset + STACK_SIZE - 16, 16)).set([BigInt(argument), BigInt(entry)]);
-  stub ??= newStub();
   const all = new BigUint64Array([~(1n << BigInt(SIGKICK - 1))]), before = new BigUint64Array(1);
   // A thread inherits the mask.
   must("Cannot block signals", SYS.rt_sigprocmask, SIG_SETMASK, all, before, SIGSET_SIZE);

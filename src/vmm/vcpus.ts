@@ -5,17 +5,17 @@ import { kvm_run } from "../ffi/abi/kvm.ts";
 import { SYS } from "../ffi/abi/syscalls.ts";
 import { EPOLLIN, EventFd, type Epoll } from "../ffi/epoll.ts";
 import { Mapping, PAGE_SIZE } from "../ffi/memory.ts";
-import { installKickHandler, kickThread } from "../ffi/signal.ts";
+import { kickThread } from "../ffi/signal.ts";
 import { syscall } from "../ffi/syscall.ts";
 import { STACK_SIZE, startThread } from "../ffi/thread.ts";
-import { Block, BLOCK_STRIDE, Turn, vcpuCode } from "./arch/x86/vcpu-loop.ts";
+import { Block, BLOCK_STRIDE, lookForTurn, Turn, vcpuLoopAddress } from "./arch/x86/vcpu-loop.ts";
 import type { Vcpu } from "./kvm.ts";
 import { answerExit, End, type ExitHandler } from "./vcpu-exit.ts";
 
 /** Accesses answered in one go before the devices get their turn. */
 const ACCESSES = 256;
 /**
- * How often one side looks for the other before it sleeps: some twenty microseconds. A driver that sets up its device asks hundreds
+ * How often one side looks for the other before it sleeps, with a pause each time: some ten microseconds and more. A driver that sets up its device asks hundreds
  * of times in a row, and two thread switches take longer than that. Of no use where both share one CPU.
  */
 const LOOKS = navigator.hardwareConcurrency > 1 ? 500 : 0;
@@ -38,7 +38,6 @@ export class Vcpus {
   /** A page with the word that says that main looks, then a stack and a block for each vCPU. Lives as long as the process: threads use it. */
   private readonly memory: Mapping;
   private readonly mainLooks: Int32Array;
-  private readonly code = vcpuCode();
   private parking = true;
   private onParked: (() => void) | null = null;
   private stopped = false;
@@ -46,7 +45,6 @@ export class Vcpus {
 
   /** All are parked until resume(). */
   constructor(epoll: Epoll, vcpus: readonly Vcpu[], private readonly handler: ExitHandler) {
-    installKickHandler();
     this.memory = Mapping.anonymous(PAGE_SIZE + vcpus.length * BLOCK_STRIDE);
     this.mainLooks = new Int32Array(this.memory.buffer(0, PAGE_SIZE));
     this.slots = vcpus.map((vcpu, i) => this.start(vcpu, PAGE_SIZE + i * BLOCK_STRIDE));
@@ -61,7 +59,7 @@ export class Vcpus {
     block.setInt32(Block.LOOKS, LOOKS, true);
     block.setBigUint64(Block.ONE, 1n, true);
     block.setBigUint64(Block.MAIN_LOOKS, BigInt(this.memory.address), true);
-    const tid = startThread(this.code.loop, this.memory.address + offset + STACK_SIZE, this.memory, offset);
+    const tid = startThread(vcpuLoopAddress, this.memory.address + offset + STACK_SIZE, this.memory, offset);
     return { words: new Int32Array(buffer), run: new DataView(vcpu.run.buffer()), tid, held: true };
   }
 
@@ -112,7 +110,7 @@ export class Vcpus {
   }
 
   /** Only while no vCPU is held: their turns are main's. */
-  private comesAnother(): boolean { return this.code.look(this.memory.address + PAGE_SIZE + STACK_SIZE, this.slots.length, LOOKS) !== 0; }
+  private comesAnother(): boolean { return lookForTurn(this.memory.address + PAGE_SIZE + STACK_SIZE, this.slots.length, LOOKS) !== 0; }
 
   private answerWaiting(): number {
     let accesses = 0;

@@ -5,17 +5,16 @@ import { SYS } from "../../src/ffi/abi/syscalls.ts";
 import { E } from "../../src/ffi/abi/errno.ts";
 import { EventFd } from "../../src/ffi/epoll.ts";
 import { Mapping, PAGE_SIZE } from "../../src/ffi/memory.ts";
-import { installKickHandler, kickThread, SIGKICK } from "../../src/ffi/signal.ts";
+import { kickThread, SIGKICK } from "../../src/ffi/signal.ts";
 import { syscall } from "../../src/ffi/syscall.ts";
 import { STACK_SIZE, startThread } from "../../src/ffi/thread.ts";
-import { Block, BLOCK_STRIDE, Turn, vcpuCode } from "../../src/vmm/arch/x86/vcpu-loop.ts";
+import { Block, BLOCK_STRIDE, lookForTurn, Turn, vcpuLoopAddress } from "../../src/vmm/arch/x86/vcpu-loop.ts";
 
 const FUTEX_WAKE_PRIVATE = 0x81;
 const TURN = Block.TURN / 4, RESULT = Block.RESULT / 4;
 
 /** The turn is main's. */
 function start(looks: number) {
-  installKickHandler();
   const memory = Mapping.anonymous(PAGE_SIZE + BLOCK_STRIDE), event = new EventFd(), noVcpu = new EventFd();
   const buffer = memory.buffer(PAGE_SIZE + STACK_SIZE, PAGE_SIZE), block = new DataView(buffer), words = new Int32Array(buffer);
   const set = (at: number, value: number) => block.setInt32(at, value, true);
@@ -25,7 +24,7 @@ function start(looks: number) {
   set(Block.LOOKS, looks);
   block.setBigUint64(Block.ONE, 1n, true);
   block.setBigUint64(Block.MAIN_LOOKS, BigInt(memory.address), true);
-  const tid = startThread(vcpuCode().loop, memory.address + PAGE_SIZE + STACK_SIZE, memory, PAGE_SIZE);
+  const tid = startThread(vcpuLoopAddress, memory.address + PAGE_SIZE + STACK_SIZE, memory, PAGE_SIZE);
   return {
     tid, event, mainLooks: new Int32Array(memory.buffer(0, PAGE_SIZE)),
     turn: () => Atomics.load(words, TURN),
@@ -69,7 +68,7 @@ test("a kick neither ends it nor gives it the turn", () => {
 });
 
 test("main's look finds the turn of any vCPU, and nothing while all have theirs", () => {
-  const memory = Mapping.anonymous(4 * BLOCK_STRIDE), look = (looks: number) => vcpuCode().look(memory.address, 4, looks);
+  const memory = Mapping.anonymous(4 * BLOCK_STRIDE), look = (looks: number) => lookForTurn(memory.address, 4, looks);
   const turns = [0, 1, 2, 3].map((i) => new Int32Array(memory.buffer(i * BLOCK_STRIDE, 4)));
   for (const looks of [0, 1, 100]) expect(look(looks)).toBe(0);
   for (const words of turns)

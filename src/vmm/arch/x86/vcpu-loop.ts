@@ -110,17 +110,10 @@ export const TURN_LOOK: readonly Line[] = [
   ["ret",                                 0xc3],
 ];
 
-export interface VcpuCode {
-  /** Where a thread starts, with its block in rdi. */
-  readonly loop: number;
-  readonly look: (firstBlock: number, blocks: number, looks: number) => number;
-}
+// Both in one page, made as this module is loaded: no guest waits for it yet.
+const loop = assemble(VCPU_LOOP), page = installCode(Uint8Array.from([...loop, ...assemble(TURN_LOOK)]));
 
-let installed: VcpuCode | null = null;
+/** Where a vCPU's thread starts, with its block in rdi. */
+export const vcpuLoopAddress = page;
 
-export function vcpuCode(): VcpuCode {
-  if (installed !== null) return installed;
-  const loop = assemble(VCPU_LOOP), page = installCode(Uint8Array.from([...loop, ...assemble(TURN_LOOK)]));
-  const look = CFunction({ ptr: (page + loop.length) as Pointer, args: [FFIType.u64, FFIType.i32, FFIType.i32], returns: FFIType.i32 });
-  return (installed = { loop: page, look: look as unknown as VcpuCode["look"] });
-}
+export const lookForTurn = CFunction({ ptr: (page + loop.length) as Pointer, args: [FFIType.u64, FFIType.i32, FFIType.i32], returns: FFIType.i32 }) as unknown as (firstBlock: number, blocks: number, looks: number) => number;
