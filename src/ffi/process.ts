@@ -25,7 +25,8 @@ export function processStart(pid: number): number | null {
 }
 
 /** This boot's id: what ran under another one is gone. */
-export const bootId = (): string => readFileSync("/proc/sys/kernel/random/boot_id", "latin1").trim();
+export const bootId = (): string => (boot ??= readFileSync("/proc/sys/kernel/random/boot_id", "latin1").trim());
+let boot: string | undefined;
 
 /** Owns a descriptor of one process, which polls readable once it has ended. */
 export class ProcessHandle {

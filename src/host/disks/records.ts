@@ -65,6 +65,7 @@ export class DiskRecords {
 
   /** The layer and all below it, newest first. */
   chain(layer: string | null): string[] {
+    if (layer === null) return [];
     return this.db.query<{ id: string }, [string | null]>(`
       WITH RECURSIVE chain (id, parent, n) AS (
         SELECT id, parent, 0 FROM disk_layers WHERE id = ? UNION ALL SELECT l.id, l.parent, n + 1 FROM disk_layers l JOIN chain ON l.id = chain.parent)

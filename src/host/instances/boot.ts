@@ -1,7 +1,8 @@
 // What a VMM is handed to run an instance: parameters, and descriptors of everything that it will ever use.
 import { E } from "../../ffi/abi/errno.ts";
-import { closeFd, memoryFile, O_CREAT, O_RDONLY, O_RDWR, O_TRUNC, openFd, pwriteAll } from "../../ffi/fd.ts";
-import { SysError } from "../../ffi/syscall.ts";
+import { closeFd, memoryFile, fileSize, O_CREAT, O_RDONLY, O_RDWR, openFd, pwriteAll } from "../../ffi/fd.ts";
+import { SYS } from "../../ffi/abi/syscalls.ts";
+import { must, SysError } from "../../ffi/syscall.ts";
 import type { BootParams, DiskConfig, RestoreParams } from "../../vmm/protocol.ts";
 import { hasSmallBlocks } from "../disks/ext4.ts";
 import type { DiskLayer } from "../disks/service.ts";
@@ -82,7 +83,10 @@ export function openMachineFds(files: MachineFiles, into: BootFds): void {
     into.open(`${name}0`, paths[0], O_RDWR | O_CREAT | O_APPEND);
     into.open(`${name}1`, paths[1], O_RDWR | O_CREAT | O_APPEND);
   }
-  into.open("status", statusPath(files.dir), O_RDWR | O_CREAT | O_TRUNC);
+  into.open("status", statusPath(files.dir), O_RDWR | O_CREAT);
+  // Mostly it is empty already (emptyStatus()): cutting a file waits for the file system's journal.
+  const { status } = into.fds;
+  if (fileSize(status!) > 0) must("Cannot empty a monitor's record", SYS.ftruncate, status!, 0);
 }
 
 const LOGS: readonly (readonly [string, LogName])[] = [["app", "app"], ["vmm", "vmm"]];

@@ -23,6 +23,9 @@ export interface Changes {
 /** What it sleeps on, and what its monitor runs over. */
 export interface GenerationsOf { readonly saved: string | null; readonly live: string | null }
 
+/** Whom a reference means. */
+export interface Found { readonly id: string; readonly state: InstanceState }
+
 /** A VMM on record, with the boot of the host that it belongs to. */
 export interface ProcessRecord extends Spawned { readonly bootId: string }
 
@@ -81,20 +84,28 @@ export class Records {
     });
   }
 
+  /** A small part of what find() takes: for what happens to many, or while somebody waits. */
+  stateOf(id: string): InstanceState | null {
+    return this.db.query<{ state: InstanceState }, [string]>("SELECT state FROM instances WHERE id = ?").get(id)?.state ?? null;
+  }
+
   find(id: string): Instance | null {
     const row = this.db.query<Row, [string]>(`${SELECT} WHERE i.id = ?`).get(id);
     return row === null ? null : decodeRow(row, this.now());
   }
 
+  /** As idOf(). */
+  get(ref: string): Res<Instance> { return this.idOf(ref).map(({ id }) => this.find(id)!); }
+
   /** Exact id, exact name, then unique id prefix. */
-  get(ref: string): Res<Instance> {
-    const exact = this.db.query<Row, [string, string, string]>(`${SELECT} WHERE i.id = ? OR i.name = ? ORDER BY i.id <> ? LIMIT 1`).get(ref, ref, ref);
-    if (exact !== null) return ok(decodeRow(exact, this.now()));
+  idOf(ref: string): Res<Found> {
+    const exact = this.db.query<Found, [string, string, string]>("SELECT id, state FROM instances WHERE id = ? OR name = ? ORDER BY id <> ? LIMIT 1").get(ref, ref, ref);
+    if (exact !== null) return ok(exact);
     // Ids are lower-case letters and digits; anything else can't be a prefix, nor a pattern of LIKE.
-    const matches = /^[a-z0-9]+$/.test(ref) ? this.db.query<Row, [string]>(`${SELECT} WHERE i.id LIKE ? || '%' LIMIT 2`).all(ref) : [];
+    const matches = /^[a-z0-9]+$/.test(ref) ? this.db.query<Found, [string]>("SELECT id, state FROM instances WHERE id LIKE ? || '%' LIMIT 2").all(ref) : [];
     if (matches.length > 1) return fail("name.ambiguous", `Cannot tell which instance ${ref} means: more than one id begins so; give more of it`);
     if (matches.length === 0) return fail("instance.not_found", `Cannot find the instance ${ref}: no id or name is, and no id begins, like that`);
-    return ok(decodeRow(matches[0]!, this.now()));
+    return ok(matches[0]!);
   }
 
   /** Oldest first. */

@@ -10,7 +10,7 @@ import type { Context } from "./context.ts";
 import { eventually } from "./eventually.ts";
 import { THAW_MS } from "./saving.ts";
 import type { Instance } from "./service.ts";
-import { lendTap, startMonitor, undoStart } from "./start.ts";
+import { lendTap, settleIn, startMonitor, undoStart } from "./start.ts";
 import { VERB_FROM } from "./states.ts";
 import { isStorage } from "./storage.ts";
 
@@ -20,10 +20,10 @@ const ACKNOWLEDGE_MS = 60_000;
 const LOAD_MS = 60_000;
 
 export function restore(ctx: Context, ref: string): AsyncRes<Instance> {
-  return ctx.records.get(ref).asyncAndThen(({ id, state }) => new ResultAsync(ctx.lanes.run(id, "restore", async () => {
+  return ctx.records.idOf(ref).asyncAndThen(({ id, state }) => new ResultAsync(ctx.lanes.run(id, "restore", async () => {
     const instance = ctx.records.find(id);
     // It was woken meanwhile, by a packet say: as good as this one.
-    return state === "Standby" && instance?.state === "Running" ? ok(instance) : restoreNow(ctx, id);
+    return state === "Standby" && instance?.state === "Running" ? ok(instance) : restoreNow(ctx, id, instance);
   })));
 }
 
@@ -43,7 +43,7 @@ async function wakeNow(ctx: Context, id: string): Promise<Res<Instance>> {
   const instance = ctx.records.find(id);
   if (instance === null) return fail("instance.not_found", `Cannot wake instance ${id}: it was deleted meanwhile`);
   if (instance.state === "Running") return ok(instance);
-  if (instance.state === "Standby" && wakes(instance)) return restoreNow(ctx, id);
+  if (instance.state === "Standby" && wakes(instance)) return restoreNow(ctx, id, instance);
   const why = instance.state === "Standby" ? "it sleeps, and waking by requests is off for it: restore it" : `it is ${instance.state}`;
   return fail("instance.invalid_state", `Cannot wake instance ${instance.name}: ${why}`, { details: { state: instance.state } });
 }
@@ -84,36 +84,33 @@ function knock(ctx: Context, id: string): void {
 }
 
 /** Inside of the instance's lane. A failure before the commit leaves it Standby, with the error on record. */
-export async function restoreNow(ctx: Context, id: string): Promise<Res<Instance>> {
-  const instance = ctx.records.find(id);
+export async function restoreNow(ctx: Context, id: string, instance = ctx.records.find(id)): Promise<Res<Instance>> {
   if (instance === null) return fail("instance.not_found", `Cannot restore instance ${id}: it was deleted meanwhile`);
   if (!VERB_FROM.restore.includes(instance.state as never))
     return fail("instance.invalid_state", `Cannot restore instance ${instance.name}: it is ${instance.state}, not Standby`, { details: { state: instance.state } });
-  const letGo = hold(ctx, id);
+  // Its saved machine is not merged from here on, and a merge under way is off: what is opened below must be one chain.
+  const { saved } = ctx.records.generationsOf(id), chain = saved === null ? [] : ctx.generations.chain(saved);
+  const letGo = saved === null ? () => {} : ctx.merger.hold(saved, chain.map((one) => one.id));
   try {
     const fds = new BootFds();
-    const loaded = await load(ctx, instance, fds).catch((error: unknown): Res<Loaded> => err(wrap(isStorage(error) ? "host.storage" : "instance.start_failed", `Cannot restore instance ${instance.name}`, error)));
+    const loaded = await load(ctx, instance, chain, fds).catch((error: unknown): Res<Loaded> => err(wrap(isStorage(error) ? "host.storage" : "instance.start_failed", `Cannot restore instance ${instance.name}`, error)));
     fds.close();
     if (loaded.isErr()) return await stayAsleep(ctx, id, loaded.error);
-    return await release(ctx, id, loaded.value);
+    return await release(ctx, instance, saved, loaded.value);
   } finally {
     letGo();
   }
 }
 
-/** Its saved machine is not merged from here on, and a merge under way is off: what is opened below must be one chain. */
-function hold(ctx: Context, id: string): () => void {
-  const { saved } = ctx.records.generationsOf(id);
-  return saved === null ? () => {} : ctx.merger.hold(saved);
-}
+/** Newest first. */
+type Chain = ReturnType<Context["generations"]["chain"]>;
 
 interface Loaded { readonly machine: Machine; readonly result: RestoreResult }
 
-async function load(ctx: Context, instance: Instance, fds: BootFds): Promise<Res<Loaded>> {
+async function load(ctx: Context, instance: Instance, chain: Chain, fds: BootFds): Promise<Res<Loaded>> {
   const { id } = instance;
-  const saved = ctx.records.generationsOf(id).saved;
-  if (saved === null) return fail("snapshot.damaged", `Cannot restore instance ${instance.name}: no saved machine of it is on record`);
-  const chain = ctx.generations.chainIds(saved), opened = await openChain(ctx, chain, fds);
+  if (chain.length === 0) return fail("snapshot.damaged", `Cannot restore instance ${instance.name}: no saved machine of it is on record`);
+  const opened = await openChain(ctx, chain, fds);
   if (opened.isErr()) return err(opened.error);
   const image = ctx.deps.images.ready(instance.imageDigest);
   if (image.isErr()) return err(image.error);
@@ -122,18 +119,20 @@ async function load(ctx: Context, instance: Instance, fds: BootFds): Promise<Res
   const disk = ctx.disk(id);
   if (disk.isErr()) return err(disk.error);
   openMachineFds({ dir: ctx.dir(id), rootfsPath: image.value.rootfsPath, disk: disk.value }, fds);
-  const machine = startMonitor(ctx, id);
+  const machine = startMonitor(ctx, instance);
   if (machine.isErr()) return err(machine.error);
   ctx.step("started");
-  const params = restoreParams(instance, ctx.deps.xsave, disk.value, chain, lease.value, ACKNOWLEDGE_MS);
-  const result = await machine.value.request("restore", params, { fds: fds.fds, timeoutMs: LOAD_MS + ACKNOWLEDGE_MS });
+  const params = restoreParams(instance, ctx.deps.xsave, disk.value, chain.map((one) => one.id), lease.value, ACKNOWLEDGE_MS);
+  const asked = machine.value.request("restore", params, { fds: fds.fds, timeoutMs: LOAD_MS + ACKNOWLEDGE_MS });
+  const settled = settleIn(ctx, id, machine.value);
+  if (settled.isErr()) return err(settled.error);
+  const result = await asked;
   return result.map((value) => ({ machine: machine.value, result: value })).mapErr((error) => named(instance, error));
 }
 
 /** Each file is opened as soon as it is there: what is open stays, also if somebody else has it compressed meanwhile. */
-async function openChain(ctx: Context, chain: readonly string[], fds: BootFds): Promise<Res<void>> {
-  for (const [i, id] of chain.entries()) {
-    const { dir, machine, memory } = ctx.generations.paths(id);
+async function openChain(ctx: Context, chain: Chain, fds: BootFds): Promise<Res<void>> {
+  for (const [i, { id, dir, machine, memory }] of chain.entries()) {
     const raw = await ctx.deps.compression.ensureRaw(id, dir);
     if (raw.isErr()) return err(raw.error);
     try {
@@ -164,9 +163,10 @@ async function stayAsleep(ctx: Context, id: string, error: DormouseError): Promi
 }
 
 /** The commit, then the gates. */
-async function release(ctx: Context, id: string, { machine, result }: Loaded): Promise<Res<Instance>> {
+async function release(ctx: Context, instance: Instance, saved: string | null, { machine, result }: Loaded): Promise<Res<Instance>> {
+  const { id } = instance;
   ctx.step("acknowledged");
-  const consumed = consume(ctx, id, machine);
+  const consumed = consume(ctx, instance, saved, machine);
   if (consumed.isErr()) return stayAsleep(ctx, id, consumed.error);
   ctx.step("awake");
   ctx.taps.quiet(id);
@@ -184,12 +184,11 @@ async function release(ctx: Context, id: string, { machine, result }: Loaded): P
 }
 
 /** From here on the saved machine is void. */
-function consume(ctx: Context, id: string, machine: Machine): Res<void> {
+function consume(ctx: Context, { id, startedAt }: Instance, saved: string | null, machine: Machine): Res<void> {
   // Its end was recorded as that of a sleeper's monitor, and is not told again.
   if (ctx.machines.get(id) !== machine) return fail("instance.start_failed", `Cannot restore instance ${id}: its monitor ended as soon as its guest was awake; its vmm log may say more`);
   try {
-    const { saved } = ctx.records.generationsOf(id), startedAt = ctx.records.find(id)?.startedAt ?? Date.now();
-    ctx.records.transition(id, "Running", null, { savedGeneration: null, liveGeneration: saved, startedAt });
+    ctx.records.transition(id, "Running", null, { savedGeneration: null, liveGeneration: saved, startedAt: startedAt ?? Date.now() });
     return ok();
   } catch (error) {
     return err(wrap("host.storage", `Cannot record that instance ${id} is awake`, error));

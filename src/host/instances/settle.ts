@@ -2,9 +2,9 @@
 import { rmSync } from "node:fs";
 import { describeError } from "../../log.ts";
 import type { EndReason, VmmStatus } from "../../vmm/protocol.ts";
-import { readStatusFile, socketPath } from "../vmm/files.ts";
+import { emptyStatus, readStatusFile, socketPath } from "../vmm/files.ts";
 import { Machine, type MachineListener } from "../vmm/machine.ts";
-import type { Spawned } from "../vmm/spawn.ts";
+import type { Taken } from "../vmm/spawn.ts";
 import type { Res } from "../../errors.ts";
 import type { Context } from "./context.ts";
 import type { Instance, InstanceState } from "./service.ts";
@@ -26,7 +26,7 @@ const WHAT_HAPPENED: Readonly<Record<EndReason, string>> = {
 };
 
 /** Holds the VMM `spawned` and records its news from here on. Null where its process is gone already. */
-export function hold(ctx: Context, id: string, spawned: Spawned, onSettled: OnSettled): Res<Machine | null> {
+export function hold(ctx: Context, id: string, spawned: Taken, onSettled: OnSettled): Res<Machine | null> {
   let latest: VmmStatus | null = null;
   const listener: MachineListener = {
     onState(status) {
@@ -64,11 +64,11 @@ function persist(ctx: Context, id: string, write: () => void): void {
 
 /** A status of a living VMM. `created` and `ended` change nothing: before and after them comes more. */
 function observe(ctx: Context, id: string, status: VmmStatus): void {
-  const state = STATE_OF[status.state];
-  const before = ctx.records.find(id);
-  if (state === undefined || before === null || before.state === state) return;
+  const state = STATE_OF[status.state], recorded = ctx.records.stateOf(id);
+  if (state === undefined || recorded === null || recorded === state) return;
   // What a monitor does while it saves or restores is the verb's to record, when it commits.
-  if (before.state === "Standby" || ctx.saves.has(id)) return;
+  if (recorded === "Standby" || ctx.saves.has(id)) return;
+  const before = ctx.records.find(id)!;
   // A daemon that died between `boot` and its record missed the guest's first steps: they are made up for.
   if (!canHop(before.state, state)) ctx.records.transition(id, "Initializing", null, startChanges(before, status));
   ctx.records.transition(id, state, null, canHop(before.state, state) ? startChanges(before, status) : {});
@@ -116,11 +116,13 @@ export function settleEnded(ctx: Context, id: string, otherwise: string): VmmSta
   return status;
 }
 
-/** Socket, control group, process record and (but for one that sleeps) TAP of a VMM that has ended. */
+/** Socket, control group and process record of a VMM that has ended, and its TAP; of one that sleeps the VMM's own record instead. */
 export function clearLeftovers(ctx: Context, id: string): void {
-  if (ctx.records.find(id)?.state !== "Standby") ctx.taps.close(id);
+  const asleep = ctx.records.stateOf(id) === "Standby";
+  if (!asleep) ctx.taps.close(id);
   rmSync(socketPath(ctx.dir(id)), { force: true });
   ctx.records.clearProcess(id);
+  if (asleep) emptyStatus(ctx.dir(id));
   removeGroup(ctx, id, GROUP_ATTEMPTS);
 }
 

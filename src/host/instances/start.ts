@@ -7,7 +7,7 @@ import { bootId, ProcessHandle, SIGKILL } from "../../ffi/process.ts";
 import { describeError } from "../../log.ts";
 import type { Lease } from "../network/service.ts";
 import type { Machine } from "../vmm/machine.ts";
-import type { Spawned } from "../vmm/spawn.ts";
+import { closeHeld, type Taken } from "../vmm/spawn.ts";
 import { argvOf } from "./argv.ts";
 import { BootFds, bootParams, isKvmMissing, openBootFds, type DiskFiles } from "./boot.ts";
 import type { Context } from "./context.ts";
@@ -70,7 +70,7 @@ async function attempt(ctx: Context, id: string, fds: BootFds): Promise<Res<void
   if (network.isErr()) return err(network.error);
   const files = { dir, ...ctx.deps.artifacts, rootfsPath, disk: disk.value, config: guestConfig(instance, config, network.value) };
   openBootFds(files, fds);
-  return launch(ctx, id, fds, disk.value);
+  return launch(ctx, instance, fds, disk.value);
 }
 
 async function plugIn(ctx: Context, instance: Instance, fds: BootFds): Promise<Res<GuestNetwork | null>> {
@@ -90,37 +90,50 @@ export async function lendTap(ctx: Context, instance: Instance, fds: BootFds): P
   return ok(lease.value);
 }
 
-async function launch(ctx: Context, id: string, fds: BootFds, disk: DiskFiles): Promise<Res<void>> {
-  const machine = startMonitor(ctx, id);
+async function launch(ctx: Context, instance: Instance, fds: BootFds, disk: DiskFiles): Promise<Res<void>> {
+  const machine = startMonitor(ctx, instance);
   if (machine.isErr()) return err(machine.error);
-  const instance = ctx.records.find(id)!;
-  const booted = await machine.value.request("boot", bootParams(instance, ctx.deps.xsave, disk), { fds: fds.fds, timeoutMs: BOOT_TIMEOUT_MS });
+  const asked = machine.value.request("boot", bootParams(instance, ctx.deps.xsave, disk), { fds: fds.fds, timeoutMs: BOOT_TIMEOUT_MS });
+  const settled = settleIn(ctx, instance.id, machine.value);
+  if (settled.isErr()) return settled;
+  const booted = await asked;
   if (booted.isErr()) return fail("instance.start_failed", `Cannot start instance ${instance.name}: ${booted.error.message}; its vmm log may say more`, { cause: booted.error });
   return ok();
 }
 
-/** Starts one and holds it; on record before anything is asked of it. */
-export function startMonitor(ctx: Context, id: string): Res<Machine> {
-  const spawned = ctx.deps.monitors.take(ctx.dir(id), ctx.records.find(id)!);
-  if (spawned.isErr()) return err(spawned.error);
+/** Starts one and holds it; on record before anything is asked of it. Ask it at once, then settleIn(). */
+export function startMonitor(ctx: Context, { id, memoryBytes, vcpus }: Pick<Instance, "id" | "memoryBytes" | "vcpus">): Res<Machine> {
+  const taken = ctx.deps.monitors.take(ctx.dir(id), { memoryBytes, vcpus });
+  if (taken.isErr()) return err(taken.error);
+  const { pid, start: began } = taken.value;
   try {
     // A daemon that dies from here on leaves a monitor that is found again.
-    ctx.records.setProcess(id, { ...spawned.value, bootId: bootId() });
-    ctx.note(id, `monitor started, process ${spawned.value.pid}`);
-    ctx.deps.cgroups.add(id, spawned.value.pid);
+    ctx.records.setProcess(id, { pid, start: began, bootId: bootId() });
   } catch (error) {
-    end(spawned.value);
+    end(taken.value);
     return err(wrap(isStorage(error) ? "host.storage" : "host.process", "Cannot start the monitor", error));
   }
-  return hold(ctx, id, spawned.value, restartIfAsked).andThen((machine) =>
+  return hold(ctx, id, taken.value, restartIfAsked).andThen((machine) =>
     machine === null ? fail("host.process", "Cannot start the monitor: it ended at once; the vmm log may say why") : ok(machine));
 }
 
+/** What a monitor's work need not wait for. Where it fails, the monitor is to be ended, as after a failure of its own. */
+export function settleIn(ctx: Context, id: string, { pid }: Machine): Res<void> {
+  ctx.note(id, `monitor started, process ${pid}`);
+  try {
+    ctx.deps.cgroups.add(id, pid);
+    return ok();
+  } catch (error) {
+    return err(wrap(isStorage(error) ? "host.storage" : "host.process", "Cannot start the monitor", error));
+  }
+}
+
 /** One that nobody has asked for anything yet. */
-function end({ pid, start: began }: Spawned): void {
-  const handle = ProcessHandle.open(pid, began);
+function end({ pid, start: began, held }: Taken): void {
+  const handle = held?.process ?? ProcessHandle.open(pid, began);
   handle?.signal(SIGKILL);
-  handle?.close();
+  if (held === undefined) handle?.close();
+  else closeHeld(held);
 }
 
 /** A guest that asked for a restart (`reboot` in it) gets one, unless somebody wants it stopped. */

@@ -137,13 +137,15 @@ export class Generations {
     return existsSync(dir) ? readdirSync(dir).reduce((sum, name) => sum + (statSync(join(dir, name), { throwIfNoEntry: false })?.blocks ?? 0) * BLOCK, 0) : 0;
   }
 
-  /** Ids of the generation and all below it, newest first. */
-  chainIds(id: string): string[] {
-    return this.db.query<{ id: string }, [string]>(`
-      WITH RECURSIVE chain (id, base_id, n) AS (
-        SELECT id, base_id, 0 FROM generations WHERE id = ? UNION ALL SELECT g.id, g.base_id, n + 1 FROM generations g JOIN chain ON g.id = chain.base_id)
-      SELECT id FROM chain ORDER BY n`).all(id).map((row) => row.id);
+  /** The generation and all below it, newest first, as their files lie now. */
+  chain(id: string): (GenerationPaths & { readonly id: string })[] {
+    return this.db.query<{ id: string; folder: string | null }, [string]>(`
+      WITH RECURSIVE chain (id, base_id, folder, n) AS (
+        SELECT id, base_id, folder, 0 FROM generations WHERE id = ? UNION ALL SELECT g.id, g.base_id, g.folder, n + 1 FROM generations g JOIN chain ON g.id = chain.base_id)
+      SELECT id, folder FROM chain ORDER BY n`).all(id).map((row) => ({ id: row.id, ...pathsIn(join(this.dir, row.folder ?? row.id)) }));
   }
+
+  chainIds(id: string): string[] { return this.chain(id).map((one) => one.id); }
 
   /** Deletes what nobody refers to: rows, then folders; and folders that no row tells of. Cheap where there is nothing. */
   sweep(): void {

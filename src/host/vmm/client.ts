@@ -43,15 +43,27 @@ export class VmmClient {
   private ids = 0;
   private open = true;
 
-  /** Takes over `fd`, a connected packet socket. */
+  /** Takes over `fd`, a connected packet socket; throws where it can't be watched. */
   constructor(private readonly fd: number, poller: Poller, private readonly listener: ClientListener) {
     this.watch = poller.watch(fd, EPOLLIN, (events) => this.onReady(events));
   }
 
   static connect(path: string, poller: Poller, listener: ClientListener): Res<VmmClient> {
+    return VmmClient.open(() => connectSeqpacket(path), poller, listener);
+  }
+
+  /** Takes over `fd`, a connected packet socket. */
+  static over(fd: number, poller: Poller, listener: ClientListener): Res<VmmClient> {
+    return VmmClient.open(() => fd, poller, listener);
+  }
+
+  private static open(connect: () => number, poller: Poller, listener: ClientListener): Res<VmmClient> {
+    let fd = -1;
     try {
-      return ok(new VmmClient(connectSeqpacket(path), poller, listener));
+      fd = connect();
+      return ok(new VmmClient(fd, poller, listener));
     } catch (error) {
+      if (fd >= 0) closeFd(fd);
       return fail("host.process", `Cannot reach the monitor: ${messageOf(error)}`, { cause: error });
     }
   }

@@ -6,9 +6,9 @@ import { EPOLLIN } from "../../ffi/epoll.ts";
 import { ProcessHandle, SIGKILL } from "../../ffi/process.ts";
 import type { Method, Methods, VmmStatus } from "../../vmm/protocol.ts";
 import type { Poller, Watch } from "../poller.ts";
-import { VmmClient, type AnswerFds, type RequestOptions } from "./client.ts";
+import { VmmClient, type AnswerFds, type ClientListener, type RequestOptions } from "./client.ts";
 import { socketPath } from "./files.ts";
-import type { Spawned } from "./spawn.ts";
+import type { HeldMonitor, Taken } from "./spawn.ts";
 
 /** How often a connection that broke is made anew before the VMM is given up for dead. */
 const RECONNECTS = 5;
@@ -40,18 +40,18 @@ export class Machine {
 
   /**
    * The VMM `spawned` of the instance whose folder is `dir`, connected. Null where the process is gone. An Err leaves
-   * the process as it is.
+   * the process as it is. Takes over what is held of it.
    */
-  static attach(spawned: Spawned, dir: string, poller: Poller, listener: MachineListener): Res<Machine | null> {
+  static attach(spawned: Taken, dir: string, poller: Poller, listener: MachineListener): Res<Machine | null> {
     let handle: ProcessHandle | null;
     try {
-      handle = ProcessHandle.open(spawned.pid, spawned.start);
+      handle = spawned.held?.process ?? ProcessHandle.open(spawned.pid, spawned.start);
     } catch (error) {
       return fail("host.process", `Cannot watch the monitor ${spawned.pid}: ${messageOf(error)}`, { cause: error });
     }
     if (handle === null) return ok(null);
     const machine = new Machine(handle, dir, poller, listener);
-    const connected = machine.connect();
+    const connected = machine.connect(spawned.held);
     if (connected.isOk()) return ok(machine);
     machine.detach();
     return err(connected.error);
@@ -82,12 +82,14 @@ export class Machine {
     this.release();
   }
 
-  private connect(): Res<void> {
-    return VmmClient.connect(socketPath(this.dir), this.poller, {
+  private connect(held?: HeldMonitor): Res<void> {
+    const listener: ClientListener = {
       onState: (status) => { if (!this.over) this.listener.onState(status); },
       onDeaf: () => { if (!this.over) this.listener.onDeaf?.(); },
       onClosed: (reason) => this.onDisconnected(reason),
-    }).map((client) => { this.client = client; });
+    };
+    const client = held === undefined ? VmmClient.connect(socketPath(this.dir), this.poller, listener) : VmmClient.over(held.connection, this.poller, listener);
+    return client.map((client) => { this.client = client; });
   }
 
   /** Mostly the process is ending, and its pidfd says so in a moment. Otherwise a new connection replaces this one. */

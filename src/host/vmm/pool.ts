@@ -1,24 +1,25 @@
 // A few monitors that are started and idle, so that the start of a process is off the path of a wake. Each listens at
 // <data>/pool/<n>.sock; whoever takes one gets its socket renamed into the instance's folder. The pool holds a connection to
-// each from before its start: a monitor that hears a hang-up before it has a guest ends, so none outlives a killed daemon.
+// each from before its start: a monitor that hears a hang-up before it has a guest ends, so none outlives a killed daemon. Whoever takes
+// one goes on with that connection, and with its pidfd.
 import { mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { err, ok } from "neverthrow";
-import { wrap, type Res } from "../../errors.ts";
+import { fail, wrap, type Res } from "../../errors.ts";
 import { EPOLLIN } from "../../ffi/epoll.ts";
 import { closeFd, O_RDWR, openFd } from "../../ffi/fd.ts";
-import { processStart } from "../../ffi/process.ts";
+import { ProcessHandle, processStart } from "../../ffi/process.ts";
 import { connectSeqpacket, listenSeqpacket, receivePacket, sendPacket } from "../../ffi/socket.ts";
 import { MAX_PACKET, type PrepareParams, type Request } from "../../vmm/protocol.ts";
 import { describeError, type Logger } from "../../log.ts";
 import type { Poller, Watch } from "../poller.ts";
 import { socketPath } from "./files.ts";
-import { spawnVmm, spawnWith, type Spawned } from "./spawn.ts";
+import { spawnVmm, spawnWith, type Taken } from "./spawn.ts";
 
 /** Where a monitor comes from. */
 export interface Monitors {
   /** A monitor for the instance whose folder is `dir`, with its control socket in there. It will be told to make a machine of that shape. */
-  take(dir: string, shape: Shape): Res<Spawned>;
+  take(dir: string, shape: Shape): Res<Taken>;
 }
 
 export type Shape = PrepareParams;
@@ -64,12 +65,10 @@ export function openPool(options: PoolOptions): Res<VmmPool> {
 
 const logOf = (dir: string): string => join(dir, "vmm.log");
 
-interface Idle { readonly socket: string; readonly spawned: Spawned; readonly connection: Connection; readonly shape: Shape }
+interface Idle { readonly socket: string; readonly process: ProcessHandle; readonly start: number; readonly connection: Connection; readonly shape: Shape }
 
 class Pool implements VmmPool {
   private readonly waiting: Idle[] = [];
-  /** To the idle ones, and to those that were taken until somebody else's connection has replaced it. */
-  private readonly connections = new Set<Connection>();
   private timer: ReturnType<typeof setTimeout> | null = null;
   private started = 0;
   private closed = false;
@@ -80,11 +79,11 @@ class Pool implements VmmPool {
 
   get idle(): number { return this.waiting.length; }
 
-  take(dir: string, shape: Shape): Res<Spawned> {
+  take(dir: string, shape: Shape): Res<Taken> {
     this.usual = { memoryBytes: shape.memoryBytes, vcpus: shape.vcpus };
     this.refillLater();
     for (let next = this.pick(shape); next !== undefined; next = this.pick(shape)) {
-      if (move(next, dir)) return ok(next.spawned);
+      if (move(next, dir)) return ok({ pid: next.process.pid, start: next.start, held: { process: next.process, connection: next.connection.give() } });
       this.discard(next);
     }
     return spawnVmm(this.options.command, dir);
@@ -99,7 +98,6 @@ class Pool implements VmmPool {
     this.closed = true;
     if (this.timer !== null) clearTimeout(this.timer);
     for (const one of this.waiting.splice(0)) this.discard(one);
-    for (const connection of this.connections) this.drop(connection);
   }
 
   private refillLater(): void {
@@ -123,53 +121,65 @@ class Pool implements VmmPool {
   private start(): Res<Idle> {
     const { dir, command, poller } = this.options;
     const socket = join(dir, `${++this.started}.sock`), shape = this.usual;
-    let listener = -1;
+    let listener = -1, connection: Connection | null = null;
     try {
       listener = listenSeqpacket(socket);
-      const connection = new Connection(connectSeqpacket(socket), poller, () => this.onLost(connection));
-      this.connections.add(connection);
-      const spawned = spawnWith(command, listener, logOf(dir));
-      if (spawned.isErr()) this.discard({ socket, connection });
-      else connection.prepare(shape);
-      return spawned.map((process) => ({ socket, spawned: process, connection, shape }));
+      const made = connection = new Connection(connectSeqpacket(socket), poller, () => this.onLost(made));
+      const idle = spawnWith(command, listener, logOf(dir)).andThen(({ pid, start }) => {
+        const process = ProcessHandle.open(pid, start);
+        return process === null ? fail("host.process", `Cannot start an idle monitor: it ended at once; ${logOf(dir)} may say why`) : ok({ socket, process, start, connection: made, shape });
+      });
+      if (idle.isErr()) this.drop(socket, made);
+      else made.prepare(shape);
+      return idle;
     } catch (error) {
+      if (connection !== null) this.drop(socket, connection);
       return err(wrap("host.process", "Cannot start an idle monitor", error));
     } finally {
       if (listener >= 0) closeFd(listener);
     }
   }
 
-  /** Of one that was taken, because it has another connection now; of an idle one, because it has ended. */
   private onLost(connection: Connection): void {
-    this.drop(connection);
     const at = this.waiting.findIndex((one) => one.connection === connection);
     if (at < 0) return;
     const [gone] = this.waiting.splice(at, 1) as [Idle];
     this.discard(gone);
-    this.options.logger.warn("pool.monitor_ended", { pid: gone.spawned.pid, log: logOf(this.options.dir) });
+    this.options.logger.warn("pool.monitor_ended", { pid: gone.process.pid, log: logOf(this.options.dir) });
   }
 
   /** The hang-up ends it, where it still runs. */
-  private discard({ socket, connection }: Pick<Idle, "socket" | "connection">): void {
-    this.drop(connection);
-    rmSync(socket, { force: true });
+  private discard({ socket, process, connection }: Idle): void {
+    this.drop(socket, connection);
+    process.close();
   }
 
-  private drop(connection: Connection): void {
+  private drop(socket: string, connection: Connection): void {
     connection.close();
-    this.connections.delete(connection);
+    rmSync(socket, { force: true });
   }
 }
 
 /** False where the monitor has ended, or its socket can't be moved there. */
-function move({ socket, spawned }: Idle, dir: string): boolean {
+function move({ socket, process, start }: Idle, dir: string): boolean {
   try {
-    if (processStart(spawned.pid) !== spawned.start) return false;
-    mkdirSync(dir, { recursive: true, mode: 0o700 });
-    renameSync(socket, socketPath(dir));
+    // Its pidfd tells of its end only once the last of its threads has gone.
+    if (processStart(process.pid) !== start) return false;
+    renameInto(socket, dir);
     return true;
   } catch {
     return false; // what is wrong with the folder is said by spawnVmm(), which is tried next
+  }
+}
+
+/** An instance that was started before has its folder. */
+function renameInto(socket: string, dir: string): void {
+  try {
+    renameSync(socket, socketPath(dir));
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+    mkdirSync(dir, { recursive: true, mode: 0o700 });
+    renameSync(socket, socketPath(dir));
   }
 }
 
@@ -180,8 +190,15 @@ class Connection {
 
   constructor(private readonly fd: number, poller: Poller, lost: () => void) {
     const buffer = new Uint8Array(MAX_PACKET);
-    // A monitor without a guest only answers, and one with a guest speaks to its newest connection.
+    // A monitor without a guest only answers.
     this.watch = poller.watch(fd, EPOLLIN, () => { if (receivePacket(fd, buffer) === null) lost(); });
+  }
+
+  /** The descriptor is the caller's from here on. The answer to `prepare` may still come on it, which nobody waits for. */
+  give(): number {
+    this.watch.close();
+    this.open = false;
+    return this.fd;
   }
 
   /** Nobody waits for the answer: one that can't prepare makes all of it when it is asked for it. */

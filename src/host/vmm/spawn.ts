@@ -5,13 +5,23 @@ import { join } from "node:path";
 import { ok } from "neverthrow";
 import { fail, messageOf, type Res } from "../../errors.ts";
 import { closeFd, O_CREAT, O_WRONLY, openFd } from "../../ffi/fd.ts";
-import { processStart } from "../../ffi/process.ts";
+import { processStart, type ProcessHandle } from "../../ffi/process.ts";
 import { listenSeqpacket } from "../../ffi/socket.ts";
 import { logPaths, socketPath } from "./files.ts";
 
 const O_APPEND = 0o2000;
 
 export interface Spawned { readonly pid: number; /** Tells this process from a later one with the same number. */ readonly start: number }
+
+/** A monitor that was started for somebody, or ahead. `held`: who has waited with it holds it already; whoever gets it goes on with that, or closes it. */
+export interface Taken extends Spawned { readonly held?: HeldMonitor }
+export interface HeldMonitor { readonly process: ProcessHandle; /** The newest connection to its control socket. */ readonly connection: number }
+
+export function closeHeld(held: HeldMonitor | undefined): void {
+  if (held === undefined) return;
+  held.process.close();
+  closeFd(held.connection);
+}
 
 /** This executable as a monitor; in development, the sources under Bun. */
 export function vmmCommand(): readonly string[] {

@@ -57,9 +57,8 @@ export class Merger {
     }
   }
 
-  /** Keeps the files of `gid` and of all below it as they are, from now until the answer is called: whoever opens them needs them all, and at once. */
-  hold(gid: string): () => void {
-    const ids = this.options.generations.chainIds(gid);
+  /** Keeps the files of `gid` and of all below it as they are, from now until the answer is called: whoever opens them needs them all, and at once. `ids`: the chain, for who has just read it. */
+  hold(gid: string, ids: readonly string[] = this.options.generations.chainIds(gid)): () => void {
     for (const id of ids) this.holds.set(id, (this.holds.get(id) ?? 0) + 1);
     if (this.run !== null && this.isHeld(this.run.plan)) this.defer(this.run);
     let held = true;
