@@ -4,9 +4,10 @@ import { KVM } from "../ffi/abi/kvm.ts";
 import { cpuidFor } from "./arch/x86/cpuid.ts";
 import { enterLongMode, loadLinux, type BootImage } from "./arch/x86/boot.ts";
 import { signalEventFd, type Epoll } from "../ffi/epoll.ts";
+import { cpuFeatures, type CpuFeatures } from "../machine-state/cpu.ts";
 import type { BoardState } from "../machine-state/saved-machine.ts";
 import type { VcpuState, VmState } from "../machine-state/x86.ts";
-import { restoreVm, saveVm, StateReader, tellPaused } from "./arch/x86/state.ts";
+import { restoreVcpu, restoreVm, saveVm, StateReader, tellPaused } from "./arch/x86/state.ts";
 import { PciBus } from "./bus.ts";
 import { Interrupts } from "./interrupts.ts";
 import { Kvm, type Vcpu, type Vm } from "./kvm.ts";
@@ -98,8 +99,7 @@ export class Machine {
    */
   restore(state: Pick<MachineState, "vcpus" | "vm">): void {
     if (state.vcpus.length !== this.vcpus.length) throw new Error(`Cannot restore ${state.vcpus.length} vCPUs into ${this.vcpus.length}`);
-    const reader = new StateReader(this.kvm);
-    this.vcpus.forEach((vcpu, i) => reader.restoreVcpu(vcpu, state.vcpus[i]!));
+    this.vcpus.forEach((vcpu, i) => restoreVcpu(vcpu, state.vcpus[i]!));
     restoreVm(this.vm, state.vm);
   }
 
@@ -169,11 +169,15 @@ function hostTable(kvm: Kvm, supported: DataView, index: number, count: number, 
   return cpuidFor(supported, { index, count, tscDeadline: kvm.extension(KVM.KVM_CAP_TSC_DEADLINE_TIMER) !== 0, xsave });
 }
 
-/** What the first of `vcpus` would see on this host. */
-export function hostCpuid(kvmFd: number, vcpus: number, xsave: boolean): DataView {
+/** What a vCPU would see on this host, were it the only one. */
+export function hostCpuid(kvmFd: number, xsave: boolean): DataView {
   const kvm = new Kvm(kvmFd);
-  return hostTable(kvm, kvm.supportedCpuid(), 0, vcpus, xsave);
+  return hostTable(kvm, kvm.supportedCpuid(), 0, 1, xsave);
 }
+
+/** With and without XSAVE: the same for every machine while this process lives, however many vCPUs it has. */
+const features: { [xsave: string]: CpuFeatures } = {};
+export const hostFeatures = (kvmFd: number, xsave: boolean): CpuFeatures => (features[String(xsave)] ??= cpuFeatures(hostCpuid(kvmFd, xsave)));
 
 function describeEnd(why: number, detail: number): MachineEnd {
   switch (why) {

@@ -12,13 +12,15 @@ export class Record {
     state: "created", bootedAt: null, runningAt: null, endedAt: null, reason: null, exitCode: null, exitMessage: null,
   };
   private statusFd = -1;
+  /** Bytes in the file. */
+  private written = 0;
 
   /** `changed` hears of every new status. */
   constructor(private readonly changed: (status: VmmStatus) => void) {}
 
   get status(): VmmStatus { return this.current; }
 
-  /** Takes over the descriptor of status.json. */
+  /** Takes over the descriptor of status.json, which is empty. */
   open(statusFd: number): void { this.statusFd = statusFd; }
 
   booted(): void { this.update({ state: "initializing", bootedAt: Date.now() }); }
@@ -61,6 +63,8 @@ export class Record {
     if (this.statusFd < 0) return;
     const bytes = Buffer.from(JSON.stringify(this.current) + "\n");
     pwriteAll(this.statusFd, bytes, 0);
-    must("Cannot cut the status file", SYS.ftruncate, this.statusFd, bytes.length);
+    // Not where there is nothing to cut: the file system's journal would be asked all the same.
+    if (bytes.length < this.written) must("Cannot cut the status file", SYS.ftruncate, this.statusFd, bytes.length);
+    this.written = bytes.length;
   }
 }

@@ -9,14 +9,13 @@ import { closeFd, memoryFile, pwriteAll } from "../ffi/fd.ts";
 import { Mapping } from "../ffi/memory.ts";
 import { SYS } from "../ffi/abi/syscalls.ts";
 import { must } from "../ffi/syscall.ts";
-import { cpuFeatures } from "../machine-state/cpu.ts";
 import { encodeMachine, type MachineParams } from "../machine-state/saved-machine.ts";
 import type { VcpuState, VmState } from "../machine-state/x86.ts";
 import { encodePairs } from "../pairs.ts";
 import { PciBus } from "./bus.ts";
 import { RequestFds } from "./control.ts";
 import { Devices, type Board } from "./devices/devices.ts";
-import { hostCpuid } from "./machine.ts";
+import { hostCpuid, hostFeatures } from "./machine.ts";
 import { GuestMemory } from "./memory.ts";
 import type { PciFunction } from "./pci.ts";
 import { Discarded } from "./snapshot/discarded.ts";
@@ -32,8 +31,8 @@ const VERSION_1 = String(1n << 32n);
 const DISKS = [{ readonly: true, serial: "rootfs" }, { readonly: false, serial: "upper" }] as const;
 const ID = "rehearsal", MAC = "02:00:00:00:00:00";
 
-export function rehearse(kvmFd: number, vcpus: number): void {
-  const cpuid = hostCpuid(kvmFd, vcpus, true), stage = new Stage();
+export function rehearse(kvmFd: number): void {
+  const cpuid = hostCpuid(kvmFd, true), stage = new Stage();
   try {
     const first = stage.devices();
     const states = first.save().map(running), bars = stage.bus.save();
@@ -41,11 +40,11 @@ export function rehearse(kvmFd: number, vcpus: number): void {
     const machine = stage.file(0), memory = stage.file(MEMORY_BYTES);
     const params: MachineParams = { memoryBytes: MEMORY_BYTES, vcpus: 1, xsave: true, network: true, disks: DISKS.map((disk) => ({ ...disk, bytes: DISK_BYTES })) };
     pwriteAll(machine, encodeMachine({
-      id: ID, base: null, savedAt: 0, params, cpu: cpuFeatures(cpuid), guest: { bootedAt: null, runningAt: null, agent: false },
+      id: ID, base: null, savedAt: 0, params, cpu: hostFeatures(kvmFd, true), guest: { bootedAt: null, runningAt: null, agent: false },
       vcpus: [emptyVcpu(cpuid)], vm: EMPTY_VM, board: { pciAddress: 0, serial: [], bars }, devices: states, pages: [{ page: 8, pages: 8, content: "data" }],
     }), 0);
     const loaded = load([ID], [machine], [memory]);
-    checkCpu(loaded.machine, cpuid);
+    checkCpu(loaded.machine, hostFeatures(kvmFd, true));
     loaded.fill(stage.ram);
     const second = stage.devices();
     second.shutGates();

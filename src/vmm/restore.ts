@@ -6,7 +6,7 @@ import { checkParams, type SavedMachine } from "../machine-state/saved-machine.t
 import type { RequestFds } from "./control.ts";
 import { Devices, type DeviceEvents } from "./devices/devices.ts";
 import { machineParams } from "./guest.ts";
-import { hostCpuid, Machine, type MachineOptions } from "./machine.ts";
+import { hostFeatures, Machine, type MachineOptions } from "./machine.ts";
 import type { RestoreParams } from "./protocol.ts";
 import { checkCpu, load } from "./snapshot/load.ts";
 import type { Chain } from "./snapshot/plan.ts";
@@ -22,7 +22,7 @@ export function restore(epoll: Epoll, params: RestoreParams, fds: RequestFds, on
     const { memoryBytes, vcpus, xsave } = params, { machine: saved, chain } = loaded;
     const kvmFd = fds.take("kvm");
     checkParams(saved.params, { memoryBytes, vcpus, xsave, network: params.mac !== undefined, disks: saved.params.disks }); // how large disks are, they tell later
-    checkCpu(saved, hostCpuid(kvmFd, vcpus, xsave));
+    checkCpu(saved, hostFeatures(kvmFd, xsave));
     const loadMs = performance.now() - startedAt;
     const machine = new Machine(epoll, { kvmFd, memoryBytes, vcpus, xsave, ...on, cpuid: saved.vcpus.map((vcpu) => vcpu.cpuid), fill: (ram) => loaded.fill(ram) });
     const devices = new Devices(epoll, machine, params, fds, events, on.spares);

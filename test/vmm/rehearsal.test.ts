@@ -5,9 +5,9 @@ import { rehearse } from "../../src/vmm/rehearsal.ts";
 
 test("rehearse() goes through, again and again, and leaves no descriptor", () => {
   const kvm = openFd("/dev/kvm", O_RDWR);
-  rehearse(kvm, 1);
+  rehearse(kvm);
   const open = readdirSync("/proc/self/fd").length;
-  for (let i = 0; i < 5; i++) rehearse(kvm, 2);
+  for (let i = 0; i < 5; i++) rehearse(kvm);
   expect(readdirSync("/proc/self/fd").length).toBe(open);
   closeFd(kvm);
 });

@@ -52,7 +52,7 @@ export class Devices {
   private readonly io: DiskIo;
   private readonly transports: VirtioPci[] = [];
 
-  constructor(epoll: Epoll, board: Board, private readonly params: Pick<BootParams, "disks" | "mac">, fds: RequestFds, events: DeviceEvents, spares = Spares.NONE) {
+  constructor(epoll: Epoll, private readonly board: Board, private readonly params: Pick<BootParams, "disks" | "mac">, fds: RequestFds, events: DeviceEvents, spares = Spares.NONE) {
     const add = (device: Device) => {
       const transport = new VirtioPci(device, board.memory, board.platform, epoll, events.log);
       this.transports.push(transport);
@@ -171,6 +171,8 @@ export class Devices {
       const refused = transport.restore(states[i] as TransportState);
       if (refused !== null) return refused;
     }
+    this.board.platform.commitRoutes();
+    for (const transport of this.transports) transport.goOn();
     this.vsock.resetTransport();
     return null;
   }

@@ -4,7 +4,7 @@ import type { Mapping } from "../../ffi/memory.ts";
 import { must } from "../../ffi/syscall.ts";
 import { SYS } from "../../ffi/abi/syscalls.ts";
 import { corrupted } from "../../machine-state/container.ts";
-import { cpuFeatures, missingFeatures } from "../../machine-state/cpu.ts";
+import { missingFeatures, type CpuFeatures } from "../../machine-state/cpu.ts";
 import { dataRuns, MAX_MAPPINGS } from "../../machine-state/extents.ts";
 import { MachineStateError } from "../../machine-state/fault.ts";
 import { checkChain, decodeBase, decodeMachine, PAGE_BYTES, type BaseMachine, type SavedMachine } from "../../machine-state/saved-machine.ts";
@@ -43,8 +43,8 @@ export function load(ids: readonly string[], machines: readonly number[], memori
 }
 
 /** Refuses a CPU on which the guest could not go on. `host` is what a new vCPU would see. */
-export function checkCpu({ cpu }: SavedMachine, host: DataView): void {
-  const missing = missingFeatures(cpu, cpuFeatures(host));
+export function checkCpu({ cpu }: SavedMachine, host: CpuFeatures): void {
+  const missing = missingFeatures(cpu, host);
   if (missing.length > 0) throw new MachineStateError("incompatible", `Cannot use the saved machine: this host lacks ${missing.slice(0, 8).join(", ")}${missing.length > 8 ? ` and ${missing.length - 8} more features` : ""}`);
 }
 

@@ -75,11 +75,15 @@ export class Lifecycle {
     this.host.cleared();
   }
 
-  /** As saved, over restored queues. True where the device is at work: then each queue has been notified once. */
-  restore(status: number, driverFeatures: bigint): boolean {
+  /** As saved, over restored queues. */
+  restore(status: number, driverFeatures: bigint): void {
     this.driverFeatures = driverFeatures;
     this.status = status;
-    if (!this.running || (status & VIRTIO_CONFIG_S_NEEDS_RESET) !== 0) return false;
+  }
+
+  /** After restore(). True where the device is at work: then each queue has been notified once. */
+  goOn(): boolean {
+    if (!this.running || (this.status & VIRTIO_CONFIG_S_NEEDS_RESET) !== 0) return false;
     this.start();
     return true;
   }

@@ -109,9 +109,14 @@ export class Msix {
     return { control: this.control, table: [...this.table], pending: this.vectors.map((v) => v.pending) };
   }
 
+  /** Changes of KVM's routes cost so much that they are committed once for all devices: nothing is raised before goOn(). */
   restore(state: MsixState): void {
     this.table.set(state.table);
     state.pending.forEach((pending, i) => (this.vectors[i]!.pending = pending));
-    this.setControl(state.control);
+    this.control = state.control & (PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL);
+    for (let i = 0; i < this.count && this.enabled; i++) if (!this.masked(i)) this.route(i);
   }
+
+  /** After restore(), with the routes in place. */
+  goOn(): void { this.settle(0, this.count); }
 }

@@ -260,10 +260,7 @@ export class VirtioPci implements PciFunction, QueueOwner, LifecycleHost {
     };
   }
 
-  /**
-   * Into a new transport over the same kind of device, memory already filled. Every queue is then notified and interrupted once:
-   * whatever was on its way when the state was taken comes again. Null, or why the state does not fit.
-   */
+  /** Into a new transport over the same kind of device, memory already filled. Null, or why the state does not fit. Then goOn(). */
   restore(state: TransportState): string | null {
     if (state.type !== this.device.type || state.queues.length !== this.slots.length) return `${this.device.name}: the state is another device's`;
     const driverFeatures = BigInt(state.driverFeatures);
@@ -285,10 +282,19 @@ export class VirtioPci implements PciFunction, QueueOwner, LifecycleHost {
     this.queueSelect = state.selects.queue;
     this.generation = state.selects.generation;
     this.device.restore(state.device);
-    if (!this.lifecycle.restore(state.status, driverFeatures)) return null;
+    this.lifecycle.restore(state.status, driverFeatures);
+    return null;
+  }
+
+  /**
+   * After restore(), with the routes of interrupts committed. Every queue is notified and interrupted once: whatever was on its way
+   * when the state was taken comes again.
+   */
+  goOn(): void {
+    this.msix.goOn();
+    if (!this.lifecycle.goOn()) return;
     for (const slot of this.slots) if (slot.enabled) this.interrupt(slot.queue.index);
     this.configInterrupt();
-    return null;
   }
 }
 

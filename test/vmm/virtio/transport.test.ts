@@ -259,6 +259,8 @@ test("state goes into another transport, which goes on where it was", () => {
   b.bytes.set(a.bytes);
   b.placeBar();
   expect(b.pci.restore(state)).toBeNull();
+  b.platform.commitRoutes();
+  b.pci.goOn();
   b.settle();
   expect(device.restored).toEqual({ kept: 7 });
   expect(b.view.getUint16(a.queues[0]!.used + 2, true)).toBe(41);

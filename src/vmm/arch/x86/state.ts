@@ -27,7 +27,7 @@ function get(on: Ioctls, name: Ioctl, size: number): Bytes {
   return bytes;
 }
 
-/** What reads and writes the state of vCPUs on this host; asks KVM once which MSRs and how much XSAVE there is. */
+/** What reads the state of vCPUs on this host; asks KVM once which MSRs and how much XSAVE there is. */
 export class StateReader {
   private readonly msrIndices: number[];
   private readonly xsaveSize: number;
@@ -53,21 +53,6 @@ export class StateReader {
     };
   }
 
-  /** Into a vCPU that has its CPUID and has not run. */
-  restoreVcpu(vcpu: Vcpu, state: VcpuState): void {
-    // A host without TSC scaling can only run at its own frequency.
-    if (call(vcpu, "KVM_GET_TSC_KHZ") !== state.tscKhz) call(vcpu, "KVM_SET_TSC_KHZ", state.tscKhz);
-    call(vcpu, "KVM_SET_MP_STATE", state.mpState);
-    call(vcpu, "KVM_SET_REGS", state.regs);
-    call(vcpu, "KVM_SET_SREGS", state.sregs);
-    call(vcpu, "KVM_SET_XSAVE", state.xsave);
-    call(vcpu, "KVM_SET_XCRS", state.xcrs);
-    call(vcpu, "KVM_SET_DEBUGREGS", state.debugRegs);
-    call(vcpu, "KVM_SET_LAPIC", state.lapic);
-    this.restoreMsrs(vcpu, state.msrs);
-    call(vcpu, "KVM_SET_VCPU_EVENTS", state.events);
-  }
-
   /** KVM stops at the first MSR that it can't read: that one is left out, and reading goes on behind it. */
   private saveMsrs(vcpu: Vcpu): Bytes {
     const entries: Bytes[] = [];
@@ -81,19 +66,34 @@ export class StateReader {
     }
     return deadlineLast(Buffer.concat(entries));
   }
+}
 
-  private restoreMsrs(vcpu: Vcpu, msrs: Bytes): void {
-    const { size } = kvm_msr_entry;
-    for (let at = 0; at < msrs.length; ) {
-      const count = Math.min(MSRS_AT_ONCE, (msrs.length - at) / size);
-      const request = msrRequest(count);
-      request.bytes.set(msrs.subarray(at, at + count * size), kvm_msrs.size);
-      const written = call(vcpu, "KVM_SET_MSRS", request.bytes);
-      at += written * size;
-      if (written === count) continue;
-      const refused = new DataView(msrs.buffer, msrs.byteOffset + at, size).getUint32(0, true);
-      throw new Error(`KVM refused to restore MSR 0x${refused.toString(16)}: this host's CPU lacks what the snapshot's had`);
-    }
+/** Into a vCPU that has its CPUID and has not run. */
+export function restoreVcpu(vcpu: Vcpu, state: VcpuState): void {
+  // A host without TSC scaling can only run at its own frequency.
+  if (call(vcpu, "KVM_GET_TSC_KHZ") !== state.tscKhz) call(vcpu, "KVM_SET_TSC_KHZ", state.tscKhz);
+  call(vcpu, "KVM_SET_MP_STATE", state.mpState);
+  call(vcpu, "KVM_SET_REGS", state.regs);
+  call(vcpu, "KVM_SET_SREGS", state.sregs);
+  call(vcpu, "KVM_SET_XSAVE", state.xsave);
+  call(vcpu, "KVM_SET_XCRS", state.xcrs);
+  call(vcpu, "KVM_SET_DEBUGREGS", state.debugRegs);
+  call(vcpu, "KVM_SET_LAPIC", state.lapic);
+  restoreMsrs(vcpu, state.msrs);
+  call(vcpu, "KVM_SET_VCPU_EVENTS", state.events);
+}
+
+function restoreMsrs(vcpu: Vcpu, msrs: Bytes): void {
+  const { size } = kvm_msr_entry;
+  for (let at = 0; at < msrs.length; ) {
+    const count = Math.min(MSRS_AT_ONCE, (msrs.length - at) / size);
+    const request = msrRequest(count);
+    request.bytes.set(msrs.subarray(at, at + count * size), kvm_msrs.size);
+    const written = call(vcpu, "KVM_SET_MSRS", request.bytes);
+    at += written * size;
+    if (written === count) continue;
+    const refused = new DataView(msrs.buffer, msrs.byteOffset + at, size).getUint32(0, true);
+    throw new Error(`KVM refused to restore MSR 0x${refused.toString(16)}: this host's CPU lacks what the snapshot's had`);
   }
 }
 
