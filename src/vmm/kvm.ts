@@ -1,5 +1,5 @@
 // KVM's three kinds of descriptor as owners: Kvm (system), Vm, Vcpu. Only what the monitor uses; each method is one ioctl.
-// A Vcpu's methods may be called from the main thread while its Worker is parked (KVM serializes on the vCPU's mutex).
+// A Vcpu's methods may be called from the main thread while it is parked (KVM serializes on the vCPU's mutex).
 import { must, syscall } from "../ffi/syscall.ts";
 import { SYS } from "../ffi/abi/syscalls.ts";
 import { closeFd } from "../ffi/fd.ts";

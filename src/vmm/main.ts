@@ -23,7 +23,7 @@ export function vmm(_args: readonly string[]): never {
   }
 }
 
-/** exit_group at once: Workers may sit in KVM_RUN, and exit handlers have nothing to do here. */
+/** exit_group at once: vCPUs may sit in KVM_RUN, and exit handlers have nothing to do here. */
 function exit(status: number): never {
   for (;;) syscall(SYS.exit_group, status);
 }
