@@ -19,7 +19,7 @@ export interface ForkRequest { readonly name: string; readonly fromRunning: bool
 
 export function fork(ctx: Context, ref: string, request: ForkRequest): AsyncRes<Instance> {
   return checkName(request.name).andThen(() => ctx.records.get(ref)).asyncAndThen((source) =>
-    new ResultAsync(ctx.lanes.run(source.id, `fork ${request.name}`, () => begin(ctx, source.id, request)))
+    new ResultAsync(ctx.lanes.run(source.id, `fork ${JSON.stringify(request)}`, () => begin(ctx, source.id, request)))
       .andThen((child) => new ResultAsync(onTo(ctx, child.id, child.target))));
 }
 

@@ -11,8 +11,11 @@ import { calledOff, condenseLater, resume, save, type Saved } from "./saving.ts"
 import type { Instance } from "./service.ts";
 import { VERB_FROM } from "./states.ts";
 
+/** One by force has another answer where somebody is there. */
+export const BY_HAND = { polite: "standby", forced: "standby by force" } as const;
+
 export function standby(ctx: Context, ref: string, options: StandbyOptions = {}): AsyncRes<Instance> {
-  return ctx.records.get(ref).asyncAndThen(({ id, state }) => new ResultAsync(ctx.lanes.run(id, "standby", async () => {
+  return ctx.records.get(ref).asyncAndThen(({ id, state }) => new ResultAsync(ctx.lanes.run(id, options.force === true ? BY_HAND.forced : BY_HAND.polite, async () => {
     const instance = ctx.records.find(id);
     // It was put to sleep meanwhile, by itself mostly: as good as this one.
     return state === "Running" && instance?.state === "Standby" ? ok(instance) : standbyNow(ctx, id, options, "by hand");

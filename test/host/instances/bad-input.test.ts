@@ -174,8 +174,18 @@ test("forks under one name at once: one is made, and whoever asked for another t
   const answers = await Promise.all([fork(fixture, "one", "two"), fork(fixture, "other", "two")]);
   expect(answers.map((one) => (one.isOk() ? "ok" : one.error.code)).sort()).toEqual(["instance.already_exists", "ok"]);
   expect({ monitors: monitorsIn(fixture.root).length, names: fixture.instances.list().map(({ name }) => name) }).toEqual({ monitors: 3, names: ["one", "other", "two"] });
-  for (const name of ["one", "other", "two"]) await remove(fixture, name);
+  const targets = await Promise.all((["Standby", "Standby", "Running"] as const).map((targetState) => fixture.instances.fork("one", { name: "three", fromRunning: true, targetState })));
+  expect(targets.map((one) => (one.isOk() ? one.value.state : one.error.code))).toEqual(["Standby", "Standby", "instance.already_exists"]);
+  for (const name of ["one", "other", "two", "three"]) await remove(fixture, name);
   expect({ generations: generations(fixture), disks: disks(fixture), folders: entries(fixture, "instances").filter((name) => !name.startsWith(".")) }).toEqual({ generations: [], disks: [], folders: [] });
+  await fixture.close();
+});
+
+test("a standby by force does not join one that gives way to visitors", async () => {
+  const fixture = await open(undefined, { guard: { forget() {}, visitors: async () => "somebody is there", lateVisitors: async () => "somebody is there" } });
+  await running(fixture, "one");
+  const answers = await Promise.all([{}, { force: true }, {}].map((options) => fixture.instances.standby("one", options)));
+  expect(answers.map((one) => (one.isOk() ? one.value.state : one.error.code))).toEqual(["conflict", "Standby", "Standby"]);
   await fixture.close();
 });
 

@@ -42,7 +42,7 @@ export const picture = (fixture: Fixture, name: string) => ({ state: stateOf(fix
 export async function openCompressing(root?: string, change: Change = {}): Promise<Fixture & { readonly compressor: Compressor }> {
   let compressor: Compressor | null = null;
   const fixture = await open(root, (db) => {
-    compressor = new Compressor({ records: sqliteRecords(db) });
+    compressor = new Compressor({ records: sqliteRecords(db), failed() {} });
     return { compression: compressor, ...(typeof change === "function" ? change(db) : change) };
   });
   return { ...fixture, compressor: compressor! };
