@@ -56,7 +56,7 @@ export class Machine {
   private readonly bus = new PciBus();
   private readonly serial: Serial;
   private readonly interrupts: Interrupts;
-  private readonly vcpus: Vcpu[] = [];
+  private readonly vcpus: readonly Vcpu[];
   private readonly cpuids: DataView[] = [];
   private readonly threads: Vcpus;
   private ended = false;
@@ -64,8 +64,9 @@ export class Machine {
   constructor(epoll: Epoll, private readonly options: MachineOptions) {
     this.kvm = new Kvm(options.kvmFd);
     const spares = options.spares ?? Spares.NONE;
-    const { vm, memory, mapping } = spares.takeVm(this.kvm, options.memoryBytes);
+    const { vm, vcpus, memory, mapping } = spares.takeBody(this.kvm, options.memoryBytes, options.vcpus);
     this.vm = vm;
+    this.vcpus = vcpus;
     this.memory = memory;
     options.fill?.(mapping);
     this.discarded = new Discarded(mapping, options.fill !== undefined);
@@ -73,7 +74,7 @@ export class Machine {
     const serialIrq = this.interrupts.isa(SERIAL_IRQ);
     this.serial = new Serial(options.onSerial, () => signalEventFd(serialIrq));
     this.platform = this.pciPlatform();
-    this.createVcpus();
+    this.showCpus();
     const { bus } = this, ports = new Ports(bus, this.serial, () => this.onVcpuEnd(End.RESET, 0));
     this.threads = new Vcpus(epoll, this.vcpus, {
       portRead: (port, size) => ports.read(port, size),
@@ -133,16 +134,13 @@ export class Machine {
   }
   exits(): number { return this.threads.exits(); }
 
-  private createVcpus(): void {
+  private showCpus(): void {
     const supported = this.kvm.supportedCpuid();
-    for (let index = 0; index < this.options.vcpus; index++) {
-      const vcpu = this.vm.createVcpu(index);
-      vcpu.useHostTscFrequency();
+    for (const [index, vcpu] of this.vcpus.entries()) {
       const saved = this.options.cpuid?.[index];
       const table = saved === undefined ? hostTable(this.kvm, supported, index, this.options.vcpus, this.options.xsave) : new DataView(saved.buffer, saved.byteOffset, saved.byteLength);
       vcpu.setCpuid(table);
       this.cpuids.push(table);
-      this.vcpus.push(vcpu);
     }
   }
 

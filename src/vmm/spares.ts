@@ -1,38 +1,42 @@
 // What a machine needs and what takes long to make, made ahead by a monitor that waits in the daemon's pool: KVM's VM with memory of the
-// size that is expected (a memory slot alone costs milliseconds: KVM waits for all CPUs), a ring for disk I/O.
+// size that is expected (a memory slot alone costs milliseconds: KVM waits for all CPUs) and with its vCPUs, a ring for disk I/O.
 // All of it is as good as new: nothing of a guest has been in it.
 import type { Epoll } from "../ffi/epoll.ts";
 import { Mapping } from "../ffi/memory.ts";
 import type { DiskIo } from "./devices/block/disk-io.ts";
 import { UringIo } from "./devices/block/uring.ts";
-import { Kvm, type Vm } from "./kvm.ts";
+import { Kvm, type Vcpu, type Vm } from "./kvm.ts";
 import { GuestMemory } from "./memory.ts";
 import type { PrepareParams } from "./protocol.ts";
 
 /** Guest RAM: its mapping, and the views of it. */
-export interface Ram { readonly mapping: Mapping; readonly memory: GuestMemory }
+interface Ram { readonly mapping: Mapping; readonly memory: GuestMemory }
+export interface Body extends Ram { readonly vm: Vm; readonly vcpus: Vcpu[] }
 
 /** Each piece is taken at most once, by the one guest that this monitor will have. */
 export class Spares {
-  private constructor(private vm: Vm | null, private ram: Ram | null, private io: DiskIo | null) {}
+  private constructor(private body: Body | null, private io: DiskIo | null) {}
 
-  static readonly NONE = new Spares(null, null, null);
+  static readonly NONE = new Spares(null, null);
 
-  static make(epoll: Epoll, kvmFd: number, { memoryBytes }: PrepareParams): Spares {
-    const vm = new Kvm(kvmFd).createVm();
-    return new Spares(vm, newRam(vm, memoryBytes), UringIo.create(epoll));
+  static make(epoll: Epoll, kvmFd: number, { memoryBytes, vcpus }: PrepareParams): Spares {
+    return new Spares(newBody(new Kvm(kvmFd), memoryBytes, vcpus), UringIo.create(epoll));
   }
 
-  /** A VM whose memory is `memoryBytes` of RAM, mapped and empty. Pages may be replaced as long as no vCPU has run. */
-  takeVm(kvm: Kvm, memoryBytes: number): Ram & { readonly vm: Vm } {
-    const vm = this.vm ?? kvm.createVm(), { ram } = this;
-    [this.vm, this.ram] = [null, null];
-    if (ram !== null && ram.mapping.length === memoryBytes) return { vm, ...ram };
-    if (ram !== null) {
-      setMemory(vm, ram.memory, false);
-      ram.mapping.close();
+  /** A VM with `vcpus` vCPUs whose memory is `memoryBytes` of RAM, mapped and empty. Pages may be replaced as long as no vCPU has run. */
+  takeBody(kvm: Kvm, memoryBytes: number, vcpus: number): Body {
+    const spare = this.body;
+    this.body = null;
+    // KVM can't take a vCPU back, and one that never runs costs the others their common clock.
+    if (spare === null || spare.vcpus.length > vcpus) {
+      if (spare !== null) drop(spare);
+      return newBody(kvm, memoryBytes, vcpus);
     }
-    return { vm, ...newRam(vm, memoryBytes) };
+    addVcpus(spare, vcpus);
+    if (spare.mapping.length === memoryBytes) return spare;
+    setMemory(spare.vm, spare.memory, false);
+    spare.mapping.close();
+    return { vm: spare.vm, vcpus: spare.vcpus, ...newRam(spare.vm, memoryBytes) };
   }
 
   takeDiskIo(): DiskIo | null {
@@ -40,6 +44,26 @@ export class Spares {
     this.io = null;
     return io;
   }
+}
+
+function newBody(kvm: Kvm, memoryBytes: number, vcpus: number): Body {
+  const vm = kvm.createVm(), body = { vm, vcpus: [], ...newRam(vm, memoryBytes) };
+  addVcpus(body, vcpus);
+  return body;
+}
+
+function addVcpus({ vm, vcpus }: Body, count: number): void {
+  while (vcpus.length < count) {
+    const vcpu = vm.createVcpu(vcpus.length);
+    vcpu.useHostTscFrequency();
+    vcpus.push(vcpu);
+  }
+}
+
+function drop({ vm, vcpus, mapping }: Body): void {
+  for (const vcpu of vcpus) vcpu.close();
+  vm.close();
+  mapping.close();
 }
 
 function newRam(vm: Vm, bytes: number): Ram {
