@@ -79,6 +79,26 @@ const { values } = parseArgs({ options: { out: { type: "string", default: join(r
 const out = resolve(values.out);
 const artifacts = values["no-guest"] ? NO_GUEST : artifactsModule(await pack(await built("kernel", "guest")), await pack(await built("guest")));
 
+const define = {
+  DORMOUSE_VERSION: JSON.stringify(manifest.version),
+  DORMOUSE_REVISION: JSON.stringify(await revision()),
+  "process.env.NODE_ENV": '"production"',
+};
+
+/**
+ * The monitor as one module. Splitting would cut it along what it shares with the Workers and the daemon, and each of the dozen pieces
+ * takes a process that has just started its time to find and load.
+ */
+async function monitorModule(): Promise<string> {
+  const bundle = await Bun.build({ entrypoints: [join(root, "src/vmm/main.ts")], root, target: "bun", format: "esm", define });
+  return bundle.outputs[0]!.text();
+}
+
+const embedMonitor = (contents: string): BunPlugin => ({
+  name: "monitor",
+  setup: (build) => void build.onLoad({ filter: /\/src\/vmm\/main\.ts$/ }, () => ({ contents, loader: "js" })),
+});
+
 // Built beside its place and renamed, so that a running executable is never written to.
 const staging = join(dirname(out), `.build-${process.pid}`);
 await mkdir(staging, { recursive: true });
@@ -92,12 +112,8 @@ const result = await Bun.build({
   // Chunks keep a dynamic import lazy: `dormouse vmm` never loads the server's code.
   splitting: true,
   minify: { whitespace: true, syntax: true, identifiers: false },
-  define: {
-    DORMOUSE_VERSION: JSON.stringify(manifest.version),
-    DORMOUSE_REVISION: JSON.stringify(await revision()),
-    "process.env.NODE_ENV": '"production"',
-  },
-  plugins: [embedArtifacts(artifacts)],
+  define,
+  plugins: [embedArtifacts(artifacts), embedMonitor(await monitorModule())],
   // Nothing of the current directory may change what root runs.
   compile: { outfile: join(staging, "dormouse"), autoloadDotenv: false, autoloadBunfig: false, autoloadTsconfig: false, autoloadPackageJson: false },
   throw: false,
