@@ -80,6 +80,8 @@ export class Context {
   readonly taps: Taps;
   /** Saves under way, by instance. */
   readonly saves = new Map<string, Save>();
+  /** Standbys that are still looking who is there. */
+  readonly dozing = new Map<string, Save>();
   /** Who wants to hear that a monitor has stopped reading its TAP. */
   readonly onDeaf = new Map<string, () => void>();
   /** Wakes those who follow logs. */

@@ -8,7 +8,7 @@ import type { Machine } from "../vmm/machine.ts";
 import { BootFds, openMachineFds, restoreParams } from "./boot.ts";
 import type { Context } from "./context.ts";
 import { eventually } from "./eventually.ts";
-import { THAW_MS } from "./saving.ts";
+import { callOff, THAW_MS } from "./saving.ts";
 import type { Instance } from "./service.ts";
 import { lendTap, settleIn, startMonitor, undoStart } from "./start.ts";
 import { VERB_FROM } from "./states.ts";
@@ -33,7 +33,7 @@ export const wakes = ({ autoStandby }: Instance): boolean => autoStandby?.wakeOn
 /** For a request that has come: one that runs is as wanted, one that is falling asleep is held back or woken. */
 export function wake(ctx: Context, ref: string): AsyncRes<Instance> {
   return ctx.records.get(ref).asyncAndThen((found) => {
-    ctx.saves.get(found.id)?.callOff("a request came for it");
+    callOff(ctx, found.id, "a request came for it");
     if (found.state === "Running" && !ctx.lanes.verbs(found.id).some((verb) => verb.startsWith("standby"))) return okAsync(found);
     return new ResultAsync<Instance, DormouseError>(ctx.lanes.run(found.id, "wake", () => wakeNow(ctx, found.id)));
   });

@@ -24,6 +24,9 @@ export interface Save {
   callOff(reason: string): void;
 }
 
+/** For whoever comes, or is about to. */
+export const callOff = (ctx: Context, id: string, reason: string): void => (ctx.saves.get(id) ?? ctx.dozing.get(id))?.callOff(reason);
+
 export interface Saved { readonly generation: Generation; readonly result: SaveResult }
 
 interface SaveOptions {

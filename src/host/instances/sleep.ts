@@ -11,6 +11,7 @@ import { TimerStore } from "../standby/timers.ts";
 import type { Context } from "./context.ts";
 import { fork } from "./fork.ts";
 import { knockWakes, restore, wake } from "./restore.ts";
+import { callOff } from "./saving.ts";
 import type { Instance } from "./service.ts";
 import { createSnapshot, forkSnapshot, getSnapshot, listSnapshots, removeSnapshot, restoreSnapshot } from "./snapshots.ts";
 import { BY_HAND, standby, standbyByItself } from "./standby.ts";
@@ -66,7 +67,7 @@ const candidateOf = ({ id, state, network, ip, autoStandby, phaseSince }: Instan
 
 /** A standby by hand is called off too: whoever holds is about to connect. */
 function hold(ctx: Context, auto: AutoStandby, id: string): AsyncRes<AutoStandbyStatus> {
-  ctx.saves.get(id)?.callOff("it was held awake");
+  callOff(ctx, id, "it was held awake");
   const over = Promise.all(Object.values(BY_HAND).map((verb) => ctx.lanes.settled(id, verb))).then(() => ok());
   return new ResultAsync(over).andThen(() => auto.hold(id));
 }

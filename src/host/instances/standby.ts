@@ -41,7 +41,7 @@ async function standbyNow(ctx: Context, id: string, options: StandbyOptions, ask
   const machine = ctx.machines.get(id);
   if (!VERB_FROM.standby.includes(instance.state as never) || machine === undefined)
     return fail("instance.invalid_state", `Cannot put instance ${instance.name} to sleep: it is ${instance.state}, not Running`, { details: { state: instance.state } });
-  const inUse = options.force ? null : await ctx.deps.guard.visitors(instance, asked);
+  const inUse = options.force ? null : await visitors(ctx, instance, asked);
   if (signal?.aborted) return err(calledOff(instance, "its reason has gone"));
   if (inUse !== null) return err(calledOff(instance, inUse));
   ctx.note(id, "going to sleep");
@@ -52,6 +52,17 @@ async function standbyNow(ctx: Context, id: string, options: StandbyOptions, ask
   const problem = visitor === null ? commit(ctx, id, saved.value) : calledOff(instance, visitor);
   if (problem === null) return fallAsleep(ctx, instance, machine, saved.value, options);
   return stayAwake(ctx, id, (await resume(ctx, id, machine, saved.value.generation)) ?? problem);
+}
+
+/** Who is there now, or has come while that was looked at, in words. */
+async function visitors(ctx: Context, instance: Instance, asked: AskedBy): Promise<string | null> {
+  let came: string | null = null;
+  ctx.dozing.set(instance.id, { get calledOff() { return came; }, callOff: (reason) => { came ??= reason; } });
+  try {
+    return (await ctx.deps.guard.visitors(instance, asked)) ?? came;
+  } finally {
+    ctx.dozing.delete(instance.id);
+  }
 }
 
 /** Between the guest's last read and the commit a knock calls it off. */

@@ -189,6 +189,23 @@ test("a standby by force does not join one that gives way to visitors", async ()
   await fixture.close();
 });
 
+for (const [who, come, reason] of [
+  ["a hold", (fixture: Fixture) => fixture.instances.holdAutoStandby("one"), "it was held awake"],
+  ["a request", (fixture: Fixture) => fixture.instances.wake("one"), "a request came for it"],
+] as const)
+  test(`${who} calls off a standby that still looks who is there`, async () => {
+    const looking = Promise.withResolvers<void>(), looked = Promise.withResolvers<null>();
+    const fixture = await open(undefined, { guard: { forget() {}, visitors: () => (looking.resolve(), looked.promise), lateVisitors: async () => null } });
+    await running(fixture, "one");
+    const slept = fixture.instances.standby("one");
+    await looking.promise;
+    const came = come(fixture);
+    looked.resolve(null);
+    expect((await slept)._unsafeUnwrapErr()).toMatchObject({ code: "conflict", message: expect.stringContaining(reason), details: { reason: "called_off" } });
+    expect({ came: (await came).isOk(), ...picture(fixture, "one") }).toEqual({ came: true, state: "Running", generations: [], monitors: 1 });
+    await fixture.close();
+  });
+
 test("a save that the monitor never answers does not leave the guest standing still", async () => {
   const fixture = await open(undefined, { saveTimeoutMs: () => 300 });
   await running(fixture, "one", ["save-silently"]);

@@ -216,7 +216,7 @@ test("one that fell asleep while its address could not be closed or listened at 
   expect(stateOf(fixture, "two")).toBe("Standby");
 });
 
-test("a wake while it falls asleep by itself is answered once it is awake for good", async () => {
+test("a wake while it is about to fall asleep by itself calls that off, and is answered once that is sure", async () => {
   const asked = Promise.withResolvers<void>(), goes = Promise.withResolvers<void>();
   fixture = await open(undefined, { network: looked(), guard: { forget() {}, lateVisitors: async () => null, visitors: async (_, by) => {
     if (by === "by itself") { asked.resolve(); await goes.promise; }
@@ -228,6 +228,6 @@ test("a wake while it falls asleep by itself is answered once it is awake for go
   (await fixture.instances.update("one", { autoStandby: policy(true) }))._unsafeUnwrap(); // once is enough
   goes.resolve();
   expect((await woken)._unsafeUnwrap().state).toBe("Running");
-  await until("its verbs to be over", () => fixture.logged.some((line) => line.includes("awake: ")));
+  await until("the standby to be over", () => fixture.logged.some((line) => line.includes("auto_standby.called_off") && line.includes("a request came for it")));
   expect(stateOf(fixture, "one")).toBe("Running");
 });
