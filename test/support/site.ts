@@ -1,8 +1,12 @@
 // A daemon with images from a registry of its own, and the verbs of instances as tests use them. Everything goes with it.
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import type { ImageName } from "./recipes.ts";
 import { Daemon } from "./daemon.ts";
+import { guestLog } from "./guest-log.ts";
 import { image } from "./images.ts";
 import { Registry } from "./registry.ts";
+import { describeThreads } from "./threads.ts";
 import { until } from "./until.ts";
 
 export interface Seen {
@@ -16,6 +20,14 @@ export interface Seen {
   readonly network?: { readonly ip?: string };
 }
 export interface Refusal { readonly status: number; readonly code: string; readonly message: string }
+
+function monitorsOf(id: string): number[] {
+  try {
+    return readFileSync(join("/sys/fs/cgroup/dormouse", id, "cgroup.procs"), "utf8").split("\n").filter(Boolean).map(Number);
+  } catch {
+    return []; // it has ended
+  }
+}
 
 export class Site {
   private constructor(readonly daemon: Daemon, private readonly registry: Registry) {}
@@ -36,8 +48,17 @@ export class Site {
     try {
       return await this.reached(name, "Running");
     } catch (error) {
-      throw new Error(`${String(error)}; its serial port said last:\n${await this.daemon.run(["logs", "--source", "vmm", "--tail", "40", name])}`);
+      const seen = await this.stuck(name).catch((why: unknown) => `and what it is at can't be seen: ${String(why)}`);
+      throw new Error(`${String(error)}; ${seen}`);
     }
+  }
+
+  /** All that can be seen of an instance that does not get on. */
+  private async stuck(name: string): Promise<string> {
+    const { id } = await this.get(name);
+    const threads = await Promise.all(monitorsOf(id).map(async (pid) =>
+      `threads of monitor ${pid}:\n${await describeThreads(pid)}\nits kernel logged last:\n${guestLog(pid, 20).join("\n")}`));
+    return [...threads, `its serial port said last:\n${await this.daemon.run(["logs", "--source", "vmm", "--tail", "40", name])}`].join("\n");
   }
 
   get(ref: string): Promise<Seen> { return this.daemon.api("GET", `/instances/${ref}`); }
