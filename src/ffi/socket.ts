@@ -1,7 +1,6 @@
 // Unix sockets that carry packets and descriptors: unix(7), SOCK_SEQPACKET and SCM_RIGHTS. All descriptors are
 // close-on-exec and non-blocking unless said otherwise; errors are thrown as SysError where no -errno is returned.
 import { ptr } from "bun:ffi";
-import { basename, dirname } from "node:path";
 import { E } from "./abi/errno.ts";
 import { cmsghdr, iovec, msghdr, SOCKET, sockaddr_un } from "./abi/socket.ts";
 import { SYS } from "./abi/syscalls.ts";
@@ -42,11 +41,12 @@ export function connectSeqpacket(path: string): number {
  * a data folder may lie deep.
  */
 function withSocket(path: string, use: (fd: number, address: Uint8Array) => void): number {
-  const folder = openFd(dirname(path), O_PATH | O_DIRECTORY);
+  const slash = path.lastIndexOf("/");
+  const folder = openFd(slash < 0 ? "." : path.slice(0, slash + 1), O_PATH | O_DIRECTORY);
   let fd = -1;
   try {
     fd = must("Cannot make a socket", SYS.socket, SOCKET.AF_UNIX, SOCKET.SOCK_SEQPACKET | FLAGS, 0);
-    use(fd, unixAddress(`/proc/self/fd/${folder}/${basename(path)}`));
+    use(fd, unixAddress(`/proc/self/fd/${folder}/${path.slice(slash + 1)}`));
     return fd;
   } catch (error) {
     if (fd >= 0) closeFd(fd);

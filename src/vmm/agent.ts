@@ -1,6 +1,6 @@
 // What the monitor asks of the guest's agent over the control port, and its answers (docs/architecture.md, frames 3 to 7).
-import { randomBytes } from "node:crypto";
 import { EPOLLIN, TimerFd, type Epoll } from "../ffi/epoll.ts";
+import { randomHex } from "../ffi/random.ts";
 import { encodePairs, pairValue, type Pair } from "../pairs.ts";
 
 interface Pending { readonly what: string; readonly timer: TimerFd; readonly done: (error: string | null) => void }
@@ -8,7 +8,7 @@ interface Pending { readonly what: string; readonly timer: TimerFd; readonly don
 /** One request after another; an answer to an older one, or of a guest that was saved before, is nobody's. */
 export class Agent {
   /** Ids of another monitor's requests must not match: a guest may answer those after it was restored. */
-  private readonly prefix = randomBytes(6).toString("hex");
+  private readonly prefix = randomHex(6);
   private count = 0;
   private readonly pending = new Map<string, Pending>();
 
