@@ -29,8 +29,11 @@ export class Record {
     // Its word may come while it is being paused.
     if (runningAt === null && (state === "initializing" || state === "paused")) this.update({ state: state === "paused" ? state : "running", runningAt: Date.now() });
   }
-  /** A guest that was saved, as old as it was then; it stays paused until resumed(). */
-  restored(bootedAt: number | null, runningAt: number | null): void { this.update({ state: "paused", bootedAt, runningAt }); }
+  /** A guest that was saved, as old as it was then; it stays paused until resumed(). The answer to `restore` says so, and nobody else is told: that only keeps the daemon busy. */
+  restored(bootedAt: number | null, runningAt: number | null): void {
+    this.current = { ...this.current, state: "paused", bootedAt, runningAt };
+    this.write();
+  }
   paused(): void { this.update({ state: "paused" }); }
   resumed(): void { this.update({ state: this.current.runningAt === null ? "initializing" : "running" }); }
 
