@@ -76,7 +76,8 @@ export class Machine {
     this.platform = this.pciPlatform();
     this.showCpus();
     const { bus } = this, ports = new Ports(bus, this.serial, () => this.onVcpuEnd(End.RESET, 0));
-    this.threads = new Vcpus(epoll, this.vcpus, {
+    this.threads = spares.takeThreads(vcpus) ?? new Vcpus(epoll, vcpus);
+    this.threads.serve({
       portRead: (port, size) => ports.read(port, size),
       portWrite: (port, size, value) => ports.write(port, size, value),
       memoryRead: (gpa, size) => bus.memoryRead(gpa, size),

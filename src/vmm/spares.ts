@@ -1,5 +1,5 @@
 // What a machine needs and what takes long to make, made ahead by a monitor that waits in the daemon's pool: KVM's VM with memory of the
-// size that is expected (a memory slot alone costs milliseconds: KVM waits for all CPUs) and with its vCPUs, a ring for disk I/O.
+// size that is expected (a memory slot alone costs milliseconds: KVM waits for all CPUs) and with its vCPUs, their threads, a ring for disk I/O.
 // All of it is as good as new: nothing of a guest has been in it.
 import type { Epoll } from "../ffi/epoll.ts";
 import { Mapping } from "../ffi/memory.ts";
@@ -7,6 +7,7 @@ import type { DiskIo } from "./devices/block/disk-io.ts";
 import { UringIo } from "./devices/block/uring.ts";
 import { Kvm, type Vcpu, type Vm } from "./kvm.ts";
 import { GuestMemory } from "./memory.ts";
+import { Vcpus } from "./vcpus.ts";
 import type { PrepareParams } from "./protocol.ts";
 
 /** Guest RAM: its mapping, and the views of it. */
@@ -15,12 +16,13 @@ export interface Body extends Ram { readonly vm: Vm; readonly vcpus: Vcpu[] }
 
 /** Each piece is taken at most once, by the one guest that this monitor will have. */
 export class Spares {
-  private constructor(private body: Body | null, private io: DiskIo | null) {}
+  private constructor(private body: Body | null, private threads: Vcpus | null, private io: DiskIo | null) {}
 
-  static readonly NONE = new Spares(null, null);
+  static readonly NONE = new Spares(null, null, null);
 
   static make(epoll: Epoll, kvmFd: number, { memoryBytes, vcpus }: PrepareParams): Spares {
-    return new Spares(newBody(new Kvm(kvmFd), memoryBytes, vcpus), UringIo.create(epoll));
+    const body = newBody(new Kvm(kvmFd), memoryBytes, vcpus);
+    return new Spares(body, new Vcpus(epoll, body.vcpus), UringIo.create(epoll));
   }
 
   /** A VM with `vcpus` vCPUs whose memory is `memoryBytes` of RAM, mapped and empty. Pages may be replaced as long as no vCPU has run. */
@@ -37,6 +39,13 @@ export class Spares {
     setMemory(spare.vm, spare.memory, false);
     spare.mapping.close();
     return { vm: spare.vm, vcpus: spare.vcpus, ...newRam(spare.vm, memoryBytes) };
+  }
+
+  /** Threads for just these vCPUs, or null. (Those for others wait for ever, at no cost but their stacks.) */
+  takeThreads(vcpus: readonly Vcpu[]): Vcpus | null {
+    const { threads } = this;
+    this.threads = null;
+    return threads?.vcpus === vcpus && threads.count === vcpus.length ? threads : null;
   }
 
   takeDiskIo(): DiskIo | null {

@@ -43,13 +43,20 @@ export class Vcpus {
   private stopped = false;
   private exitCount = 0;
 
-  /** All are parked until resume(). */
-  constructor(epoll: Epoll, vcpus: readonly Vcpu[], private readonly handler: ExitHandler) {
+  private handler!: ExitHandler;
+
+  /** All are parked until resume(), and serve() comes before that. */
+  constructor(epoll: Epoll, readonly vcpus: readonly Vcpu[]) {
     this.memory = Mapping.anonymous(PAGE_SIZE + vcpus.length * BLOCK_STRIDE);
     this.mainLooks = new Int32Array(this.memory.buffer(0, PAGE_SIZE));
     this.slots = vcpus.map((vcpu, i) => this.start(vcpu, PAGE_SIZE + i * BLOCK_STRIDE));
     epoll.add(this.event.fd, EPOLLIN, () => this.onEvent());
   }
+
+  get count(): number { return this.slots.length; }
+
+  /** Who answers what they leave the guest for. */
+  serve(handler: ExitHandler): void { this.handler = handler; }
 
   private start(vcpu: Vcpu, offset: number): Slot {
     const buffer = this.memory.buffer(offset + STACK_SIZE, PAGE_SIZE), block = new DataView(buffer);
