@@ -1,7 +1,7 @@
 // The built executable as users have it: `dormouse serve` with a data folder of its own, and commands against it.
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { CommandError } from "./command.ts";
+import { command, CommandError } from "./command.ts";
 import { repo, TempDir } from "./paths.ts";
 
 export const executable = join(repo, "dist/dormouse");
@@ -27,11 +27,12 @@ export class Daemon {
 
   private constructor(readonly dataDir: string, private readonly temp: TempDir | null, private readonly flags: readonly string[]) {}
 
-  /** In the testbed the data folder lies on its ext4 disk; elsewhere where temporary files do. `flags` go to `serve`. */
-  static async start(options: { dataDir?: string; flags?: readonly string[] } = {}): Promise<Daemon> {
+  /** In the testbed the data folder lies on its ext4 disk; elsewhere where temporary files do. It begins with what `seed` has. `flags` go to `serve`. */
+  static async start(options: { dataDir?: string; seed?: string; flags?: readonly string[] } = {}): Promise<Daemon> {
     if (!existsSync(executable)) throw new Error(`Cannot start ${executable}: build it with \`bun run build\``);
     const temp = options.dataDir === undefined ? new TempDir("data", process.env["DORMOUSE_TESTBED"] === "1" ? "/var/lib/dormouse" : undefined) : null;
     const daemon = new Daemon(options.dataDir ?? temp!.path, temp, options.flags ?? []);
+    if (options.seed !== undefined) await command(["cp", "-r", "--preserve=mode", "--sparse=always", `${options.seed}/.`, daemon.dataDir]);
     await daemon.start();
     return daemon;
   }

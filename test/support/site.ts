@@ -1,13 +1,11 @@
-// A daemon with images from a registry of its own, and the verbs of instances as tests use them. Everything goes with it.
+// A daemon that has images, and the verbs of instances as tests use them. Everything goes with it.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { ImageName } from "./recipes.ts";
+import { convertedImages, localName, type SiteImages } from "./converted.ts";
 import { Daemon } from "./daemon.ts";
 import { guestLog } from "./guest-log.ts";
-import { image } from "./images.ts";
-import { Registry } from "./registry.ts";
 import { describeThreads } from "./threads.ts";
-import { until } from "./until.ts";
 
 export interface Seen {
   readonly id: string;
@@ -29,22 +27,19 @@ function monitorsOf(id: string): number[] {
   }
 }
 
+/** As the API has durations. */
+const REACH_TIMEOUT = "2m";
+
 export class Site {
-  private constructor(readonly daemon: Daemon, private readonly registry: Registry) {}
+  private constructor(readonly daemon: Daemon) {}
 
-  static async start(images: readonly ImageName[], options: { dataDir?: string; flags?: readonly string[] } = {}): Promise<Site> {
-    const registry = await Registry.start();
-    for (const name of images) await (await image(name)).push(registry.host, name);
-    const site = new Site(await Daemon.start(options), registry);
-    for (const name of images) await site.daemon.run(["pull", site.reference(name)]);
-    return site;
+  static async start(images: SiteImages, options: { dataDir?: string; flags?: readonly string[] } = {}): Promise<Site> {
+    return new Site(await Daemon.start({ ...options, seed: await convertedImages(images) }));
   }
-
-  reference(name: ImageName): string { return `${this.registry.host}/${name}`; }
 
   /** Running: its program was started, and may not listen yet. */
   async boot(name: string, image: ImageName, body: Readonly<Record<string, unknown>> = {}): Promise<Seen> {
-    await this.daemon.api("POST", "/instances", { name, image: this.reference(image), size: "256MB", vcpus: 1, overlay_size: "1GB", ...body });
+    await this.daemon.api("POST", "/instances", { name, image: localName(image), size: "256MB", vcpus: 1, overlay_size: "1GB", ...body });
     try {
       return await this.reached(name, "Running");
     } catch (error) {
@@ -63,12 +58,11 @@ export class Site {
 
   get(ref: string): Promise<Seen> { return this.daemon.api("GET", `/instances/${ref}`); }
 
-  reached(ref: string, state: string): Promise<Seen> {
-    return until(`${ref} to be ${state}`, async () => {
-      const one = await this.get(ref);
-      if (one.state === state) return one;
-      throw new Error(`it is ${one.state}: ${one.state_error ?? one.exit_message ?? "no word why"}`);
-    });
+  async reached(ref: string, state: string): Promise<Seen> {
+    const { timed_out } = await this.daemon.api<{ timed_out: boolean }>("GET", `/instances/${ref}/wait?state=${state}&timeout=${REACH_TIMEOUT}`);
+    const one = await this.get(ref);
+    if (one.state === state) return one;
+    throw new Error(`${timed_out ? `Gave up after ${REACH_TIMEOUT} waiting` : "There is no waiting"} for ${ref} to be ${state}: it is ${one.state}: ${one.state_error ?? one.exit_message ?? "no word why"}`);
   }
 
   /** `POST /instances/{ref}/{verb}`, which must succeed and end in `state`. */
@@ -100,6 +94,5 @@ export class Site {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.daemon[Symbol.asyncDispose]();
-    await this.registry.stop();
   }
 }
