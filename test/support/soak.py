@@ -2,17 +2,19 @@
 
 On each CPU a process rewrites memory block by block and compares each with the sum it had; a loopback TCP stream carries numbered
 records; a file grows by numbered lines; an interval timer counts; threads wait for timers. Everything that is not as it was left is
-an error, kept for good. It is asked over HTTP, port 8000:
+an error, kept for good. It is asked over HTTP, port 8000, one question at a time:
   GET /state                       counts and errors so far
   GET /check                       the same, after all memory and the whole file have been read again
-  GET /timer?id=I&clock=C&ms=N     arms one; C is realtime, monotonic or boottime. /state has when each fired, in ms of the realtime clock
+  GET /timer?id=I&clock=C&ms=N     arms one; C is realtime, monotonic or boottime
+  GET /timers                      when each fired, in ms of the realtime clock
   GET /draw                        random bytes from each source, and who this machine thinks it is
   GET /now                         the realtime clock in ms
 """
-import ctypes, http.server, json, math, mmap, os, random, socket, struct, threading, time, urllib.parse, zlib
+# Few modules: those for HTTP, JSON and URLs would be most of what this program does.
+import _random, ctypes, math, mmap, os, select, socket, struct, threading, time, zlib
 
 PORT = 8000
-BLOCK = 16 * 1024
+BLOCK = 4096  # a page: after a wake each is copied when it is first written to, which is most of what a guest with several CPUs costs then
 BLOCKS = 128
 RECORD = 1024
 PACE = 0.05  # seconds between two steps of each
@@ -169,16 +171,30 @@ def expirations(fd):
     return struct.unpack("<Q", os.read(fd, 8))[0]
 
 
-def wait_timer(name, fd):
-    while True:
-        for _ in range(expirations(fd)):
-            fired[name].append(time.time() * 1000)
+class Timers:
+    """Each fires once. A descriptor stays open for many more, so that a second time would be seen."""
+    KEPT = 100
 
+    def __init__(self):
+        self.epoll = select.epoll()
+        self.names = {}
 
-def arm(name, clock, ms):
-    due = time.clock_gettime_ns(CLOCKS[clock]) + ms * 10**6
-    fired[name] = []
-    thread(wait_timer, name, timer_fd(clock, due, 0, TFD_TIMER_ABSTIME))
+    def work(self):
+        while True:
+            for fd, _ in self.epoll.poll():
+                for _ in range(expirations(fd)):
+                    fired[self.names[fd]].append(time.time() * 1000)
+
+    def arm(self, name, clock, ms):
+        due = time.clock_gettime_ns(CLOCKS[clock]) + ms * 10**6
+        fired[name] = []
+        if len(self.names) >= self.KEPT:
+            oldest = next(iter(self.names))
+            del self.names[oldest]
+            os.close(oldest)
+        fd = timer_fd(clock, due, 0, TFD_TIMER_ABSTIME)
+        self.names[fd] = name
+        self.epoll.register(fd, select.EPOLLIN)
 
 
 def interval():
@@ -202,9 +218,9 @@ own = None
 def draw():
     """The program's own generator is seeded when it is first asked: in a fork, after it woke."""
     global own
-    own = own or random.Random(os.getrandom(16))
+    own = own or _random.Random(int.from_bytes(os.getrandom(16), "little"))
     with open("/dev/urandom", "rb", buffering=0) as urandom:
-        drawn = {"urandom": urandom.read(16).hex(), "getrandom": os.getrandom(16).hex(), "own": own.randbytes(16).hex()}
+        drawn = {"urandom": urandom.read(16).hex(), "getrandom": os.getrandom(16).hex(), "own": f"{own.getrandbits(128):032x}"}
     with open("/etc/hosts") as hosts, open("/etc/hostname") as hostname:
         return {**drawn, "hosts": hosts.read(), "hostname_file": hostname.read().strip(), "hostname": socket.gethostname(), "address": address()}
 
@@ -223,7 +239,7 @@ def boot_id():
 def state():
     wrong = sum(memory.get(1) for memory in memories)
     return {
-        "errors": errors + ([f"{wrong} blocks of memory were wrong"] if wrong else []), "timers": fired, "boot_id": boot_id(),
+        "errors": errors + ([f"{wrong} blocks of memory were wrong"] if wrong else []), "boot_id": boot_id(),
         "counts": {**counts, **{f"memory{memory.cpu}": memory.get(0) for memory in memories}},
     }
 
@@ -235,26 +251,50 @@ def check():
     return state()
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        url = urllib.parse.urlparse(self.path)
-        query = dict(urllib.parse.parse_qsl(url.query))
-        routes = {"/state": state, "/check": check, "/draw": draw, "/now": lambda: time.time() * 1000,
-                  "/timer": lambda: arm(query["id"], query["clock"], int(query["ms"]))}
-        body = json.dumps(routes[url.path]()).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+def encode(value):
+    """As JSON."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{encode(key)}:{encode(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(encode, value)) + "]"
+    if isinstance(value, str):
+        return '"' + "".join(c if c.isprintable() and c not in '"\\' else f"\\u{ord(c):04x}" for c in value) + '"'
+    return "null" if value is None else repr(value)
 
-    def log_message(self, *args):
-        pass
+
+ROUTES = {
+    "/state": lambda _: state(), "/check": lambda _: check(), "/draw": lambda _: draw(), "/now": lambda _: time.time() * 1000, "/timers": lambda _: fired,
+    "/timer": lambda query: timers.arm(query["id"], query["clock"], int(query["ms"])),
+}
+
+
+def answer(connection):
+    head = b""
+    while b"\r\n\r\n" not in head:
+        part = connection.recv(4096)
+        if not part:
+            return
+        head += part
+    path, _, query = head.split()[1].decode().partition("?")
+    body = encode(ROUTES[path](dict(pair.split("=") for pair in query.split("&") if pair))).encode()
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+
+def serve(server):
+    while True:
+        connection, _ = server.accept()
+        try:
+            with connection:
+                answer(connection)
+        except Exception as error:
+            print(f"soak: a question was not answered: {error!r}", flush=True)
 
 
 memories = [Memory(cpu) for cpu in sorted(os.sched_getaffinity(0))]
 lines = Lines()
+timers = Timers()
 listener = socket.create_server(("127.0.0.1", 0))
 sending = socket.create_connection(listener.getsockname())
-for work, *args in [(tick,), (interval,), (send, sending), (receive, listener.accept()[0]), (lines.work,)]:
+for work, *args in [(tick,), (interval,), (send, sending), (receive, listener.accept()[0]), (lines.work,), (timers.work,)]:
     thread(work, *args)
-http.server.ThreadingHTTPServer(("0.0.0.0", PORT), Handler).serve_forever()
+serve(socket.create_server(("0.0.0.0", PORT)))

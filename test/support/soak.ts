@@ -10,8 +10,6 @@ export interface SoakState {
   readonly errors: readonly string[];
   /** Of everything that goes on in there; each only grows. */
   readonly counts: Readonly<Record<string, number>>;
-  /** When each timer fired, milliseconds since the epoch by the guest's clock. */
-  readonly timers: Readonly<Record<string, readonly number[]>>;
   readonly boot_id: string;
 }
 export interface Drawn {
@@ -34,6 +32,8 @@ export class Soak {
   state(): Promise<SoakState> { return this.ask("/state"); }
   /** Reads all memory and the whole file in there. */
   check(): Promise<SoakState> { return this.ask("/check"); }
+  /** When each timer fired, milliseconds since the epoch by the guest's clock. */
+  timers(): Promise<Readonly<Record<string, readonly number[]>>> { return this.ask("/timers"); }
   draw(): Promise<Drawn> { return this.ask("/draw"); }
   arm(id: string, clock: "realtime" | "monotonic" | "boottime", ms: number): Promise<void> { return this.ask(`/timer?id=${id}&clock=${clock}&ms=${ms}`); }
 
