@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { TempDir } from "../support/paths.ts";
-import { Site } from "../support/site.ts";
+import { Site, type Seen } from "../support/site.ts";
 import { Soak, type Drawn } from "../support/soak.ts";
 import { until } from "../support/until.ts";
 
@@ -20,7 +20,7 @@ describe.each(places)("on %s", (_, parent) => {
   let source: Soak;
   beforeAll(async () => {
     folder = new TempDir("data", parent);
-    site = await Site.start(["soak"], { dataDir: folder.path });
+    site = await Site.start(["soak", "busybox"], { dataDir: folder.path });
     source = new Soak((await site.boot("source", "soak")).network!.ip!);
     await source.ready();
   }, 300_000);
@@ -101,6 +101,31 @@ describe.each(places)("on %s", (_, parent) => {
     expect(then.counts["lines"]!).toBeLessThan(now.counts["lines"]!);
     expect(await sh("source", "cat /root/early; ls /root/late 2>&1 || true")).toMatch(/^early\n.*No such file/);
     expect((await source.check()).errors).toEqual([]);
+  }, LIMIT_MS);
+
+  test("a stopped one is kept and forked by its disk alone, and boots from it", async () => {
+    const busybox = (ref: string, script: string) => site.daemon.run(["exec", ref, "/bin/busybox", "sh", "-c", script]);
+    await site.boot("rest", "busybox", { size: "128MB" });
+    await busybox("rest", "echo early > /kept; sync");
+    await site.daemon.run(["stop", "-t", "1", "rest"]);
+    const still = await site.daemon.api<Snapshot>("POST", "/instances/rest/snapshots", { kind: "Stopped", name: "still" });
+    expect(still).toMatchObject({ name: "still", kind: "Stopped", source_instance_name: "rest" });
+    expect(await site.refused("POST", "/instances/rest/snapshots", { kind: "Standby", name: "other" })).toMatchObject({ status: 409, code: "invalid_state" });
+    expect(await site.daemon.api<Seen>("POST", `/snapshots/${still.id}/fork`, { name: "kept" })).toMatchObject({ state: "Stopped" });
+    expect(await site.refused("POST", "/instances/kept/fork", { name: "other", target_state: "Standby" })).toMatchObject({ status: 409, code: "invalid_state" });
+    const second = site.daemon.run(["start", "rest"]).then(() => site.reached("rest", "Running"));
+    await site.daemon.api("POST", "/instances/kept/fork", { name: "grown", target_state: "Running" });
+    await second;
+    await busybox("rest", "echo late > /kept; sync");
+    await site.daemon.api("POST", `/instances/rest/snapshots/${still.id}/restore`, { target_state: "Running" });
+    // Neither of those that it descends from is needed any more.
+    await site.remove("kept");
+    await site.daemon.api("DELETE", `/snapshots/${still.id}`);
+    for (const ref of ["rest", "grown"]) {
+      await site.reached(ref, "Running");
+      expect(await busybox(ref, "cat /kept")).toBe("early\n");
+    }
+    await site.remove("rest", "grown");
   }, LIMIT_MS);
 
   test("whatever is deleted first, the others have all that they need; in the end nothing is left", async () => {
