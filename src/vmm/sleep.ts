@@ -12,9 +12,10 @@ const THAW_TIMEOUT_MS = 30_000;
 
 /**
  * A guest's clock is behind by the way of what it was told. The first word waits until the guest runs at all, which takes long where much
- * of its memory must be read or its instructions are emulated: it is told again until an answer came as fast as this, or so often.
+ * of its memory must be read or its instructions are emulated: it is told again until the time between word and answer says that it can't
+ * be off by more than this, or so often. If the second answer took long too, that is what a word takes here: half of it is added to the next.
  */
-const CLOCK_WAY_MS = 20;
+const CLOCK_OFF_MS = 20;
 const CLOCK_TELLINGS = 5;
 
 /**
@@ -30,6 +31,7 @@ export interface SleepHost {
   deaf(): void;
 }
 
+interface Telling { readonly nth: number; readonly aheadMs: number }
 type Settle<T> = (result: T | null, error: string) => void;
 
 export class Sleep {
@@ -102,17 +104,20 @@ export class Sleep {
   wake(identity: WakeIdentity, deadlineMs: number, running: () => void, done: (error: string | null) => void): void {
     const { machine, devices } = this.guest;
     this.state = "gated";
-    if (devices.agent) this.tell("be who it is", wakePairs(identity), CLOCK_TELLINGS, deadlineMs, done);
+    if (devices.agent) this.tell("be who it is", wakePairs(identity), { nth: 1, aheadMs: 0 }, deadlineMs, done);
     machine.resume();
     running();
     if (!devices.agent) done(null);
   }
 
-  private tell(what: string, pairs: readonly Pair[], tellings: number, deadlineMs: number, done: (error: string | null) => void): void {
+  /** `aheadMs`: by how much the time among the pairs is later than it is. */
+  private tell(what: string, pairs: readonly Pair[], { nth, aheadMs }: Telling, deadlineMs: number, done: (error: string | null) => void): void {
     const asked = this.now();
     this.guest.agent.request(Frame.WAKE, what, pairs, deadlineMs, (error) => {
-      if (error !== null || tellings === 1 || this.now() - asked <= CLOCK_WAY_MS) return done(error);
-      this.tell("set its clock", timePairs(), tellings - 1, deadlineMs, done);
+      const wayMs = this.now() - asked; // set at some moment of it, so the clock is ahead by at most aheadMs, or behind by what is left
+      if (error !== null || nth === CLOCK_TELLINGS || Math.max(aheadMs, wayMs - aheadMs) <= CLOCK_OFF_MS) return done(error);
+      const next = { nth: nth + 1, aheadMs: nth === 1 ? 0 : wayMs / 2 };
+      this.tell("set its clock", timePairs(next.aheadMs), next, deadlineMs, done);
     });
   }
 

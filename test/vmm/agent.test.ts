@@ -123,8 +123,8 @@ test("a woken guest answers after it has said who it is; its gates open before i
   expect(released).toEqual(["running"]);
 });
 
-test("a guest whose answer took long is told the time again, until one came at once or it was told often enough", () => {
-  for (const [wayMs, expected] of [[20, 1], [21, 5]] as const) {
+test("a guest whose answers take long is told the time again, from the third time on with the way added, until its clock can't be far off or it was told often enough", () => {
+  for (const [wayMs, expected] of [[20, 1], [21, 3], [40, 3], [41, 5], [20_000, 5]] as const) {
     const { sent, ack, clock, sleep, record } = sleeper();
     const heard: (string | null)[] = [];
     record.restored(1, 2);
@@ -137,6 +137,8 @@ test("a guest whose answer took long is told the time again, until one came at o
     expect(heard).toEqual([null]);
     expect(sent.map(({ type }) => type)).toEqual(sent.map(() => Frame.WAKE));
     expect(sent.slice(1).map(({ pairs }) => pairs.map(([key]) => key))).toEqual(sent.slice(1).map(() => ["id", "realtime_ns"]));
+    const told = sent.map(({ pairs }) => BigInt(new Map(pairs).get("realtime_ns")!));
+    if (expected > 1) expect(told[2]! - told[1]!).toBeGreaterThanOrEqual(BigInt(wayMs) * 500_000n); // both read a clock that went on in between
   }
 });
 

@@ -11,12 +11,13 @@ const CLOCK_REALTIME = 0;
 export function wakePairs({ hostname, ip, gateway, mac }: WakeIdentity): Pair[] {
   const optional: (readonly [string, string | undefined])[] = [["ip", ip], ["gateway", gateway], ["mac", mac]];
   return [
-    ...timePairs(), ["seed", randomHex(SEED_BYTES)], ["hostname", hostname],
+    ...timePairs(0), ["seed", randomHex(SEED_BYTES)], ["hostname", hostname],
     ...optional.filter((pair): pair is readonly [string, string] => pair[1] !== undefined),
   ];
 }
 
-export const timePairs = (): Pair[] => [["realtime_ns", String(realtimeNs())]];
+/** The time that it will be in `aheadMs`. */
+export const timePairs = (aheadMs: number): Pair[] => [["realtime_ns", String(realtimeNs() + BigInt(Math.round(aheadMs * 1e6)))]];
 
 function realtimeNs(): bigint {
   const time = new BigInt64Array(2); // struct timespec
