@@ -31,6 +31,7 @@ export interface Watch {
 
 export interface Poller {
   watch(fd: number, events: number, handler: ReadyHandler): Watch;
+  /** Resolves once its Worker has ended. Idempotent. */
   close(): Promise<void>;
 }
 
@@ -92,6 +93,16 @@ export function openPoller(failed: Unheard = rethrow): Poller {
   worker.postMessage(epoll);
   worker.unref();
 
+  /** Once: the numbers of its descriptors may be somebody else's afterwards. */
+  let closed: Promise<void> | null = null;
+  const close = async (): Promise<void> => {
+    entries.clear();
+    stop.signal();
+    await ended;
+    closeFd(epoll);
+    stop.close();
+  };
+
   return {
     watch(fd, events, handler) {
       const token = ++tokens;
@@ -111,12 +122,6 @@ export function openPoller(failed: Unheard = rethrow): Poller {
         },
       };
     },
-    async close() {
-      entries.clear();
-      stop.signal();
-      await ended;
-      closeFd(epoll);
-      stop.close();
-    },
+    close: () => (closed ??= close()),
   };
 }

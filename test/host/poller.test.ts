@@ -97,3 +97,10 @@ test("a process with a poller ends by itself, and close() ends the Worker", asyn
     expect(await child.exited).toBe(0);
   }
 });
+
+test("close() a second time leaves alone whoever has its descriptors' numbers now", async () => {
+  const first = openPoller();
+  await first.close();
+  const second = openPoller();
+  await Promise.all([first.close(), second.close()]);
+});
