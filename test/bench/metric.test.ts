@@ -31,5 +31,5 @@ test("figure() has no goal", () => {
 test("a name that is no bench is refused with the list", async () => {
   const child = Bun.spawn([process.execPath, "bench/main.ts", "speed"], { cwd: repo, stdout: "pipe", stderr: "pipe" });
   const [out, error, status] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
-  expect({ out, error, status }).toEqual({ out: "", error: "usage: bun run bench NAME [--json]; NAME is one of boot, memory, disk, net, virtqueue, convert, api, wake, wake-scale, restore-native, standby, fork, density\n", status: 2 });
+  expect({ out, error, status }).toEqual({ out: "", error: "usage: bun run bench NAME [--json]; NAME is one of boot, memory, disk, net, virtqueue, exits, convert, api, wake, wake-scale, restore-native, standby, fork, density\n", status: 2 });
 });
