@@ -107,6 +107,7 @@ async function fallAsleep(ctx: Context, instance: Instance, machine: Machine, { 
   await machine.ended;
   ctx.step("ended");
   await knockWakes(ctx, id);
+  if (generation.baseId === null) ctx.generations.sweep(); // the chain that it ran over ends here, and may be nobody's now
   condenseLater(ctx, id, generation.id, options.compression ?? snapshotPolicy?.compression ?? null, options.compressionDelayMs ?? snapshotPolicy?.standbyCompressionDelayMs ?? 0);
   return ok(ctx.records.find(id)!);
 }

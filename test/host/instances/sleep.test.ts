@@ -2,6 +2,7 @@
 import { afterAll, expect, test } from "bun:test";
 import { existsSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { MAX_CHAIN } from "../../../src/host/snapshots/generations.ts";
 import { until } from "../../support/until.ts";
 import { monitorsIn, never, open, removeRoots } from "./fixture.ts";
 import { begun, codeOf, generations, running, stateOf } from "./sleeping.ts";
@@ -22,6 +23,22 @@ test("standby() ends the monitor and keeps its machine; restore() brings it back
   (await fixture.instances.restore("one"))._unsafeUnwrap();
   (await fixture.instances.stop("one", { graceMs: 1000 }))._unsafeUnwrap();
   expect(generations(fixture)).toEqual([]);
+  await fixture.close();
+});
+
+test("where a chain is long enough to be ended by a whole save, nothing of it is left", async () => {
+  const fixture = await open();
+  await running(fixture, "one", ["serve"]);
+  // A wake at once leaves no time to merge.
+  for (let sleep = 1; sleep <= MAX_CHAIN; sleep++) {
+    (await fixture.instances.standby("one"))._unsafeUnwrap();
+    (await fixture.instances.restore("one"))._unsafeUnwrap();
+  }
+  const chain = generations(fixture);
+  (await fixture.instances.standby("one"))._unsafeUnwrap();
+  const left = generations(fixture);
+  expect({ before: chain.length, after: left.length, kept: left.filter((one) => chain.includes(one)) }).toEqual({ before: MAX_CHAIN, after: 1, kept: [] });
+  (await fixture.instances.restore("one"))._unsafeUnwrap();
   await fixture.close();
 });
 
