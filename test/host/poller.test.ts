@@ -55,7 +55,7 @@ test("a handler that throws is told of, others of the same moment are called, an
   }));
   both.forEach((one) => one.signal());
   await done.promise;
-  expect([runs, told.toSorted()]).toEqual([[2, 2], both.map((one, i) => [`heed descriptor ${one.fd}`, `failed ${i}`])]);
+  expect([runs, told.toSorted()]).toEqual([[2, 2], both.map((one, i) => [`heed descriptor ${one.fd}`, `failed ${i}`]).toSorted()]);
   watches.forEach((one) => one.close());
   await careful.close();
   both.forEach((one) => one.close());
