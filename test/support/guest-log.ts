@@ -1,13 +1,12 @@
 // What a guest's kernel has logged, read from the guest's memory: also what is not important enough for its serial port, and also of
 // a guest whose vCPUs do nothing any more.
-import { closeSync, openSync, readFileSync, readSync } from "node:fs";
+import { closeSync, openSync, readSync } from "node:fs";
 import { MP_TABLE_ADDRESS } from "../../src/vmm/layout.ts";
+import { findGuestRam } from "./guest-ram.ts";
 
-const MIB = 2 ** 20, HUGE = 2 * MIB;
+const MIB = 2 ** 20;
 /** The table by which the guest finds its CPUs stays where the monitor put it. */
 const MP_SIGNATURE = "_MP_";
-/** Larger mappings are address space that the JavaScript engine keeps free. */
-const LARGEST = 8 * 2 ** 30;
 /** The kernel lies at 16 MiB and its log behind its text, in its zeroed data. */
 const SEARCHED = 96 * MIB;
 const FIRST_LINE = "Linux version ", SECOND_LINE = "Command line: ", APART = 1024;
@@ -15,22 +14,10 @@ const FIRST_LINE = "Linux version ", SECOND_LINE = "Command line: ", APART = 102
 const RING = 128 * 1024;
 const SHORTEST_TEXT = 6;
 
-/** Where guest RAM begins in the process: on a 2 MiB line, maybe amid a line of maps, since the kernel shows neighbours as one. */
-function findRam(pid: number, fd: number): number {
-  const text = Buffer.alloc(MP_SIGNATURE.length);
-  for (const line of readFileSync(`/proc/${pid}/maps`, "latin1").split("\n")) {
-    const [, from, to] = /^([0-9a-f]+)-([0-9a-f]+) rw-p/.exec(line) ?? [];
-    if (from === undefined || to === undefined || parseInt(to, 16) - parseInt(from, 16) > LARGEST) continue;
-    for (let at = Math.ceil(parseInt(from, 16) / HUGE) * HUGE; at < parseInt(to, 16); at += HUGE)
-      if (readSync(fd, text, 0, text.length, at + MP_TABLE_ADDRESS) === text.length && text.toString("latin1") === MP_SIGNATURE) return at;
-  }
-  return -1;
-}
-
 function ramOf(pid: number): Buffer {
   const fd = openSync(`/proc/${pid}/mem`, "r");
   try {
-    const from = findRam(pid, fd), memory = Buffer.alloc(from < 0 ? 0 : SEARCHED);
+    const from = findGuestRam(pid, fd, MP_TABLE_ADDRESS, MP_SIGNATURE), memory = Buffer.alloc(from < 0 ? 0 : SEARCHED);
     return memory.subarray(0, from < 0 ? 0 : readSync(fd, memory, 0, memory.length, from));
   } finally {
     closeSync(fd);

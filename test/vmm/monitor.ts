@@ -1,5 +1,5 @@
 // A monitor process of its own with a tiny guest in it, driven over its control socket; its guest's memory seen from outside.
-import { closeSync, mkdirSync, openSync, readFileSync, readSync, truncateSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, mkdirSync, openSync, readSync, truncateSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { closeFd, O_CREAT, O_RDONLY, O_RDWR, O_TRUNC, openFd } from "../../src/ffi/fd.ts";
 import type { Poller } from "../../src/host/poller.ts";
@@ -8,6 +8,7 @@ import { socketPath } from "../../src/host/vmm/files.ts";
 import { spawnVmm, vmmCommand } from "../../src/host/vmm/spawn.ts";
 import type { RestoreParams, RestoreResult, SaveParams, VmmStatus } from "../../src/vmm/protocol.ts";
 import type { Res } from "../../src/errors.ts";
+import { findGuestRam } from "../support/guest-ram.ts";
 import { until } from "../support/until.ts";
 import { tinyGuest } from "./guests/build.ts";
 
@@ -17,7 +18,6 @@ const TIMEOUT_MS = 60_000;
 /** Where the ticker keeps its words, and what it fills. */
 const LOOP = 0x200000, TICKS = 0x200008, ORDER = 0x200010, ORDERS = 0x200018, MAGIC = 0x200020;
 export const FILLED = 0x2000000;
-const HUGE = 2 ** 21;
 
 const SHAPE = { memoryBytes: MEMORY, vcpus: 1, xsave: true, disks: [{ readonly: false, serial: "upper" }] };
 
@@ -109,15 +109,12 @@ export class Monitor {
     }
   }
 
-  /** Guest memory begins on a 2 MiB line, maybe amid a line of maps: the kernel shows neighbours as one. The ticker has signed it. */
+  /** The ticker has signed its memory. */
   private findMemory(): number {
-    const fd = openSync(`/proc/${this.pid}/mem`, "r"), text = Buffer.alloc(8);
+    const fd = openSync(`/proc/${this.pid}/mem`, "r");
     try {
-      for (const line of readFileSync(`/proc/${this.pid}/maps`, "latin1").split("\n")) {
-        const [, from, to] = /^([0-9a-f]+)-([0-9a-f]+) rw-p/.exec(line) ?? [];
-        if (from === undefined || to === undefined) continue;
-        for (let at = Math.ceil(parseInt(from, 16) / HUGE) * HUGE; at < parseInt(to, 16); at += HUGE) if (signed(fd, at + MAGIC, text)) return at;
-      }
+      const base = findGuestRam(this.pid, fd, MAGIC, "TICKER!\0");
+      if (base >= 0) return base;
     } finally {
       closeSync(fd);
     }
@@ -132,14 +129,6 @@ export class Monitor {
       // it has ended by itself
     }
     this.client.close();
-  }
-}
-
-function signed(fd: number, at: number, into: Buffer): boolean {
-  try {
-    return readSync(fd, into, 0, 8, at) === 8 && into.toString("latin1") === "TICKER!\0";
-  } catch {
-    return false; // nothing is mapped there
   }
 }
 

@@ -26,6 +26,7 @@ import { appendOperation } from "./oplog.ts";
 import { Records } from "./records.ts";
 import type { Save } from "./saving.ts";
 import type { Instance } from "./service.ts";
+import { isStart } from "./states.ts";
 import { Taps } from "./taps.ts";
 import { UpperDisks } from "./upper.ts";
 
@@ -113,7 +114,7 @@ export class Context {
   hasEnded(id: string): boolean {
     const instance = this.records.find(id);
     if (instance === null) return true;
-    const starting = this.lanes.verbs(id).some((verb) => verb.startsWith("start") || verb === "restart");
+    const starting = this.lanes.verbs(id).some((verb) => isStart(verb) || verb === "restart");
     return instance.state === "Stopped" && !starting;
   }
 

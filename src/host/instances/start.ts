@@ -14,7 +14,7 @@ import type { Context } from "./context.ts";
 import { guestConfig, type GuestNetwork } from "./guest-config.ts";
 import { clearLeftovers, hold, type OnSettled } from "./settle.ts";
 import type { Instance } from "./service.ts";
-import { VERB_FROM } from "./states.ts";
+import { START, VERB_FROM } from "./states.ts";
 import { isStorage } from "./storage.ts";
 import { killUnheld } from "./ending.ts";
 
@@ -24,8 +24,7 @@ type Override = { readonly entrypoint?: readonly string[]; readonly cmd?: readon
 const BOOT_TIMEOUT_MS = 60_000;
 
 /** What a lane calls a start: one with a command of its own is like no other. */
-const verbOf = (override: Override): string => (override.entrypoint === undefined && override.cmd === undefined ? "start" : `start ${JSON.stringify(override)}`);
-export const isStart = (verb: string): boolean => verb.startsWith("start");
+const verbOf = (override: Override): string => (override.entrypoint === undefined && override.cmd === undefined ? START : `${START} ${JSON.stringify(override)}`);
 
 /** The verb. Joins a start under way, also that of `create`. */
 export function start(ctx: Context, ref: string, override: Override): AsyncRes<Instance> {

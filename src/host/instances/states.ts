@@ -41,3 +41,7 @@ export function mayReach(state: InstanceState, target: InstanceState): boolean {
 
 /** The phase of a state: keys of `phase_durations_ms`. */
 export const phaseOf = (state: InstanceState): string => state.toLowerCase();
+
+/** How a lane calls starts: a plain one this, one with a command of its own this and more. */
+export const START = "start";
+export const isStart = (verb: string): boolean => verb.startsWith(START);

@@ -6,8 +6,7 @@ import type { Context } from "./context.ts";
 import { DEFAULT_GRACE_MS, IMAGE_SIGNAL, stopNow } from "./ending.ts";
 import { restoreNow } from "./restore.ts";
 import type { Instance } from "./service.ts";
-import { isStart } from "./start.ts";
-import { VERB_FROM } from "./states.ts";
+import { isStart, VERB_FROM } from "./states.ts";
 
 export function stop(ctx: Context, ref: string, options: { graceMs?: number } = {}): AsyncRes<Instance> {
   return ctx.records.get(ref)

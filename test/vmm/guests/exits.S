@@ -22,18 +22,7 @@
     .globl _start
 _start:
     mov $0x200000, %r10
-    mov $0x300000, %rdi          # a page directory for 0xc0000000 and up, 2 MiB pages
-    mov $0xc0000083, %rax        # present, writable, page size
-    mov $512, %ecx
-1:  mov %rax, (%rdi)
-    add $0x200000, %rax
-    add $8, %rdi
-    dec %ecx
-    jnz 1b
-    mov %cr3, %rax
-    mov (%rax), %rbx             # PML4[0]: the page directory pointers
-    and $~0xfff, %rbx
-    movq $0x300003, 24(%rbx)     # the fourth GiB
+#include "map-bars.inc"
     mov $0xcf8, %dx              # slot 0, register 0
     mov $0x80000000, %eax
     outl %eax, %dx

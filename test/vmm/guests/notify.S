@@ -2,18 +2,7 @@
 # The test has set the queue up: one chain is available for each count; used.idx stands at 0x402002. Counts at 0x200000.
     .globl _start
 _start:
-    mov $0x300000, %rdi          # a page directory for 0xc0000000 and up, 2 MiB pages
-    mov $0xc0000083, %rax        # present, writable, page size
-    mov $512, %ecx
-1:  mov %rax, (%rdi)
-    add $0x200000, %rax
-    add $8, %rdi
-    dec %ecx
-    jnz 1b
-    mov %cr3, %rax
-    mov (%rax), %rbx             # PML4[0]: the page directory pointers
-    and $~0xfff, %rbx
-    movq $0x300003, 24(%rbx)     # the fourth GiB
+#include "map-bars.inc"
     mov $0xcf8, %dx              # slot 1: command register, memory decoding
     mov $0x80000804, %eax
     outl %eax, %dx
