@@ -25,6 +25,7 @@ import { Activities, OwnPorts } from "./host/standby/activity.ts";
 import { StandbyGuard } from "./host/standby/guard.ts";
 import { openPoller } from "./host/poller.ts";
 import { openStore, type Store } from "./host/store/store.ts";
+import { Trash } from "./host/trash.ts";
 import { diskUsage } from "./host/usage.ts";
 import { openCgroups } from "./host/vmm/cgroup.ts";
 import { openPool } from "./host/vmm/pool.ts";
@@ -116,13 +117,14 @@ async function assemble(options: ServeOptions, log: Logger, cleanup: Cleanup): P
   if (store.isErr()) return err(store.error);
   const network = await openNetworkOf(options, store.value, log, cleanup);
   if (network.isErr()) return err(network.error);
-  const images = openImages({ db: store.value.db, dir: join(options.dataDir, "images"), inUse: (digest) => imageInUse(store.value.db, digest), failed: unheardBy(log) });
+  const trash = new Trash(join(options.dataDir, "trash"), unheardBy(log));
+  const images = openImages({ db: store.value.db, dir: join(options.dataDir, "images"), trash, inUse: (digest) => imageInUse(store.value.db, digest), failed: unheardBy(log) });
   if (images.isErr()) return err(images.error);
   cleanup.push(() => images.value.close());
   const kvm = probeKvm();
   if (!kvm.able) log.warn("kvm.unable", { found: kvm.found });
   const standby = openStandby(network.value, log);
-  const instances = await openInstancesOf(options, log, cleanup, { store: store.value, network: network.value, images: images.value, standby, xsave: kvm.able && kvm.xsave });
+  const instances = await openInstancesOf(options, log, cleanup, { store: store.value, network: network.value, images: images.value, trash, standby, xsave: kvm.able && kvm.xsave });
   if (instances.isErr()) return err(instances.error);
   const ingresses = openIngress({ db: store.value.db, instances: instances.value, wake: (ref) => instances.value.wake(ref), activities: standby.activities, ownPorts: standby.ownPorts, address: options.ingressAddress, log });
   cleanup.push(() => ingresses.close());
@@ -142,15 +144,15 @@ async function openNetworkOf(options: ServeOptions, store: Store, log: Logger, c
   return network.value.start().map(() => network.value);
 }
 
-interface Under { readonly store: Store; readonly network: NetworkService; readonly images: ImageService; readonly standby: Standby; readonly xsave: boolean }
+interface Under { readonly store: Store; readonly network: NetworkService; readonly images: ImageService; readonly trash: Trash; readonly standby: Standby; readonly xsave: boolean }
 
-async function openInstancesOf({ dataDir, vmmPool }: ServeOptions, log: Logger, cleanup: Cleanup, { store, network, images, standby, xsave }: Under): Promise<Res<InstanceService & SleepService>> {
+async function openInstancesOf({ dataDir, vmmPool }: ServeOptions, log: Logger, cleanup: Cleanup, { store, network, images, trash, standby, xsave }: Under): Promise<Res<InstanceService & SleepService>> {
   const artifacts = await unpackArtifacts(join(dataDir, "artifacts"));
   if (artifacts.isErr()) return err(artifacts.error);
   const memoryDir = join(dataDir, "memory");
-  const disks = await Disks.open({ db: store.db, dataDir, onError: (error) => log.warn("disks.unmerged", { error: describeError(error) }) });
+  const disks = await Disks.open({ db: store.db, dataDir, trash, onError: (error) => log.warn("disks.unmerged", { error: describeError(error) }) });
   if (disks.isErr()) return err(disks.error);
-  const compression = new Compressor({ records: sqliteRecords(store.db), failed: unheardBy(log) });
+  const compression = new Compressor({ records: sqliteRecords(store.db), trash, failed: unheardBy(log) });
   cleanup.push(() => compression.close());
   const poller = openPoller(unheardBy(log));
   cleanup.push(() => poller.close());
@@ -158,7 +160,7 @@ async function openInstancesOf({ dataDir, vmmPool }: ServeOptions, log: Logger, 
   if (pool.isErr()) return err(pool.error);
   cleanup.push(() => pool.value.close());
   const instances = await openInstances({
-    db: store.db, dir: join(dataDir, "instances"), memoryDir, ...standby, disks: disks.value, compression, images, network, artifacts: artifacts.value, poller, cgroups: openCgroups(), logger: log, monitors: pool.value, xsave,
+    db: store.db, dir: join(dataDir, "instances"), memoryDir, trash, ...standby, disks: disks.value, compression, images, network, artifacts: artifacts.value, poller, cgroups: openCgroups(), logger: log, monitors: pool.value, xsave,
   });
   if (instances.isErr()) return instances;
   cleanup.push(() => instances.value.close());

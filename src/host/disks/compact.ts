@@ -1,5 +1,6 @@
 // Chains become shorter in the background: a layer that is read only through the one above it takes that one in (merge.ts).
-import { unlink, type DiskPaths } from "./paths.ts";
+import type { Trash } from "../trash.ts";
+import { drop, type DiskPaths } from "./paths.ts";
 import { mergeInto } from "./merge.ts";
 import type { DiskRecords } from "./records.ts";
 import type { DiskLayer } from "./service.ts";
@@ -20,7 +21,7 @@ export class Compactor {
   private again = false;
   private stale: { readonly files: DiskLayer; readonly at: number }[] = [];
 
-  constructor(private readonly records: DiskRecords, private readonly paths: DiskPaths, private readonly options: CompactorOptions) {}
+  constructor(private readonly records: DiskRecords, private readonly paths: DiskPaths, private readonly trash: Trash, private readonly options: CompactorOptions) {}
 
   /** Something has gone that may have been in the way. */
   soon(): void {
@@ -56,6 +57,6 @@ export class Compactor {
   private forget(): void {
     const now = Date.now(), due = this.stale.filter(({ at }) => now - at >= GRACE_MS);
     this.stale = this.stale.filter((one) => !due.includes(one));
-    for (const { files } of due) unlink(files);
+    for (const { files } of due) drop(this.trash, files);
   }
 }

@@ -11,15 +11,16 @@
 // it holds what came later. The target has no disk then, and nobody else refers to the layer.
 import type { Database } from "bun:sqlite";
 import { existsSync, mkdirSync, statSync } from "node:fs";
-import { link, mkdir, rm } from "node:fs/promises";
+import { link, mkdir } from "node:fs/promises";
 import { createId } from "@paralleldrive/cuid2";
 import { err, ok, ResultAsync } from "neverthrow";
 import { fail, wrap, type AsyncRes, type DormouseError, type Res } from "../../errors.ts";
 import { bootId } from "../../ffi/process.ts";
+import type { Trash } from "../trash.ts";
 import { Compactor } from "./compact.ts";
 import { hasSmallBlocks } from "./ext4.ts";
 import { exists, makeTop, reflink, revert, seal, syncFolders } from "./files.ts";
-import { DiskPaths, unlink } from "./paths.ts";
+import { DiskPaths, drop } from "./paths.ts";
 import { DiskRecords, type Top } from "./records.ts";
 import type { Clone, DiskLayer, DiskOwner, DiskService } from "./service.ts";
 import { sweep } from "./sweep.ts";
@@ -44,6 +45,8 @@ export interface DisksOptions {
   readonly db: Database;
   /** Layers are in `disks/`, owners' folders in `instances/` and `snapshots/` of it. */
   readonly dataDir: string;
+  /** On the file system of `dataDir`. */
+  readonly trash: Trash;
   /** Hears of layers that can't be merged: nothing is lost but space and time. */
   readonly onError?: (error: unknown) => void;
   /** For tests: called after each step of a clone or merge. */
@@ -61,7 +64,7 @@ export class Disks implements DiskService {
   private constructor(private readonly options: DisksOptions) {
     this.records = new DiskRecords(options.db);
     this.paths = new DiskPaths(options.dataDir, this.records);
-    this.compactor = new Compactor(this.records, this.paths, {
+    this.compactor = new Compactor(this.records, this.paths, options.trash, {
       quiet: () => this.cloning.size === 0 && this.exchanges === 0, failed: (error) => options.onError?.(error), step: (name) => this.step(name),
     });
   }
@@ -122,7 +125,7 @@ export class Disks implements DiskService {
         records.openClone({ from, top: source.after });
       });
     } catch (error) {
-      await this.discard(prepared.made);
+      this.discard(prepared.made);
       this.paths.dropFolder(to);
       throw error;
     }
@@ -140,10 +143,10 @@ export class Disks implements DiskService {
       this.step("finished");
       this.cloning.delete(keyOf(from));
       if (!given) {
-        unlink(this.paths.own(to, target));
+        this.drop(this.paths.own(to, target));
         this.paths.dropFolder(to);
       }
-      if (source !== null) unlink(this.paths.own(from, source.before));
+      if (source !== null) this.drop(this.paths.own(from, source.before));
       this.compactor.soon();
     });
     return { newTop: source === null ? null : this.paths.own(from, source.after), finish: () => close(true), undo: () => close(false) };
@@ -170,13 +173,13 @@ export class Disks implements DiskService {
         return records.dropUnused();
       });
     } catch (error) {
-      await this.discard(prepared.made);
+      this.discard(prepared.made);
       throw error;
     }
     this.step("finished");
-    unlink(this.paths.own(to, old));
-    if (source !== null) unlink(this.paths.own(from, source.before));
-    for (const id of dropped) unlink(this.paths.layer(id, true));
+    this.drop(this.paths.own(to, old));
+    if (source !== null) this.drop(this.paths.own(from, source.before));
+    for (const id of dropped) this.drop(this.paths.layer(id, true));
     this.compactor.soon();
   }
 
@@ -188,9 +191,9 @@ export class Disks implements DiskService {
         this.records.removeTop(owner);
         return this.records.dropUnused();
       });
-      unlink(this.paths.own(owner, top));
+      this.drop(this.paths.own(owner, top));
       this.paths.dropFolder(owner);
-      for (const id of dropped) unlink(this.paths.layer(id, true));
+      for (const id of dropped) this.drop(this.paths.layer(id, true));
       this.compactor.soon();
     });
   }
@@ -224,7 +227,7 @@ export class Disks implements DiskService {
       if ((source.layer === null && !(await exists(own.path))) || await this.share(own, this.paths.own(to, copy)!, made)) return { made, source: null, target: copy };
       return await this.split(from, source, to, id, made);
     } catch (error) {
-      await this.discard(made);
+      this.discard(made);
       this.paths.dropFolder(to);
       throw error;
     }
@@ -275,8 +278,9 @@ export class Disks implements DiskService {
 
   private async size(owner: DiskOwner): Promise<number> { return Bun.file(this.paths.stack(owner, this.records.top(owner))[0]!.path).size; }
 
-  private async discard(paths: readonly string[]): Promise<void> {
-    for (const path of paths) await rm(path, { force: true });
+  private drop(files: DiskLayer | null): void { drop(this.options.trash, files); }  /** Files that no row tells of. */
+  private discard(paths: readonly string[]): void {
+    for (const path of paths) this.options.trash.drop(path);
   }
 
   private attempt<T>(what: string, work: () => T): Res<T> {

@@ -1,6 +1,7 @@
 // Where the files of owners and layers lie.
-import { rmdirSync, rmSync } from "node:fs";
+import { rmdirSync } from "node:fs";
 import { join } from "node:path";
+import type { Trash } from "../trash.ts";
 import type { DiskRecords, Top } from "./records.ts";
 import type { DiskLayer, DiskOwner } from "./service.ts";
 
@@ -47,7 +48,7 @@ export class DiskPaths {
   }
 }
 
-/** After the record: what can't be deleted now the next start sweeps. */
-export function unlink(files: DiskLayer | null): void {
-  for (const path of [files?.path, files?.map]) if (typeof path === "string") rmSync(path, { force: true });
+/** After the record: what a crash leaves of them the next start sweeps. */
+export function drop(trash: Trash, files: DiskLayer | null): void {
+  for (const path of [files?.path, files?.map]) if (typeof path === "string") trash.drop(path);
 }

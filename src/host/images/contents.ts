@@ -113,7 +113,7 @@ export class Contents {
     const hex = image.digest.slice(image.digest.indexOf(":") + 1);
     const job: ConvertJob = { layers, output: join(this.files.tmp, `${hex}.erofs`), uuidSeed: hex, label: hex.slice(0, 12), limits: this.limits };
     onPhase({ status: "converting", doneBytes: 0, totalBytes });
-    const result = await runConversion(job, signal, (doneBytes) => onPhase({ status: "converting", doneBytes, totalBytes }));
+    const result = await runConversion(job, this.files.trash, signal, (doneBytes) => onPhase({ status: "converting", doneBytes, totalBytes }));
     await publish(job.output, rootfsPath(this.files, image.digest));
     this.records.putContent({
       digest: image.digest, configDigest: image.manifest.config.digest, repository: source.repository, platform: config.platform,

@@ -3,10 +3,10 @@ import { DormouseError } from "../../errors.ts";
 import { workerUrl } from "../../workers.ts";
 import type { ConvertMessage } from "./convert-worker.ts";
 import type { ConvertJob, ConvertResult } from "./convert.ts";
-import { remove } from "./files.ts";
+import type { Trash } from "../trash.ts";
 
 /** Rejects with DormouseError, or with the signal's reason; then nothing of the output is left. */
-export async function runConversion(job: ConvertJob, signal: AbortSignal, onProgress: (doneBytes: number) => void): Promise<ConvertResult> {
+export async function runConversion(job: ConvertJob, trash: Trash, signal: AbortSignal, onProgress: (doneBytes: number) => void): Promise<ConvertResult> {
   signal.throwIfAborted();
   const { promise, resolve, reject } = Promise.withResolvers<ConvertResult>();
   const worker = new Worker(workerUrl("convert"));
@@ -27,8 +27,7 @@ export async function runConversion(job: ConvertJob, signal: AbortSignal, onProg
     return await promise;
   } catch (error) {
     worker.terminate();
-    remove(job.output);
-    remove(`${job.output}.spool`);
+    for (const path of [job.output, `${job.output}.spool`]) trash.drop(path);
     throw error;
   } finally {
     signal.removeEventListener("abort", onAbort);

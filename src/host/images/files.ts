@@ -1,7 +1,8 @@
 // The files of this domain and the rules by which they appear: a name is only ever given to a whole, synced file.
-import { existsSync, mkdirSync, readdirSync, rmSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, statSync } from "node:fs";
 import { open, rename } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import type { Trash } from "../trash.ts";
 
 export interface ImageFiles {
   readonly root: string;
@@ -9,11 +10,13 @@ export interface ImageFiles {
   readonly rootfs: string;
   /** Emptied at every start. */
   readonly tmp: string;
+  /** Where all of them go that are not wanted any more. */
+  readonly trash: Trash;
 }
 
 /** Makes the folders where they are missing. */
-export function imageFiles(root: string): ImageFiles {
-  const files = { root, blobs: join(root, "blobs"), rootfs: join(root, "rootfs"), tmp: join(root, "tmp") };
+export function imageFiles(root: string, trash: Trash): ImageFiles {
+  const files = { root, blobs: join(root, "blobs"), rootfs: join(root, "rootfs"), tmp: join(root, "tmp"), trash };
   for (const path of [files.blobs, join(files.blobs, "sha256"), join(files.blobs, "sha512"), files.rootfs, files.tmp]) mkdirSync(path, { recursive: true, mode: 0o700 });
   return files;
 }
@@ -33,8 +36,6 @@ export async function publish(from: string, to: string): Promise<void> {
     await folder.close();
   }
 }
-
-export const remove = (path: string): void => rmSync(path, { force: true, recursive: true });
 
 /** Bytes of a file, null where there is none. */
 export const sizeOf = (path: string): number | null => (existsSync(path) ? statSync(path).size : null);

@@ -6,8 +6,9 @@ import { isAbsolute, join } from "node:path";
 import { err, ok, ResultAsync } from "neverthrow";
 import { DormouseError, fail, wrap, type AsyncRes, type Res } from "../../errors.ts";
 import { rethrow, type Unheard } from "../background.ts";
+import type { Trash } from "../trash.ts";
 import { Contents } from "./contents.ts";
-import { blobFiles, imageFiles, remove, rootfsPath, type ImageFiles } from "./files.ts";
+import { blobFiles, imageFiles, rootfsPath, type ImageFiles } from "./files.ts";
 import { startJob, type Job, type JobContext } from "./jobs.ts";
 import { IMAGE_LIMITS, type ImageLimits } from "./limits.ts";
 import { inspectFile } from "./load/inspect.ts";
@@ -32,6 +33,7 @@ export interface OpenImages {
   readonly db: Database;
   /** `…/images`; made where it is missing. */
   readonly dir: string;
+  readonly trash: Trash;
   /** Whether an instance refers to the image of this manifest digest (`sha256:…`). */
   readonly inUse: (digest: string) => boolean;
   /** Docker's config.json; `$DOCKER_CONFIG/config.json` or `~/.docker/config.json` by default. */
@@ -46,7 +48,7 @@ export interface OpenImages {
 export function openImages(options: OpenImages): Res<ImageService> {
   try {
     mkdirSync(options.dir, { recursive: true, mode: 0o700 });
-    const images = new Images(options, imageFiles(options.dir));
+    const images = new Images(options, imageFiles(options.dir, options.trash));
     images.recover();
     return ok(images);
   } catch (error) {

@@ -2,7 +2,7 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { createId } from "@paralleldrive/cuid2";
-import { blobPath, publish, remove, sizeOf, type ImageFiles } from "./files.ts";
+import { blobPath, publish, sizeOf, type ImageFiles } from "./files.ts";
 import { wrap } from "../../errors.ts";
 import type { Descriptor, Manifest } from "./manifest.ts";
 
@@ -35,7 +35,7 @@ export async function storeBlob(files: ImageFiles, digest: string, bytes: Uint8A
     await writeFile(path, bytes, { mode: 0o600, flush: true });
     await publish(path, blobPath(files, digest));
   } catch (error) {
-    remove(path);
+    files.trash.drop(path);
     throw wrap("host.storage", "Cannot keep what was downloaded", error);
   }
 }

@@ -2,7 +2,7 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import type { Contents } from "./contents.ts";
-import { blobFiles, remove, rootfsPath, type ImageFiles } from "./files.ts";
+import { blobFiles, rootfsPath, type ImageFiles } from "./files.ts";
 import type { ImageLimits } from "./limits.ts";
 import type { Records } from "./records.ts";
 
@@ -27,7 +27,7 @@ function sweepContents({ records, files, contents, inUse }: SweepContext): void 
   for (const { digest } of records.contents()) {
     if (named.has(digest) || contents.isPinned(digest) || inUse(digest)) continue;
     records.deleteContent(digest);
-    remove(rootfsPath(files, digest));
+    files.trash.drop(rootfsPath(files, digest));
   }
 }
 
@@ -38,19 +38,19 @@ function sweepBlobs({ records, files, contents, limits, busy }: SweepContext): v
   const layers = new Set(ready.flatMap((content) => content.layers));
   const idle = blobFiles(files).filter((blob) => !kept.has(blob.digest) && !contents.isPinned(blob.digest));
   const cached = idle.filter((blob) => !blob.partial && layers.has(blob.digest)).sort((a, b) => b.usedMs - a.usedMs);
-  if (!busy) for (const blob of idle) if (!cached.includes(blob)) remove(blob.path);
+  if (!busy) for (const blob of idle) if (!cached.includes(blob)) files.trash.drop(blob.path);
   let room = limits.layerCacheBytes;
   for (const blob of cached) {
     room -= blob.size;
-    if (room < 0) remove(blob.path);
+    if (room < 0) files.trash.drop(blob.path);
   }
 }
 
 /** At start: temporary files and root file systems that no record knows go; ready names whose file is gone say so. */
 export function recoverFiles(files: ImageFiles, records: Records): void {
-  for (const name of readdirSync(files.tmp)) remove(join(files.tmp, name));
+  for (const name of readdirSync(files.tmp)) files.trash.drop(join(files.tmp, name));
   const known = new Set(records.contents().map((content) => rootfsPath(files, content.digest)));
-  for (const name of readdirSync(files.rootfs)) if (!known.has(join(files.rootfs, name))) remove(join(files.rootfs, name));
+  for (const name of readdirSync(files.rootfs)) if (!known.has(join(files.rootfs, name))) files.trash.drop(join(files.rootfs, name));
   for (const { digest } of records.contents()) {
     if (existsSync(rootfsPath(files, digest))) continue;
     records.deleteContent(digest);

@@ -10,6 +10,7 @@ import { FileWatches } from "../file-watches.ts";
 import type { ImageService } from "../images/service.ts";
 import type { NetworkService } from "../network/service.ts";
 import type { Poller } from "../poller.ts";
+import type { Trash } from "../trash.ts";
 import type { Activities } from "../standby/activity.ts";
 import type { StandbyGuard } from "../standby/guard.ts";
 import { Generations } from "../snapshots/generations.ts";
@@ -51,6 +52,7 @@ export interface InstanceDeps {
   readonly xsave: boolean;
   /** `<data>/memory`: saved machines. */
   readonly memoryDir: string;
+  readonly trash: Trash;
   /** Whom a standby must not disturb. */
   readonly guard: Pick<StandbyGuard, "visitors" | "lateVisitors" | "forget">;
   /** Sessions open to guests: they keep them awake. */
@@ -94,7 +96,7 @@ export class Context {
     this.records = new Records(deps.db, (error) => deps.logger.error("instance.listener_failed", { error: describeError(error) }));
     this.files = new FileWatches(deps.poller);
     const left = (error: unknown) => deps.logger.warn("memory.left", { error: describeError(error), hint: "what nobody needs is deleted with the next that goes" });
-    this.generations = new Generations(deps.db, deps.memoryDir, { going: (id) => (void deps.compression.cancel(id).catch(left), this.merger.gone(id)), left });
+    this.generations = new Generations(deps.db, deps.memoryDir, deps.trash, { going: (id) => (void deps.compression.cancel(id).catch(left), this.merger.gone(id)), left });
     this.merger = mergerOf(deps, this.generations);
     this.snapshots = new Snapshots(deps.db);
     this.taps = new Taps(deps.network, deps.poller);

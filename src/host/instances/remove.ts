@@ -29,10 +29,13 @@ export async function removeNow(ctx: Context, id: string, graceful: boolean): Pr
   } catch (error) {
     return err(wrap("host.storage", `Cannot delete the files of instance ${id}`, error));
   }
+  // Forgetting it takes room: what its disk took is free by then.
+  await ctx.deps.trash.emptied();
   ctx.records.delete(id);
   ctx.deps.guard.forget(id);
   ctx.deps.activities.forget(id);
   ctx.generations.sweep();
+  await ctx.deps.trash.emptied();
   ctx.deps.logger.info("instance.deleted", { instance: id });
   return ok();
 }

@@ -154,7 +154,9 @@ export function removeSnapshot(ctx: Context, ref: string): AsyncRes<void> {
     if (ctx.snapshots.find(id) === null) return ok();
     ctx.snapshots.delete(id);
     ctx.generations.sweep();
-    return ctx.deps.disks.remove(diskOf(id));
+    const removed = ctx.deps.disks.remove(diskOf(id));
+    await ctx.deps.trash.emptied();
+    return removed;
   })));
 }
 

@@ -1,14 +1,14 @@
 // Saved machines: rows and folders. Order everywhere: a row `writing` before its files, `ready` by the commit of whoever needs it;
 // when nobody does any more the row goes first and the folder after it, and what a crash leaves between the two sweep() removes.
 import type { Database } from "bun:sqlite";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
-import { rm } from "node:fs/promises";
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { createId } from "@paralleldrive/cuid2";
 import { ok } from "neverthrow";
 import { fail, messageOf, wrap, type Res } from "../../errors.ts";
 import { decodeContainer } from "../../machine-state/container.ts";
 import { codeOf, MachineStateError } from "../../machine-state/fault.ts";
+import type { Trash } from "../trash.ts";
 
 /**
  * The next save over a chain of so many is written whole: a restore maps each generation's runs, and reads each one's map.
@@ -44,11 +44,11 @@ export const generationDir = (db: Database, dir: string, id: string): string =>
 export class Generations {
   /** Being written in this process: not to be swept. */
   private readonly writing = new Set<string>();
-  /** Folders that are filled or emptied by somebody in this process who looks after them. */
+  /** Folders that are filled by somebody in this process who looks after them. */
   private readonly busy = new Set<string>();
 
   /** `dir`: `<data>/memory`, made where it is missing. */
-  constructor(private readonly db: Database, private readonly dir: string, private readonly hears: GenerationListener) {
+  constructor(private readonly db: Database, private readonly dir: string, private readonly trash: Trash, private readonly hears: GenerationListener) {
     mkdirSync(dir, { recursive: true, mode: 0o700 });
   }
 
@@ -98,24 +98,22 @@ export class Generations {
   /** It is on record now. */
   keep({ name }: Folder): void { this.busy.delete(name); }
 
-  /** Deletes a folder that no record tells of (any more), off the event loop: freeing the blocks of large files takes its time. */
-  async discard(dir: string): Promise<void> {
-    const name = basename(dir);
-    this.busy.add(name);
-    try {
-      await rm(dir, { recursive: true, force: true });
-    } finally {
-      this.busy.delete(name);
-    }
+  /** Deletes a folder that no record tells of (any more). Throws what the file system does. */
+  discard(dir: string): void {
+    this.busy.delete(basename(dir));
+    this.trash.drop(dir);
   }
 
   /** Takes back one that came to nothing. Here its files go first: on a full disk that makes the room that forgetting it takes. */
   abandon(id: string): void {
     this.writing.delete(id);
     this.attempt(() => {
-      if (this.find(id)?.state !== "ready") rmSync(this.paths(id).dir, { recursive: true, force: true });
+      if (this.find(id)?.state !== "ready") this.trash.drop(this.paths(id).dir);
     });
     this.sweep();
+    this.attempt(() => {
+      if (this.find(id) !== null) void this.trash.emptied().then(() => this.sweep());
+    });
   }
 
   /** Whether its machine's file is there and whole, as far as its checksum tells. `snapshot.damaged`, `snapshot.incompatible`. */
@@ -153,7 +151,7 @@ export class Generations {
     this.attempt(() => {
       const known = new Set(this.db.query<{ name: string }, []>("SELECT coalesce(folder, id) AS name FROM generations").all().map(({ name }) => name));
       for (const name of readdirSync(this.dir))
-        if (!known.has(name) && !this.busy.has(name)) this.attempt(() => rmSync(join(this.dir, name), { recursive: true, force: true }));
+        if (!known.has(name) && !this.busy.has(name)) this.attempt(() => this.trash.drop(join(this.dir, name)));
     });
   }
 

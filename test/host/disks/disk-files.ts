@@ -5,12 +5,13 @@ import { mapLayout } from "../../../src/block-map.ts";
 import { Disks, diskMigrations } from "../../../src/host/disks/disks.ts";
 import type { DiskLayer } from "../../../src/host/disks/service.ts";
 import { openStore, type Store } from "../../../src/host/store/store.ts";
+import { trashIn } from "../../support/trash.ts";
 
 export const BLOCK = 4096, BYTES = 64 * BLOCK;
 
 export async function openDisks(dataDir: string, onStep?: (step: string) => void): Promise<{ disks: Disks; store: Store }> {
   const store = openStore(join(dataDir, "dormouse.db"), diskMigrations)._unsafeUnwrap();
-  const disks = (await Disks.open({ db: store.db, dataDir, ...(onStep === undefined ? {} : { onStep }) }))._unsafeUnwrap();
+  const disks = (await Disks.open({ db: store.db, dataDir, trash: trashIn(dataDir), ...(onStep === undefined ? {} : { onStep }) }))._unsafeUnwrap();
   return { disks, store };
 }
 

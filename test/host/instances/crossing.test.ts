@@ -8,6 +8,7 @@ import { sqliteRecords } from "../../../src/host/snapshots/compression/records.t
 import { until } from "../../support/until.ts";
 import { monitorsIn, open, removeRoots, type Fixture } from "./fixture.ts";
 import { asleep, begun, disks, entries, generations, openCompressing, remove, running } from "./sleeping.ts";
+import { trashIn } from "../../support/trash.ts";
 
 afterAll(removeRoots);
 const nothing = (fixture: Fixture) => expect({ generations: generations(fixture), disks: disks(fixture), snapshots: entries(fixture, "snapshots"), monitors: monitorsIn(fixture.root) }).toEqual({ generations: [], disks: [], snapshots: [], monitors: [] });
@@ -72,8 +73,8 @@ test("a forced delete of the source ends its fork without a trace", async () => 
 test("memory that somebody has compressed while the rest of its chain is made ready is opened all the same", async () => {
   const zstd = { enabled: true, algorithm: "zstd", level: 1 } as const;
   let compressor: Compressor, root = "";
-  const fixture = await open(undefined, (db) => {
-    compressor = new Compressor({ records: sqliteRecords(db) });
+  const fixture = await open(undefined, (db, trash) => {
+    compressor = new Compressor({ records: sqliteRecords(db), trash });
     const ready: string[] = [];
     const compression = Object.assign(Object.create(compressor) as Compressor, {
       // As a snapshot's policy may, while an older generation is decompressed for seconds.
@@ -105,7 +106,7 @@ test("what a daemon decompresses while it starts is not taken for a leftover", a
   await fixture.compressor.settled();
   const dir = join(fixture.root, "memory", generations(fixture)[0]!);
   expect(existsSync(join(dir, "memory.lz4"))).toBe(true);
-  const second = new Compressor({ records: sqliteRecords(fixture.store.db), onStep: async (_work, at) => { if (at === "synced") { reached.resolve(); await gate.promise; } } });
+  const second = new Compressor({ records: sqliteRecords(fixture.store.db), trash: trashIn(fixture.root), onStep: async (_work, at) => { if (at === "synced") { reached.resolve(); await gate.promise; } } });
   const opening = second.ensureRaw(generations(fixture)[0]!, dir);
   await reached.promise;
   second.resume(() => dir);

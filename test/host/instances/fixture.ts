@@ -17,6 +17,8 @@ import { openStore, type Store } from "../../../src/host/store/store.ts";
 import { openCgroups } from "../../../src/host/vmm/cgroup.ts";
 import { spawning } from "../../../src/host/vmm/pool.ts";
 import { createLogger } from "../../../src/log.ts";
+import { trashIn } from "../../support/trash.ts";
+import type { Trash } from "../../../src/host/trash.ts";
 
 export const STAND_IN = join(import.meta.dir, "stand-in.ts");
 export const DIGEST = `sha256:${"ab".repeat(32)}`;
@@ -116,22 +118,22 @@ const alone: Pick<InstanceDeps, "compression" | "guard" | "activities" | "connec
   activities: new Activities(), connections: () => [], ownConnection: () => false,
 };
 
-export type Change = Partial<InstanceDeps> | ((db: Database) => Partial<InstanceDeps>);
+export type Change = Partial<InstanceDeps> | ((db: Database, trash: Trash) => Partial<InstanceDeps>);
 
 export async function open(root = freshRoot(), change: Change = {}, network = new MemoryNetwork()): Promise<Fixture> {
   mkdirSync(root, { recursive: true });
   const store = openStore(join(root, "dormouse.db"), [...instanceMigrations, ...diskMigrations])._unsafeUnwrap();
   const poller = openPoller();
   const logged: string[] = [];
-  const disks = (await Disks.open({ db: store.db, dataDir: root }))._unsafeUnwrap();
+  const trash = trashIn(root), disks = (await Disks.open({ db: store.db, dataDir: root, trash }))._unsafeUnwrap();
   const opened = await openInstances({
-    db: store.db, dir: join(root, "instances"), memoryDir: join(root, "memory"), ...alone, disks, poller, network, xsave: true,
+    db: store.db, dir: join(root, "instances"), memoryDir: join(root, "memory"), trash, ...alone, disks, poller, network, xsave: true,
     images: imagesIn(root),
     artifacts: { kernelPath: join(root, "kernel"), initramfsPath: join(root, "initramfs") },
     cgroups: openCgroups(), logger: createLogger("debug", (line) => logged.push(line)),
     monitors: spawning([process.execPath, STAND_IN]),
     host: { memoryBytes: 8 * 2 ** 30, vcpus: 4 },
-    ...(typeof change === "function" ? change(store.db) : change),
+    ...(typeof change === "function" ? change(store.db, trash) : change),
   });
   const instances = opened._unsafeUnwrap();
   return {

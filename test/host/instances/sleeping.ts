@@ -41,9 +41,9 @@ export const picture = (fixture: Fixture, name: string) => ({ state: stateOf(fix
 /** With the real compressor, which compresses nothing unless it is asked to. */
 export async function openCompressing(root?: string, change: Change = {}): Promise<Fixture & { readonly compressor: Compressor }> {
   let compressor: Compressor | null = null;
-  const fixture = await open(root, (db) => {
-    compressor = new Compressor({ records: sqliteRecords(db), failed() {} });
-    return { compression: compressor, ...(typeof change === "function" ? change(db) : change) };
+  const fixture = await open(root, (db, trash) => {
+    compressor = new Compressor({ records: sqliteRecords(db), trash, failed() {} });
+    return { compression: compressor, ...(typeof change === "function" ? change(db, trash) : change) };
   });
   return { ...fixture, compressor: compressor! };
 }

@@ -1,7 +1,7 @@
 // An image in an OCI layout or a `docker save` archive, as a source. Blobs are copied, so the files may go afterwards.
 import { open } from "node:fs/promises";
 import { DormouseError, wrap } from "../../../errors.ts";
-import { blobPath, partialPath, publish, remove, sizeOf, type ImageFiles } from "../files.ts";
+import { blobPath, partialPath, publish, sizeOf, type ImageFiles } from "../files.ts";
 import type { ImageLimits } from "../limits.ts";
 import { choosePlatform, digestOf, MEDIA, parseConfig, parseManifest, type Descriptor, type Index } from "../manifest.ts";
 import type { ImageSource, Resolved } from "../source.ts";
@@ -96,7 +96,7 @@ export class FileSource implements ImageSource {
       if (digest !== blob.digest || member.size !== blob.size) throw new DormouseError("image.convert_failed", `Cannot load ${this.origin.path}: the blob ${blob.digest} has the digest ${digest}; the file is damaged`);
       await publish(path, blobPath(this.files, blob.digest));
     } catch (error) {
-      remove(path);
+      this.files.trash.drop(path);
       signal.throwIfAborted();
       throw wrap("host.storage", `Cannot load ${this.origin.path}`, error);
     }

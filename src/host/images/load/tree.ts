@@ -5,7 +5,7 @@ import { posix, join } from "node:path";
 import { createId } from "@paralleldrive/cuid2";
 import { DormouseError } from "../../../errors.ts";
 import { compressionOf, readLayer, type Compression } from "../decompress.ts";
-import { remove, type ImageFiles } from "../files.ts";
+import type { ImageFiles } from "../files.ts";
 import type { ImageLimits } from "../limits.ts";
 import { BLOCK } from "../tar/header.ts";
 import { TarReader } from "../tar/reader.ts";
@@ -29,13 +29,13 @@ const MAX_LINKS = 40;
 export async function openTree(path: string, files: ImageFiles, limits: ImageLimits, signal: AbortSignal): Promise<FileTree> {
   if (!existsSync(path)) throw new DormouseError("request.bad", `Cannot load ${path}: there is no such file or folder on the daemon's host`);
   if (statSync(path).isDirectory()) return new Folder(path);
-  if (compressionOfMember({ path, offset: 0, size: 8 }) === "none") return new Archive(path, null);
-  const unpacked = join(files.tmp, `${createId()}.tar`);
+  if (compressionOfMember({ path, offset: 0, size: 8 }) === "none") return new Archive(path, () => {});
+  const unpacked = join(files.tmp, `${createId()}.tar`), drop = () => files.trash.drop(unpacked);
   try {
     await unpack(path, unpacked, limits, signal);
-    return new Archive(unpacked, unpacked);
+    return new Archive(unpacked, drop);
   } catch (error) {
-    remove(unpacked);
+    drop();
     throw error;
   }
 }
@@ -73,8 +73,8 @@ class Archive implements FileTree {
   private readonly links = new Map<string, string>();
   private users = 1;
 
-  /** `temporary` is removed with the last user. */
-  constructor(private readonly path: string, private readonly temporary: string | null) {
+  /** `unused` is called when the last user has released it. */
+  constructor(private readonly path: string, private readonly unused: () => void) {
     const fd = openSync(path, "r");
     try {
       this.index(fd);
@@ -126,7 +126,7 @@ class Archive implements FileTree {
   }
 
   release(): void {
-    if (--this.users === 0 && this.temporary !== null) remove(this.temporary);
+    if (--this.users === 0) this.unused();
   }
 }
 

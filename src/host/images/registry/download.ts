@@ -1,7 +1,7 @@
 // One blob to its file: hashed while it streams, resumed by Range after a break or a crash, named only when its digest holds.
 import { open, type FileHandle } from "node:fs/promises";
 import { DormouseError, wrap } from "../../../errors.ts";
-import { blobPath, partialPath, publish, remove, sizeOf, type ImageFiles } from "../files.ts";
+import { blobPath, partialPath, publish, sizeOf, type ImageFiles } from "../files.ts";
 import type { Descriptor } from "../manifest.ts";
 import type { RegistryClient } from "./client.ts";
 import { failure, type Exchange } from "./http.ts";
@@ -19,7 +19,7 @@ export async function downloadBlob(client: RegistryClient, files: ImageFiles, bl
     await file.sync();
   } catch (error) {
     // What came is kept for a later attempt, unless it is known to be wrong.
-    if (error instanceof DormouseError && error.code === "registry.protocol") remove(path);
+    if (error instanceof DormouseError && error.code === "registry.protocol") files.trash.drop(path);
     throw error;
   } finally {
     await file.close();

@@ -1,12 +1,13 @@
 // Compresses the memory of generations in the background, one at a time, and decompresses it before a restore.
 // The Worker only ever writes to a file `.part`; every name that counts is given and taken here, in the order of README.md.
-import { existsSync, renameSync, rmSync } from "node:fs";
+import { existsSync, renameSync } from "node:fs";
 import { ok, ResultAsync } from "neverthrow";
 import { DormouseError, fail, messageOf, wrap, type Res } from "../../../errors.ts";
 import { rethrow, type Unheard } from "../../background.ts";
 import { systemClock, type Clock } from "../../clock.ts";
+import type { Trash } from "../../trash.ts";
 import type { Compression, CompressionState } from "../service.ts";
-import { findMemory, packedPath, partOf, rawPath, removeFile, syncDir, tidy, type MemoryForm } from "./files.ts";
+import { findMemory, packedPath, partOf, rawPath, syncDir, tidy, type MemoryForm } from "./files.ts";
 import { beginJob, type PackJob } from "./job.ts";
 import { inspect, type Totals } from "./pack.ts";
 import type { CompressionRecord, CompressionRecords } from "./records.ts";
@@ -17,6 +18,7 @@ export type Step = "begun" | "chunk" | "synced" | "renamed" | "recorded" | "remo
 
 export interface CompressorOptions {
   readonly records: CompressionRecords;
+  readonly trash: Trash;
   readonly clock?: Clock;
   readonly failed?: Unheard;
   /** Awaited at each step but `chunk`. */
@@ -42,6 +44,7 @@ interface Run {
 
 export class Compressor {
   private readonly records: CompressionRecords;
+  private readonly trash: Trash;
   private readonly waiting: Waiting;
   private readonly failed: Unheard;
   private readonly onStep: NonNullable<CompressorOptions["onStep"]>;
@@ -51,8 +54,9 @@ export class Compressor {
   /** Awaited before a generation is compressed: whoever is about to change what its memory file is goes first. */
   before: (gid: string) => Promise<void> = async () => {};
 
-  constructor({ records, clock = systemClock, failed = rethrow, onStep = () => {} }: CompressorOptions) {
+  constructor({ records, trash, clock = systemClock, failed = rethrow, onStep = () => {} }: CompressorOptions) {
     this.records = records;
+    this.trash = trash;
     this.failed = failed;
     this.onStep = onStep;
     this.waiting = new Waiting(clock, () => this.next());
@@ -76,7 +80,7 @@ export class Compressor {
     if (found === null) return; // its folder is gone, or whoever opens it will say what is missing
     const keep: MemoryForm = record.state === "compressed" && existsSync(packedPath(dir, record.algorithm))
       ? { form: "compressed", path: packedPath(dir, record.algorithm), algorithm: record.algorithm } : found;
-    tidy(dir, keep);
+    tidy(dir, keep, this.trash);
     if (record.state === "compressed" && keep.form === "raw") this.records.remove(gid);
     else if (record.state === "waiting" || record.state === "compressing") this.waiting.add({ gid, dir, algorithm: record.algorithm, level: record.level, dueAt: record.dueAt });
   }
@@ -176,7 +180,7 @@ export class Compressor {
     // Records from before the files' last change (a backup that was put back).
     if (found?.form === "compressed") return this.records.compressed(gid, inspect(found.path));
     this.records.begun(gid);
-    rmSync(part, { force: true });
+    this.trash.drop(part);
     run.job = beginJob("Cannot compress the memory", rawPath(dir), part, { algorithm, level }, () => void this.onStep("compress", "chunk", gid));
     const [outcome] = await Promise.all([run.job.outcome, this.onStep("compress", "begun", gid)]);
     if (outcome.isErr() || outcome.value === null) return this.giveUp(run, outcome.isErr() ? outcome.error : null);
@@ -194,7 +198,7 @@ export class Compressor {
     this.records.compressed(gid, totals);
     run.committed = true;
     await this.onStep("compress", "recorded", gid);
-    await removeFile(rawPath(dir));
+    this.trash.drop(rawPath(dir));
     await this.onStep("compress", "removed", gid);
   }
 
@@ -203,8 +207,8 @@ export class Compressor {
     const { gid, dir, algorithm } = run.wanted;
     if (run.committed) return; // the raw file could not be removed: the next resume() does
     const packed = packedPath(dir, algorithm);
-    rmSync(partOf(packed), { force: true });
-    if (existsSync(rawPath(dir))) rmSync(packed, { force: true });
+    this.trash.drop(partOf(packed));
+    if (existsSync(rawPath(dir))) this.trash.drop(packed);
     if (run.cancelled || error === null) return;
     try {
       this.records.failed(gid, error.message);
@@ -224,18 +228,18 @@ export class Compressor {
     }
     this.forget(gid);
     await this.onStep("decompress", "recorded", gid);
-    tidy(dir, { form: "raw", path: rawPath(dir) });
+    tidy(dir, { form: "raw", path: rawPath(dir) }, this.trash);
     await this.onStep("decompress", "removed", gid);
     return ok();
   }
 
   private async decompress(gid: string, dir: string, packed: string): Promise<Res<void>> {
     const raw = rawPath(dir), part = partOf(raw);
-    rmSync(part, { force: true });
+    this.trash.drop(part);
     const job = beginJob(`Cannot decompress ${packed}`, packed, part, null, () => void this.onStep("decompress", "chunk", gid));
     const [outcome] = await Promise.all([job.outcome, this.onStep("decompress", "begun", gid)]);
     if (outcome.isErr()) {
-      rmSync(part, { force: true });
+      this.trash.drop(part);
       return outcome.map(() => undefined);
     }
     await this.onStep("decompress", "synced", gid);

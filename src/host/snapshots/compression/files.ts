@@ -1,8 +1,9 @@
 // The names of a generation's memory, and which of its files is the one that counts. A name without `.part` is only ever
 // given, by rename, to a file that is whole and synced.
-import { existsSync, rmSync } from "node:fs";
-import { open, unlink } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { open } from "node:fs/promises";
 import { join } from "node:path";
+import type { Trash } from "../../trash.ts";
 import type { Algorithm } from "./codec.ts";
 
 export const rawPath = (dir: string): string => join(dir, "memory");
@@ -23,18 +24,11 @@ export function findMemory(dir: string): MemoryForm | null {
 }
 
 /** Removes what nobody finished, and all but the form to keep. Called where nobody works on the generation. */
-export function tidy(dir: string, keep: MemoryForm): void {
+export function tidy(dir: string, keep: MemoryForm, trash: Trash): void {
   for (const path of [rawPath(dir), ...ALGORITHMS.map((algorithm) => packedPath(dir, algorithm))]) {
-    rmSync(partOf(path), { force: true });
-    if (path !== keep.path) rmSync(path, { force: true });
+    trash.drop(partOf(path));
+    if (path !== keep.path) trash.drop(path);
   }
-}
-
-/** Off the event loop: freeing the blocks of a large file takes its time. A file that is gone is as good. */
-export async function removeFile(path: string): Promise<void> {
-  await unlink(path).catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== "ENOENT") throw error;
-  });
 }
 
 /** A rename is on disk once its folder is. */

@@ -163,11 +163,11 @@ export class Merger {
       const dataBytes = await this.write(run, folder);
       committed = dataBytes !== null && this.commit(run, folder, dataBytes);
     } finally {
-      if (!committed) await generations.discard(folder.paths.dir);
+      if (!committed) generations.discard(folder.paths.dir);
     }
     if (!committed) return;
     await this.step("recorded");
-    await Promise.all(old.map(({ dir }) => generations.discard(dir)));
+    for (const { dir } of old) generations.discard(dir);
     await this.step("removed");
   }
 

@@ -10,6 +10,7 @@ import { packedPath } from "../../../../src/host/snapshots/compression/files.ts"
 import { sqliteRecords } from "../../../../src/host/snapshots/compression/records.ts";
 import type { Compression } from "../../../../src/host/snapshots/service.ts";
 import { digest, memoryLike, openTables, packFile, writeSparse } from "./harness.ts";
+import { trashIn } from "../../../support/trash.ts";
 
 const ZSTD: Compression = { enabled: true, algorithm: "zstd", level: 1 };
 const LZ4: Compression = { enabled: true, algorithm: "lz4", level: 0 };
@@ -23,7 +24,7 @@ class World {
   readonly said: string[] = [];
   private readonly gates = new Map<string, { readonly reached: () => void; readonly until: Promise<void> }>();
   readonly compressor = new Compressor({
-    records: sqliteRecords(this.store.db), clock: this.clock,
+    records: sqliteRecords(this.store.db), trash: trashIn(this.temp.path), clock: this.clock,
     onStep: async (work, step, gid) => {
       if (step !== "chunk") this.said.push(`${gid} ${work} ${step}`);
       const gate = this.gates.get(`${work} ${step}`);
@@ -203,7 +204,7 @@ test("close() leaves what it was at to the next one, and what still waits", asyn
   gate.open();
   await world.compressor.close();
   expect([world.files(), world.intact()]).toEqual([["memory"], true]);
-  const next = new Compressor({ records: sqliteRecords(world.store.db), clock: world.clock });
+  const next = new Compressor({ records: sqliteRecords(world.store.db), trash: trashIn(world.temp.path), clock: world.clock });
   next.resume((gid) => world.dir(gid));
   world.clock.advance(0);
   await next.settled();
@@ -218,10 +219,11 @@ const FULL = `
 const { Compressor } = await import(${JSON.stringify(join(import.meta.dir, "../../../../src/host/snapshots/compression/compressor.ts"))});
 const { sqliteRecords } = await import(${JSON.stringify(join(import.meta.dir, "../../../../src/host/snapshots/compression/records.ts"))});
 const { openTables, writeSparse, memoryLike, noise, digest } = await import(${JSON.stringify(join(import.meta.dir, "harness.ts"))});
+const { trashIn } = await import(${JSON.stringify(join(import.meta.dir, "../../../support/trash.ts"))});
 const { readdirSync, mkdirSync } = await import("node:fs");
 const [folder] = process.argv.slice(1);
 mkdirSync(folder + "/disk/g");
-const dir = folder + "/disk/g", store = openTables(folder + "/db"), compressor = new Compressor({ records: sqliteRecords(store.db) });
+const dir = folder + "/disk/g", store = openTables(folder + "/db"), compressor = new Compressor({ records: sqliteRecords(store.db), trash: trashIn(folder) });
 const look = async (what) => { await compressor.settled(); console.log(JSON.stringify([what, readdirSync(dir), compressor.state("g")])); };
 const want = () => compressor.schedule("g", dir, { enabled: true, algorithm: "zstd", level: 1 }, 0);
 writeSparse(dir + "/memory", 20 << 20, [{ at: 0, data: noise(6 << 20) }]);
@@ -254,7 +256,7 @@ test("where even that can't be written down, the raw file stays, and the next co
   const records = sqliteRecords(world.store.db), full = () => { throw new Error("database or disk is full"); };
   let begun = 0;
   const told: string[] = [];
-  const compressor = new Compressor({ records: { ...records, begun: (id) => (begun++ === 0 ? full() : records.begun(id)), failed: full }, failed: (what, error) => void told.push(`${what}: ${error}`) });
+  const compressor = new Compressor({ records: { ...records, begun: (id) => (begun++ === 0 ? full() : records.begun(id)), failed: full }, trash: trashIn(world.temp.path), failed: (what, error) => void told.push(`${what}: ${error}`) });
   compressor.schedule("g", world.dir("g"), ZSTD, 0);
   compressor.schedule("h", world.dir("h"), ZSTD, 0);
   await until("the second", () => compressor.state("h").state === "compressed");

@@ -8,6 +8,7 @@ import { TempDir } from "../../../support/paths.ts";
 import { Compressor } from "../../../../src/host/snapshots/compression/compressor.ts";
 import { sqliteRecords } from "../../../../src/host/snapshots/compression/records.ts";
 import { digest, memoryLike, openTables, writeSparse } from "./harness.ts";
+import { trashIn } from "../../../support/trash.ts";
 
 const DRIVER = join(import.meta.dir, "driver.ts");
 const SIZE = 64 << 20, DATA = [{ at: 1 << 20, data: memoryLike(6 << 20) }, { at: 40 << 20, data: memoryLike(9 << 20, 4) }];
@@ -43,7 +44,7 @@ class World {
   /** What the next daemon makes of it: its record, its files at rest, and the memory. */
   async recovered(): Promise<{ state: string; files: string[]; memory: string; filesAfter: string[]; stateAfter: string }> {
     const store = openTables(this.temp.join("db"));
-    const compressor = new Compressor({ records: sqliteRecords(store.db) });
+    const compressor = new Compressor({ records: sqliteRecords(store.db), trash: trashIn(this.temp.path) });
     compressor.resume(() => this.temp.join("g"));
     await compressor.settled();
     const { state } = compressor.state("g"), files = this.files();

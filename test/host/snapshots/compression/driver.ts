@@ -4,12 +4,13 @@ import { Compressor } from "../../../../src/host/snapshots/compression/compresso
 import { sqliteRecords } from "../../../../src/host/snapshots/compression/records.ts";
 import type { Algorithm } from "../../../../src/host/snapshots/compression/codec.ts";
 import { openTables } from "./harness.ts";
+import { trashIn } from "../../../support/trash.ts";
 
 const [folder = "", algorithm = "", level = "", work = "", stopAt = ""] = process.argv.slice(2);
 const store = openTables(`${folder}/db`);
 let chunks = 0;
 const compressor = new Compressor({
-  records: sqliteRecords(store.db),
+  records: sqliteRecords(store.db), trash: trashIn(folder),
   onStep(of, step) {
     if (of !== work) return;
     console.log(step === "chunk" ? `chunk ${++chunks}` : step);

@@ -1,5 +1,6 @@
 // SIGKILL at every step of a merge, and in the middle of the work: the next daemon finds the old chain or the new one, and nothing else.
 import { expect, test } from "bun:test";
+import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { killedAt } from "../../../support/killed.ts";
 import { TempDir } from "../../../support/paths.ts";
@@ -37,6 +38,8 @@ for (const [step, left] of [["begun", 8], ["written", 8], ["synced", 8], ["recor
     expect(next.ids().toSorted()).toEqual([top, low].toSorted());
     expect([top, low].map((id) => next.content(id))).toEqual(content);
     expect(next.folders().found).toEqual(next.folders().known);
+    await next.trash.emptied();
+    expect(readdirSync(dir.join("trash"))).toEqual([]);
     expect(next.failures).toEqual([]);
     await next.close();
   });

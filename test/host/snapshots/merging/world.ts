@@ -14,11 +14,14 @@ import { chainOf, ExtentBuilder, NOWHERE, type Content, type Extent } from "../.
 import { checkChain, decodeMachine, encodeMachine, PAGE_BYTES } from "../../../../src/machine-state/saved-machine.ts";
 import { sampleMachine } from "../../../support/saved-machine.ts";
 import { request } from "../../instances/fixture.ts";
+import type { Trash } from "../../../../src/host/trash.ts";
+import { trashIn } from "../../../support/trash.ts";
 
 export const PAGES = 4096;
 
 export class World {
   readonly store;
+  readonly trash: Trash;
   readonly generations: Generations;
   readonly compressor: Compressor;
   readonly merger: Merger;
@@ -29,10 +32,11 @@ export class World {
 
   /** `onStep` beside the gates. */
   constructor(readonly path: string, onStep: (step: Step) => void | Promise<void> = () => {}) {
+    this.trash = trashIn(path);
     this.store = openStore(join(path, "db"), instanceMigrations)._unsafeUnwrap();
     const { db } = this.store;
-    this.compressor = new Compressor({ records: sqliteRecords(db) });
-    this.generations = new Generations(db, join(path, "memory"), {
+    this.compressor = new Compressor({ records: sqliteRecords(db), trash: this.trash });
+    this.generations = new Generations(db, join(path, "memory"), this.trash, {
       going: (id) => (void this.compressor.cancel(id), this.merger.gone(id)), left: (error) => void this.failures.push(String(error)),
     });
     this.merger = new Merger({
