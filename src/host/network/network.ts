@@ -12,7 +12,7 @@ import { ends, forgetConnections } from "./connections.ts";
 import { enableForwarding, restoreForwarding } from "./forwarding.ts";
 import { LeaseStore, type Published } from "./leases.ts";
 import { NetworkLock } from "./lock.ts";
-import { checkPorts, portChanges } from "./ports.ts";
+import { checkPorts, portChanges, samePorts } from "./ports.ts";
 import { portName, Reservations } from "./reservations.ts";
 import { hostResolvers, parseResolvers } from "./resolvers.ts";
 import { Rules } from "./rules.ts";
@@ -240,6 +240,8 @@ class Network implements NetworkService {
 
   private replacePorts(instanceId: string, ports: readonly PortMapping[]): Res<void> {
     const old = this.store.publishedOf(instanceId);
+    // As at each wake: the datagram that knocked waits for its answer, whose way back must not be forgotten.
+    if (samePorts(old, ports) && ports.every((port) => this.reservations.holds(port))) return ok();
     const held: PortMapping[] = [];
     const undo = () => held.forEach((port) => this.reservations.drop(port));
     const recorded = this.store.setPorts(instanceId, ports);

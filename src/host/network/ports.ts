@@ -14,6 +14,12 @@ export function portChanges(old: readonly Published[], now: readonly Published[]
   return [...table.deleteElements(PUBLISHED, old.map((p) => ({ key: publishedElement(p).key }))), ...table.addElements(PUBLISHED, now.map(publishedElement))];
 }
 
+/** Whether `ports` are what is published already, in whatever order. */
+export function samePorts(published: readonly PortMapping[], ports: readonly PortMapping[]): boolean {
+  const keys = (of: readonly PortMapping[]) => of.map((port) => `${portName(port)} ${port.guestPort}`).sort();
+  return Bun.deepEquals(keys(published), keys(ports));
+}
+
 /** Numbers in range, and no host port twice. */
 export function checkPorts(ports: readonly PortMapping[]): Res<void> {
   const seen = new Set<string>();

@@ -160,6 +160,22 @@ describe("while nobody reads", () => {
     await guest.close();
   });
 
+  test("a datagram to a published port that knocked is answered from there, though a wake publishes the ports again", async () => {
+    const ports = [{ guestPort: 53, hostPort: 8053, protocol: "udp" }] as const;
+    (await network.publish("a", ports))._unsafeUnwrap();
+    const heard = listen();
+    // Once: to a second one the guest would answer as to a first.
+    const call = Bun.spawn(["nsenter", "-t", String(out.pid), "-n", "timeout", "20", "bash", "-c", `exec 3<>/dev/udp/${HOST_ADDRESS}/8053; echo hello >&3; head -c 6 <&3`], { stdout: "pipe" });
+    await heard.knocked;
+    (await network.publish("a", ports).andThen(() => network.setClosed("a", false)))._unsafeUnwrap();
+    bell.stop();
+    const guest = new Peer(tap);
+    await guest.serve("udp", 53, "a");
+    await guest.tell({ do: "guest", ip: lease.ip, mac: lease.mac, gateway: lease.gateway });
+    expect(await new Response(call.stdout).text()).toBe("a sees");
+    await guest.close();
+  });
+
   test("one that must not be woken answers as a closed port, and rings no bell", async () => {
     (await network.publish("a", [{ guestPort: 80, hostPort: 8080, protocol: "tcp" }, { guestPort: 53, hostPort: 8053, protocol: "udp" }]))._unsafeUnwrap();
     const heard = listen();
