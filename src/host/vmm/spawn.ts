@@ -13,9 +13,9 @@ const O_APPEND = 0o2000;
 
 /**
  * A monitor is one loop over a heap of a megabyte, and there is one for each guest: its engine does without what pays in large programs.
- * Together 1.4 MiB of 6.6 for each restored guest; requests of a running one cost the same (bench virtqueue). An unknown name ends the process at once.
+ * Together 1.4 MiB of 6.6 for each restored guest; requests of a running one cost the same (bench virtqueue). An unknown name ends the process at once (a test asks the engine for each).
  */
-const SMALL_ENGINE: Readonly<Record<string, string>> = {
+export const SMALL_ENGINE: Readonly<Record<string, string>> = {
   BUN_JSC_forceMiniVMMode: "1", // 0.3 MiB: the heap grows by a fifth, not by half
   BUN_JSC_thresholdForJITAfterWarmUp: "2000", // 0.5 MiB: code that runs once in a restore is not compiled, loops still are (500 as it comes)
   // 0.4 MiB: else as many threads as the host has CPUs, each with a stack and a heap of its own, for a collection of two milliseconds.
