@@ -172,7 +172,7 @@ export function fresh(id: string, request: CreateInstance): Instance {
   return {
     ...request, id, imageDigest: `sha256:${"a".repeat(64)}`, state: "Created", stateError: null, createdAt: now, startedAt: null, stoppedAt: null,
     exitCode: null, exitMessage: null, ip: request.network ? "172.30.0.2" : null, mac: request.network ? "02:00:ac:1e:00:02" : null,
-    hasSnapshot: false, phase: "created", phaseSince: now, phaseDurationsMs: { created: 0 },
+    hasSnapshot: false, removing: false, phase: "created", phaseSince: now, phaseDurationsMs: { created: 0 },
   };
 }
 

@@ -9,7 +9,7 @@ import { encodeFrame } from "../agent/frames.ts";
 import type { Context } from "./context.ts";
 import type { ExecListener, ExecRequest, ExecSession, Instance } from "./service.ts";
 import { wake } from "./restore.ts";
-import { VERB_FROM } from "./states.ts";
+import { obstacle } from "./states.ts";
 import { wait } from "./wait.ts";
 
 /** One try to reach the agent: it answers a connection at once, or is not there. */
@@ -79,18 +79,18 @@ function connect(ctx: Context, ref: string, waitMs: number): AsyncRes<Connected>
     .andThen((instance) => instance.state === "Created" || instance.state === "Initializing"
       ? wait(ctx, instance.id, "Running", waitMs, new AbortController().signal).map((waited) => waited.instance)
       : new ResultAsync(Promise.resolve(ok(instance))))
-    .andThen((instance) => VERB_FROM.exec.includes(instance.state as never) ? new ResultAsync(reach(ctx, instance, deadline)) : errAsync(notRunning(instance)));
+    .andThen((instance) => obstacle(instance, "exec") === null ? new ResultAsync(reach(ctx, instance, deadline)) : errAsync(notRunning(instance)));
 }
 
 const notRunning = (instance: Instance) =>
-  new DormouseError("instance.invalid_state", `Cannot run a command in instance ${instance.name}: it is ${instance.state}, not Running`, { details: { state: instance.state } });
+  new DormouseError("instance.invalid_state", `Cannot run a command in instance ${instance.name}: it is ${obstacle(instance, "exec")}`, { details: { state: instance.state } });
 
 async function reach(ctx: Context, instance: Instance, deadline: number): Promise<Res<Connected>> {
   for (;;) {
     const result = await tryConnect(ctx, instance.id);
     if (result.isOk()) return ok({ fd: result.value, instance });
     const now = ctx.records.find(instance.id);
-    if (now === null || !VERB_FROM.exec.includes(now.state as never)) return err(notRunning(now ?? { ...instance, state: "Stopped" }));
+    if (now === null || obstacle(now, "exec") !== null) return err(notRunning(now ?? { ...instance, state: "Stopped" }));
     if (Date.now() >= deadline) return fail("instance.agent_unreachable", `Cannot reach the agent of instance ${instance.name}: ${result.error.message}`, { cause: result.error, retryAfterMs: 500 });
     await Bun.sleep(RETRY_MS);
   }

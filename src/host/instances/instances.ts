@@ -12,7 +12,7 @@ import { remove } from "./remove.ts";
 import type { InstanceService, InstanceStats } from "./service.ts";
 import { sleepParts, sleepServiceOf, type SleepParts } from "./sleep.ts";
 import { start } from "./start.ts";
-import { VERB_FROM } from "./states.ts";
+import { obstacle } from "./states.ts";
 import { stop } from "./stop.ts";
 import { isStorage } from "./storage.ts";
 import { wait } from "./wait.ts";
@@ -66,9 +66,9 @@ const guarded = <T>(what: string, verb: () => AsyncRes<T>): AsyncRes<T> =>
 
 function stats(ctx: Context, ref: string): AsyncRes<InstanceStats> {
   return ctx.records.get(ref).asyncAndThen((instance) => {
-    const machine = ctx.machines.get(instance.id);
-    if (machine === undefined || !VERB_FROM.stats.includes(instance.state as never))
-      return errAsync(fail("instance.invalid_state", `Cannot read statistics of instance ${instance.name}: it is ${instance.state}`, { details: { state: instance.state } }).error);
+    const machine = ctx.machines.get(instance.id), wrong = obstacle(instance, "stats");
+    if (machine === undefined || wrong !== null)
+      return errAsync(fail("instance.invalid_state", `Cannot read statistics of instance ${instance.name}: ${wrong === null ? "its monitor has gone" : `it is ${wrong}`}`, { details: { state: instance.state } }).error);
     return machine.request("stats", null).andThen((figures) => memoryOf(ctx.records.process(instance.id)?.pid).map((memory) => ({ ...figures, ...memory })));
   });
 }

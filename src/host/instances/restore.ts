@@ -11,7 +11,7 @@ import { eventually } from "./eventually.ts";
 import { callOff, THAW_MS } from "./saving.ts";
 import type { Instance } from "./service.ts";
 import { lendTap, settleIn, startMonitor, undoStart } from "./start.ts";
-import { VERB_FROM } from "./states.ts";
+import { obstacle } from "./states.ts";
 import { isStorage } from "./storage.ts";
 
 /** How long a guest may take to acknowledge who and when it is; a loaded host under emulation needs seconds. */
@@ -86,8 +86,8 @@ function knock(ctx: Context, id: string): void {
 /** Inside of the instance's lane. A failure before the commit leaves it Standby, with the error on record. */
 export async function restoreNow(ctx: Context, id: string, instance = ctx.records.find(id)): Promise<Res<Instance>> {
   if (instance === null) return fail("instance.not_found", `Cannot restore instance ${id}: it was deleted meanwhile`);
-  if (!VERB_FROM.restore.includes(instance.state as never))
-    return fail("instance.invalid_state", `Cannot restore instance ${instance.name}: it is ${instance.state}, not Standby`, { details: { state: instance.state } });
+  const wrong = obstacle(instance, "restore");
+  if (wrong !== null) return fail("instance.invalid_state", `Cannot restore instance ${instance.name}: it is ${wrong}`, { details: { state: instance.state } });
   // Its saved machine is not merged from here on, and a merge under way is off: what is opened below must be one chain.
   const { saved } = ctx.records.generationsOf(id), chain = saved === null ? [] : ctx.generations.chain(saved);
   const letGo = saved === null ? () => {} : ctx.merger.hold(saved, chain.map((one) => one.id));

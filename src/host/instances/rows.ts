@@ -46,7 +46,7 @@ export function decodeRow(row: Row, now: number): Instance {
     state: row.state, stateError: row.state_error,
     createdAt: row.created_at, startedAt: row.started_at, stoppedAt: row.stopped_at,
     exitCode: row.exit_code, exitMessage: row.exit_message,
-    ip: row.ip, mac: row.mac, hasSnapshot: row.saved_generation !== null,
+    ip: row.ip, mac: row.mac, hasSnapshot: row.saved_generation !== null, removing: row.removing === 1,
     phase: row.phase, phaseSince: row.phase_since, phaseDurationsMs: durations,
   };
 }

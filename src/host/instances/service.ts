@@ -43,6 +43,8 @@ export interface Instance extends CreateInstance {
   readonly ip: string | null;
   readonly mac: string | null;
   readonly hasSnapshot: boolean;
+  /** Its deletion has begun, or it is a fork that is nobody yet: it can be deleted, and nothing else. */
+  readonly removing: boolean;
   readonly phase: string;
   readonly phaseSince: number;
   /** Milliseconds in each past phase, and in the current one until now. */

@@ -44,7 +44,8 @@ async function take(ctx: Context, sourceId: string, id: string, request: TakeSna
   return ok(view(ctx, record));
 }
 
-function refusal({ state }: Instance, kind: SnapshotKind): string | null {
+function refusal({ state, removing }: Instance, kind: SnapshotKind): string | null {
+  if (removing) return "it is being deleted";
   if (kind === "Stopped") return state === "Stopped" ? null : `a snapshot of kind Stopped needs a stopped instance, and it is ${state}`;
   return state === "Running" || state === "Standby" ? null : `a snapshot of kind Standby needs one that runs or sleeps, and it is ${state}`;
 }
@@ -101,8 +102,10 @@ async function restoreInPlace(ctx: Context, id: string, snapshotId: string, targ
 }
 
 async function giveBack(ctx: Context, id: string, snapshotId: string): Promise<Res<void>> {
-  const snapshot = ctx.snapshots.find(snapshotId);
-  if (snapshot === null) return fail("snapshot.not_found", `Cannot restore instance ${id}: its snapshot ${snapshotId} was deleted meanwhile`);
+  const instance = ctx.records.find(id), snapshot = ctx.snapshots.find(snapshotId);
+  if (instance === null) return fail("instance.not_found", `Cannot restore instance ${id}: it was deleted meanwhile`);
+  if (instance.removing) return fail("instance.invalid_state", `Cannot restore instance ${instance.name}: it is being deleted`, { details: { state: instance.state } });
+  if (snapshot === null) return fail("snapshot.not_found", `Cannot restore instance ${instance.name}: its snapshot ${snapshotId} was deleted meanwhile`);
   const { generationId } = snapshot, sound = generationId === null ? ok() : await check(ctx, generationId);
   if (sound.isErr()) return sound;
   const killed = await killNow(ctx, id);

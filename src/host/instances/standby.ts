@@ -9,7 +9,7 @@ import type { Context } from "./context.ts";
 import { knockWakes } from "./restore.ts";
 import { calledOff, condenseLater, resume, save, type Saved } from "./saving.ts";
 import type { Instance } from "./service.ts";
-import { VERB_FROM } from "./states.ts";
+import { obstacle } from "./states.ts";
 
 /** One by force has another answer where somebody is there. */
 export const BY_HAND = { polite: "standby", forced: "standby by force" } as const;
@@ -38,9 +38,9 @@ export function standbyByItself(ctx: Context, id: string, calledOff: AbortSignal
 async function standbyNow(ctx: Context, id: string, options: StandbyOptions, asked: AskedBy, signal?: AbortSignal): Promise<Res<Instance>> {
   const instance = ctx.records.find(id);
   if (instance === null) return fail("instance.not_found", `Cannot put instance ${id} to sleep: it was deleted meanwhile`);
-  const machine = ctx.machines.get(id);
-  if (!VERB_FROM.standby.includes(instance.state as never) || machine === undefined)
-    return fail("instance.invalid_state", `Cannot put instance ${instance.name} to sleep: it is ${instance.state}, not Running`, { details: { state: instance.state } });
+  const machine = ctx.machines.get(id), wrong = obstacle(instance, "standby");
+  if (wrong !== null || machine === undefined)
+    return fail("instance.invalid_state", `Cannot put instance ${instance.name} to sleep: ${wrong === null ? "its monitor has gone" : `it is ${wrong}`}`, { details: { state: instance.state } });
   const inUse = options.force ? null : await visitors(ctx, instance, asked);
   if (signal?.aborted) return err(calledOff(instance, "its reason has gone"));
   if (inUse !== null) return err(calledOff(instance, inUse));

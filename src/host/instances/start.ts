@@ -14,7 +14,7 @@ import type { Context } from "./context.ts";
 import { guestConfig, type GuestNetwork } from "./guest-config.ts";
 import { clearLeftovers, hold, type OnSettled } from "./settle.ts";
 import type { Instance } from "./service.ts";
-import { START, VERB_FROM } from "./states.ts";
+import { obstacle, START } from "./states.ts";
 import { isStorage } from "./storage.ts";
 import { killUnheld } from "./ending.ts";
 
@@ -31,8 +31,8 @@ export function start(ctx: Context, ref: string, override: Override): AsyncRes<I
   return ctx.records.get(ref).asyncAndThen((found) => new ResultAsync(ctx.lanes.run(found.id, verbOf(override), async () => {
     const instance = ctx.records.find(found.id);
     if (instance === null) return fail("instance.not_found", `Cannot start instance ${found.name}: it was deleted meanwhile`);
-    if (!VERB_FROM.start.includes(instance.state as never))
-      return fail("instance.invalid_state", `Cannot start instance ${instance.name}: it is ${instance.state}, not Stopped`, { details: { state: instance.state } });
+    const wrong = obstacle(instance, "start");
+    if (wrong !== null) return fail("instance.invalid_state", `Cannot start instance ${instance.name}: it is ${wrong}`, { details: { state: instance.state } });
     ctx.records.setCommand(found.id, override);
     return startNow(ctx, found.id);
   })));
@@ -141,7 +141,10 @@ export const restartIfAsked: OnSettled = (ctx, id, status) => {
   if (ctx.lanes.verbs(id).some((verb) => verb === "stop" || verb.startsWith("remove"))) return;
   ctx.note(id, "the guest asked for a restart");
   // Not "start": a guest may be that quick that its first start is still under way, and would be joined.
-  inBackground(ctx, id, ctx.lanes.run(id, "restart", async () => (ctx.records.find(id)?.state === "Stopped" ? startNow(ctx, id) : null)));
+  inBackground(ctx, id, ctx.lanes.run(id, "restart", async () => {
+    const instance = ctx.records.find(id);
+    return instance?.state === "Stopped" && !instance.removing ? startNow(ctx, id) : null;
+  }));
 };
 
 /** A start that nobody waits for: its failures are on record, but for one that could not be written down. */

@@ -1,5 +1,5 @@
 // The states of an instance and the single hops between them, as data. Verbs go through it; nothing else sets a state.
-import type { InstanceState } from "./service.ts";
+import type { Instance, InstanceState } from "./service.ts";
 
 /** Allowed hops. What is observed may also always become Unknown, and Unknown any state once it is settled. */
 const HOPS: Readonly<Record<InstanceState, readonly InstanceState[]>> = {
@@ -19,14 +19,22 @@ export const canHop = (from: InstanceState, to: InstanceState): boolean => to ==
 export const LIVE_STATES: readonly InstanceState[] = ["Initializing", "Running", "Paused", "Shutdown", "Unknown"];
 
 /** States from which each verb sets out. */
-export const VERB_FROM = {
+const VERB_FROM = {
   start: ["Stopped", "Created"],
   stop: ["Created", "Initializing", "Running", "Paused", "Shutdown", "Unknown", "Standby"],
   exec: ["Running"],
   standby: ["Running"],
   restore: ["Standby"],
   stats: ["Initializing", "Running", "Paused"],
-} as const satisfies Record<string, readonly InstanceState[]>;
+} satisfies Record<string, readonly InstanceState[]>;
+
+/** Why it can't be the subject of a verb, to follow on "it is"; null where it can. One that is being deleted stays on record while that fails, and is nobody's to use. */
+export function obstacle({ state, removing }: Pick<Instance, "state" | "removing">, verb: keyof typeof VERB_FROM): string | null {
+  if (removing) return "being deleted";
+  const from: readonly InstanceState[] = VERB_FROM[verb];
+  if (from.includes(state)) return null;
+  return from.length <= 2 ? `${state}, not ${from.join(" or ")}` : state;
+}
 
 /** States that nothing leaves without somebody's request: waiting there for another one has no end. */
 const RESTING: readonly InstanceState[] = ["Stopped", "Standby", "Unknown"];

@@ -6,12 +6,12 @@ import type { Context } from "./context.ts";
 import { DEFAULT_GRACE_MS, IMAGE_SIGNAL, stopNow } from "./ending.ts";
 import { restoreNow } from "./restore.ts";
 import type { Instance } from "./service.ts";
-import { isStart, VERB_FROM } from "./states.ts";
+import { isStart, obstacle } from "./states.ts";
 
 export function stop(ctx: Context, ref: string, options: { graceMs?: number } = {}): AsyncRes<Instance> {
   return ctx.records.get(ref)
-    .andThen((instance) => VERB_FROM.stop.includes(instance.state as never) || ctx.lanes.verbs(instance.id).some(isStart) ? ok(instance)
-      : fail("instance.invalid_state", `Cannot stop instance ${instance.name}: it is ${instance.state}`, { details: { state: instance.state } }))
+    .andThen((instance) => obstacle(instance, "stop") === null || ctx.lanes.verbs(instance.id).some(isStart) ? ok(instance)
+      : fail("instance.invalid_state", `Cannot stop instance ${instance.name}: it is ${obstacle(instance, "stop")}`, { details: { state: instance.state } }))
     .asyncAndThen(({ id }) => {
       if (options.graceMs !== undefined) hurry(ctx, id, options.graceMs);
       return new ResultAsync(ctx.lanes.run(id, "stop", async () => {
