@@ -1,9 +1,10 @@
 // virtio over PCI, modern only (virtio 1.2, 4.1): registers, notifications by ioeventfd and interrupts by irqfd. It owns the
 // queues and knows nothing of what its device does; what driver and device agree on is in lifecycle.ts.
-import { VIRTIO_PCI, virtio_pci_common_cfg } from "../../ffi/abi/virtio_pci.ts";
+import { VIRTIO_PCI } from "../../ffi/abi/virtio_pci.ts";
 import { EPOLLET, EPOLLIN, EventFd, type Epoll } from "../../ffi/epoll.ts";
 import type { GuestMemory } from "../memory.ts";
 import type { PciBar, PciFunction, PciPlatform } from "../pci.ts";
+import { CommonConfig, type CommonConfigState } from "./common-config.ts";
 import { BAR, ConfigSpace, NOTIFY_MULTIPLIER } from "./config-space.ts";
 import { RareLog, type Device, type DeviceContext, type Log } from "./device.ts";
 import { IOV_MAX, Iovecs } from "./iovecs.ts";
@@ -12,25 +13,19 @@ import { Msix, type MsixState } from "./msix.ts";
 import { QueueSlot } from "./queue-slot.ts";
 import { Queue, type QueueOwner, type QueueState } from "./queue.ts";
 
-const { VIRTIO_MSI_NO_VECTOR, VIRTIO_PCI_ISR_CONFIG } = VIRTIO_PCI;
+const { VIRTIO_PCI_ISR_CONFIG } = VIRTIO_PCI;
 const ISR_QUEUE = 1;
-const COMMON = virtio_pci_common_cfg.at, COMMON_SIZES = virtio_pci_common_cfg.sizes;
-/** Size of the register at each offset of the common configuration. */
-const REGISTER_SIZE = new Map<number, number>((Object.keys(COMMON) as (keyof typeof COMMON)[]).map((name) => [COMMON[name], COMMON_SIZES[name]]));
 
-export interface TransportState {
+export interface TransportState extends CommonConfigState {
   readonly type: number;
   readonly status: number;
   /** Decimal: 64 bits. */
   readonly driverFeatures: string;
   readonly config: readonly number[];
-  readonly configVector: number;
   readonly isr: number;
   readonly msix: MsixState;
   readonly queues: readonly { readonly enabled: boolean; readonly vector: number; readonly ring: QueueState }[];
   readonly device: unknown;
-  /** Registers that a driver sets just before it uses another. */
-  readonly selects: { readonly deviceFeature: number; readonly driverFeature: number; readonly queue: number; readonly generation: number };
 }
 
 export class VirtioPci implements PciFunction, QueueOwner, LifecycleHost {
@@ -38,14 +33,10 @@ export class VirtioPci implements PciFunction, QueueOwner, LifecycleHost {
   private readonly config: ConfigSpace;
   private readonly msix: Msix;
   private readonly lifecycle: Lifecycle;
+  private readonly common: CommonConfig;
   readonly slots: readonly QueueSlot[];
   readonly context: DeviceContext;
   readonly troubles: RareLog;
-  private deviceFeatureSelect = 0;
-  private driverFeatureSelect = 0;
-  private queueSelect = 0;
-  private configVector: number = VIRTIO_MSI_NO_VECTOR;
-  private generation = 0;
   private isr = 0;
 
   /** Puts its notifications into `epoll`; lives as long as the machine. */
@@ -57,6 +48,7 @@ export class VirtioPci implements PciFunction, QueueOwner, LifecycleHost {
     this.slots = device.queueSizes.map((size, i) => this.createSlot(i, size));
     this.context = this.createContext();
     this.lifecycle = new Lifecycle(device, this);
+    this.common = new CommonConfig(this.lifecycle, this.slots, this.msix.count, (slot) => this.place(slot));
   }
 
   /** Gives its eventfds back, and is used no more. The machine ends with its process and doesn't need this. */
@@ -91,7 +83,7 @@ export class VirtioPci implements PciFunction, QueueOwner, LifecycleHost {
   barRead(_bar: number, offset: number, size: number): number {
     const within = offset & 0xfff;
     switch (offset - within) {
-      case BAR.COMMON: return REGISTER_SIZE.get(within) === size ? this.readCommon(within) : 0;
+      case BAR.COMMON: return this.common.read(within, size);
       case BAR.ISR: return within === 0 ? this.readIsr() : 0;
       case BAR.DEVICE: return readView(this.device.config, within, size);
       case BAR.MSIX_TABLE: return this.msix.tableRead(within, size);
@@ -103,9 +95,7 @@ export class VirtioPci implements PciFunction, QueueOwner, LifecycleHost {
   barWrite(_bar: number, offset: number, size: number, value: number): void {
     const within = offset & 0xfff;
     switch (offset - within) {
-      case BAR.COMMON:
-        if (REGISTER_SIZE.get(within) === size && (!this.lifecycle.resetting || within === COMMON.device_status)) this.writeCommon(within, value >>> 0);
-        return;
+      case BAR.COMMON: return this.common.write(within, size, value >>> 0);
       case BAR.DEVICE:
         if (within + size <= this.device.config.byteLength && !this.lifecycle.resetting) this.device.writeConfig?.(within, size, value >>> 0);
         return;
@@ -121,58 +111,9 @@ export class VirtioPci implements PciFunction, QueueOwner, LifecycleHost {
     for (const slot of this.slots) this.place(slot);
   }
 
-  // --- common configuration
-
-  private readCommon(register: number): number {
-    switch (register) {
-      case COMMON.device_feature_select: return this.deviceFeatureSelect;
-      case COMMON.device_feature: return featureWord(this.lifecycle.offered, this.deviceFeatureSelect);
-      case COMMON.guest_feature_select: return this.driverFeatureSelect;
-      case COMMON.guest_feature: return featureWord(this.lifecycle.driverFeatures, this.driverFeatureSelect);
-      case COMMON.msix_config: return this.configVector;
-      case COMMON.num_queues: return this.slots.length;
-      case COMMON.device_status: return this.lifecycle.status;
-      case COMMON.config_generation: return this.generation;
-      case COMMON.queue_select: return this.queueSelect;
-      case COMMON.queue_msix_vector: return this.slots[this.queueSelect]?.vector ?? VIRTIO_MSI_NO_VECTOR;
-      // A size of 0 says that there is no such queue.
-      default: return this.slots[this.queueSelect]?.read(register) ?? 0;
-    }
-  }
-
-  private writeCommon(register: number, value: number): void {
-    switch (register) {
-      case COMMON.device_feature_select: this.deviceFeatureSelect = value; return;
-      case COMMON.guest_feature_select: this.driverFeatureSelect = value; return;
-      case COMMON.guest_feature: return this.lifecycle.writeFeatures(this.driverFeatureSelect, value);
-      case COMMON.msix_config: this.configVector = this.vector(value); return;
-      case COMMON.device_status: return this.lifecycle.writeStatus(value);
-      case COMMON.queue_select: this.queueSelect = value; return;
-      default: return this.writeQueue(register, value);
-    }
-  }
-
-  private writeQueue(register: number, value: number): void {
-    const slot = this.slots[this.queueSelect];
-    if (slot === undefined) return;
-    if (register === COMMON.queue_msix_vector) slot.vector = this.vector(value);
-    else if (register !== COMMON.queue_enable) slot.write(register, value);
-    else if (value === 1 && this.lifecycle.takesQueues) {
-      slot.enabled = true;
-      this.place(slot);
-    }
-  }
-
-  /** A vector that the table doesn't have reads back as none: so the driver sees that it failed. */
-  private vector(value: number): number {
-    return value < this.msix.count ? value : VIRTIO_MSI_NO_VECTOR;
-  }
-
   cleared(): void {
     this.isr = 0;
-    this.deviceFeatureSelect = this.driverFeatureSelect = this.queueSelect = 0;
-    this.configVector = VIRTIO_MSI_NO_VECTOR;
-    for (const slot of this.slots) slot.vector = VIRTIO_MSI_NO_VECTOR;
+    this.common.clear();
   }
 
   // --- notifications and interrupts
@@ -187,7 +128,7 @@ export class VirtioPci implements PciFunction, QueueOwner, LifecycleHost {
   }
 
   configInterrupt(): void {
-    if (this.msix.enabled) this.msix.signal(this.configVector);
+    if (this.msix.enabled) this.msix.signal(this.common.configVector);
     else this.isr |= VIRTIO_PCI_ISR_CONFIG;
   }
 
@@ -220,7 +161,7 @@ export class VirtioPci implements PciFunction, QueueOwner, LifecycleHost {
       get features() { return transport.lifecycle.driverFeatures; },
       queues: this.slots.map((slot) => slot.queue),
       configChanged: () => {
-        this.generation = (this.generation + 1) & 0xff;
+        this.common.advance();
         if (this.lifecycle.running) this.configInterrupt();
       },
       fail: (reason) => this.lifecycle.needReset(reason),
@@ -253,10 +194,9 @@ export class VirtioPci implements PciFunction, QueueOwner, LifecycleHost {
     const device = this.device.save(); // first: it may give chains back to its queues
     return {
       type: this.device.type, status: this.lifecycle.status, driverFeatures: String(this.lifecycle.driverFeatures), config: this.config.save(),
-      configVector: this.configVector, isr: this.isr, msix: this.msix.save(),
+      isr: this.isr, msix: this.msix.save(),
       queues: this.slots.map(({ enabled, vector, queue }) => ({ enabled, vector, ring: queue.save() })),
-      device,
-      selects: { deviceFeature: this.deviceFeatureSelect, driverFeature: this.driverFeatureSelect, queue: this.queueSelect, generation: this.generation },
+      device, ...this.common.save(),
     };
   }
 
@@ -268,19 +208,14 @@ export class VirtioPci implements PciFunction, QueueOwner, LifecycleHost {
     this.config.restore(state.config);
     this.lastControl = this.config.msixControl;
     this.msix.restore(state.msix);
-    this.configVector = this.vector(state.configVector);
+    this.common.restore(state, state.queues.map(({ vector }) => vector));
     this.isr = state.isr;
     state.queues.forEach((saved, i) => {
       const slot = this.slots[i]!;
       slot.queue.restore(saved.ring);
       slot.enabled = saved.enabled;
-      slot.vector = this.vector(saved.vector);
       this.place(slot);
     });
-    this.deviceFeatureSelect = state.selects.deviceFeature;
-    this.driverFeatureSelect = state.selects.driverFeature;
-    this.queueSelect = state.selects.queue;
-    this.generation = state.selects.generation;
     this.device.restore(state.device);
     this.lifecycle.restore(state.status, driverFeatures);
     return null;
@@ -302,5 +237,3 @@ function readView(view: DataView, offset: number, size: number): number {
   if (offset + size > view.byteLength) return 0;
   return size === 1 ? view.getUint8(offset) : size === 2 ? view.getUint16(offset, true) : view.getUint32(offset, true);
 }
-
-const featureWord = (features: bigint, select: number): number => (select > 1 ? 0 : Number((features >> BigInt(select * 32)) & 0xffff_ffffn));
