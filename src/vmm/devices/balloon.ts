@@ -96,7 +96,7 @@ export class BalloonDevice implements Device {
   /** Page numbers, in runs: neighbours are freed together. */
   private inflate(queue: Queue): void {
     const { memory } = this.context!;
-    const bytes = queue.gather(queue.firstRead, queue.readCount, this.pfns);
+    const bytes = queue.payload.gather(queue.firstRead, queue.readCount, this.pfns);
     const view = new DataView(this.pfns.buffer, 0, bytes - (bytes % 4));
     for (let at = 0; at < view.byteLength; ) {
       const first = view.getUint32(at, true);
@@ -129,7 +129,7 @@ export class BalloonDevice implements Device {
     this.wanted = null;
     if (done === null) return;
     const bytes = new Uint8Array(virtio_balloon_stat.size * 32);
-    done(parseStats(bytes.subarray(0, queue.gather(queue.firstRead, queue.readCount, bytes))));
+    done(parseStats(bytes.subarray(0, queue.payload.gather(queue.firstRead, queue.readCount, bytes))));
   }
 
   reset(): boolean {

@@ -4,14 +4,12 @@
 import { VRING } from "../../ffi/abi/virtio_ring.ts";
 import type { GuestMemory } from "../memory.ts";
 import { IOV_MAX, type Iovecs } from "./iovecs.ts";
+import { Payload } from "./payload.ts";
 
 const { VRING_DESC_F_NEXT, VRING_DESC_F_WRITE, VRING_DESC_F_INDIRECT, VRING_AVAIL_F_NO_INTERRUPT } = VRING;
 const DESC_SIZE = 16, USED_ELEM_SIZE = 8, RING_HEADER = 4;
 /** Most bytes of one chain: what one readv or writev moves (MAX_RW_COUNT, linux/fs.h). */
 const MAX_CHAIN_BYTES = 0x7fff_f000;
-const VIEW_SIZE = 2 ** 31; // GuestMemory's views
-/** Up to here (headers) a loop is faster than subarray() and set(), which allocate. */
-const SMALL_COPY = 64;
 
 /** What the driver set, and where the device is. For snapshots. */
 export interface QueueState {
@@ -46,6 +44,7 @@ export class Queue {
   writeCount = 0;
   writeBytes = 0;
 
+  readonly payload: Payload;
   /** Rings are mapped, the device may use them. False again after a violation or a reset. */
   live = false;
   private mask = 0;
@@ -62,14 +61,13 @@ export class Queue {
   /** Next entry of the used ring, and how far it has been published. */
   private usedIndex = 0;
   private published = 0;
-  private readonly views: readonly DataView[];
   private readonly ramAddress: number;
 
   /** `arena` is shared with whoever reads the chain; pop() writes to it from the entry that it is given. */
   constructor(readonly index: number, readonly maxSize: number, private readonly memory: GuestMemory, readonly arena: Iovecs, private readonly owner: QueueOwner) {
     this.size = maxSize;
     this.ramAddress = memory.address;
-    this.views = memory.bytes.map((b) => new DataView(b.buffer, b.byteOffset, b.byteLength));
+    this.payload = new Payload(memory, arena);
   }
 
   /** Maps the rings where the driver put them. Null, or what is wrong with them. */
@@ -209,65 +207,6 @@ export class Queue {
     return this.live ? (Atomics.load(this.availRing, 1) - this.lastAvail) & 0xffff : 0;
   }
 
-  /** A view with the `length` bytes of entry `entry` in it, their offset in `viewAt`; null where a 2 GiB line cuts them or they are fewer. */
-  viewOf(entry: number, length: number): DataView | null {
-    if (this.arena.length(entry) < length) return null;
-    const offset = this.arena.hva(entry) - this.ramAddress;
-    const index = Math.floor(offset / VIEW_SIZE);
-    this.viewAt = (offset - index * VIEW_SIZE) | 0; // an int for the compiler
-    return this.viewAt + length <= VIEW_SIZE ? this.views[index]! : null;
-  }
-  viewAt = 0;
-
-  /** Copies the first bytes of a list of entries out, as many as `target` takes; returns how many there were. */
-  gather(first: number, count: number, target: Uint8Array): number {
-    let done = 0;
-    for (let i = 0; i < count && done < target.length; i++) {
-      const n = Math.min(this.arena.length(first + i), target.length - done);
-      this.copy(this.arena.hva(first + i) - this.ramAddress, n, target, done, false);
-      done += n;
-    }
-    return done;
-  }
-
-  /** Copies `source` into a list of entries, `skip` bytes from its start; returns how many bytes had room. */
-  scatter(first: number, count: number, source: Uint8Array, skip = 0): number {
-    let done = 0, over = skip;
-    for (let i = 0; i < count && done < source.length; i++) {
-      const length = this.arena.length(first + i);
-      if (over >= length) {
-        over -= length;
-        continue;
-      }
-      const n = Math.min(length - over, source.length - done);
-      this.copy(this.arena.hva(first + i) - this.ramAddress + over, n, source, done, true);
-      over = 0;
-      done += n;
-    }
-    return done;
-  }
-
-  /** Writes one byte of guest memory, at a host address that came out of the arena. */
-  poke(hva: number, value: number): void {
-    const offset = hva - this.ramAddress;
-    const index = Math.floor(offset / VIEW_SIZE);
-    this.views[index]!.setUint8((offset - index * VIEW_SIZE) | 0, value);
-  }
-
-  private copy(ramOffset: number, length: number, bytes: Uint8Array, at: number, toGuest: boolean): void {
-    let offset = ramOffset, done = 0;
-    while (done < length) {
-      const index = Math.floor(offset / VIEW_SIZE), start = offset - index * VIEW_SIZE;
-      const n = Math.min(length - done, VIEW_SIZE - start);
-      const ram = this.memory.bytes[index]!;
-      if (n <= SMALL_COPY) copySmall(ram, start | 0, bytes, at + done, n, toGuest);
-      else if (toGuest) ram.set(bytes.subarray(at + done, at + done + n), start);
-      else bytes.set(ram.subarray(start, start + n), at + done);
-      done += n;
-      offset += n;
-    }
-  }
-
   private fail(reason: string): false {
     this.live = false;
     this.owner.broken(this.index, reason);
@@ -289,11 +228,6 @@ export class Queue {
     this.lastAvail = this.seenAvail = state.lastAvail & 0xffff;
     this.usedIndex = this.published = state.usedIndex & 0xffff;
   }
-}
-
-function copySmall(ram: Uint8Array, start: number, bytes: Uint8Array, at: number, length: number, toGuest: boolean): void {
-  if (toGuest) for (let i = 0; i < length; i++) ram[start + i] = bytes[at + i]!;
-  else for (let i = 0; i < length; i++) bytes[at + i] = ram[start + i]!;
 }
 
 const EMPTY_VIEW = new DataView(new ArrayBuffer(0));

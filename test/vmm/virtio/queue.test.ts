@@ -46,10 +46,10 @@ test("rings and buffers above 4 GiB", () => {
   r.offer(0, [[5 * GIB + 0x10_0000, 6, false], [6.5 * GIB, 4096, true]]);
   expect(r.queue.pop()).toBe(true);
   const copy = new Uint8Array(6);
-  expect(r.queue.gather(r.queue.firstRead, r.queue.readCount, copy)).toBe(6);
+  expect(r.queue.payload.gather(r.queue.firstRead, r.queue.readCount, copy)).toBe(6);
   expect(Buffer.from(copy).toString()).toBe("header");
   expect(r.queue.arena.hva(r.queue.firstWrite)).toBe(r.memory.hva(6.5 * GIB, 4096));
-  expect(r.queue.scatter(r.queue.firstWrite, 1, Buffer.from("answer"))).toBe(6);
+  expect(r.queue.payload.scatter(r.queue.firstWrite, 1, Buffer.from("answer"))).toBe(6);
   r.queue.push(r.queue.head, 6);
   r.queue.flush();
   expect(Buffer.from(r.memory.read(6.5 * GIB, 6)!).toString()).toBe("answer");
@@ -61,11 +61,11 @@ test("a buffer across a 2 GiB line is copied whole", () => {
   const r = rig(3 * GIB, 0x10_0000);
   r.offer(0, [[2 * GIB - 3, 8, true]]);
   expect(r.queue.pop()).toBe(true);
-  expect(r.queue.viewOf(r.queue.firstWrite, 8)).toBeNull();
-  r.queue.scatter(r.queue.firstWrite, 1, Buffer.from("overline"));
+  expect(r.queue.payload.viewOf(r.queue.firstWrite, 8)).toBeNull();
+  r.queue.payload.scatter(r.queue.firstWrite, 1, Buffer.from("overline"));
   expect(Buffer.from(r.memory.read(2 * GIB - 3, 3)!).toString()).toBe("ove");
   expect(Buffer.from(r.memory.read(2 * GIB, 5)!).toString()).toBe("rline");
-  r.queue.poke(r.memory.hva(2 * GIB, 1), 0x21);
+  r.queue.payload.poke(r.memory.hva(2 * GIB, 1), 0x21);
   expect(r.memory.read(2 * GIB, 1)![0]).toBe(0x21);
 });
 

@@ -20,7 +20,7 @@ class Echo implements Device {
   onNotify(index: number) {
     this.notified.push(index);
     const queue = this.context!.queues[index]!;
-    do while (queue.pop()) queue.push(queue.head, queue.scatter(queue.firstWrite, queue.writeCount, new Uint8Array([queue.readBytes & 0xff])));
+    do while (queue.pop()) queue.push(queue.head, queue.payload.scatter(queue.firstWrite, queue.writeCount, new Uint8Array([queue.readBytes & 0xff])));
     while (queue.enableNotify());
     queue.flush();
   }

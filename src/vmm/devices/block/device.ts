@@ -208,9 +208,9 @@ export class BlockDevice implements Device, TransferOwner {
     const last = queue.firstWrite + queue.writeCount - 1, lastLength = this.iovecs.length(last);
     const status = this.iovecs.hva(last) + lastLength - 1;
     const writable = queue.writeBytes - 1;
-    let header = queue.readCount > 0 ? queue.viewOf(queue.firstRead, HEADER) : null, at = queue.viewAt;
+    let header = queue.readCount > 0 ? queue.payload.viewOf(queue.firstRead, HEADER) : null, at = queue.payload.viewAt;
     if (header === null) {
-      if (queue.gather(queue.firstRead, queue.readCount, this.header) < HEADER) return this.answer(queue, status, VIRTIO_BLK_S_IOERR, 0);
+      if (queue.payload.gather(queue.firstRead, queue.readCount, this.header) < HEADER) return this.answer(queue, status, VIRTIO_BLK_S_IOERR, 0);
       header = this.headerView;
       at = 0;
     }
@@ -247,13 +247,13 @@ export class BlockDevice implements Device, TransferOwner {
     const status = this.statusAt[slot]!;
     if (type === VIRTIO_BLK_T_GET_ID) {
       const serial = this.serial.subarray(0, Math.min(writable, this.serial.length));
-      queue.scatter(queue.firstWrite, queue.writeCount, serial);
+      queue.payload.scatter(queue.firstWrite, queue.writeCount, serial);
       return this.answer(queue, status, VIRTIO_BLK_S_OK, serial.length);
     }
     if (type !== VIRTIO_BLK_T_DISCARD && type !== VIRTIO_BLK_T_WRITE_ZEROES) return this.answer(queue, status, VIRTIO_BLK_S_UNSUPP, 0);
     const bytes = new Uint8Array(HEADER + RANGE.size);
     if (queue.readBytes !== bytes.length || this.readonly) return this.answer(queue, status, VIRTIO_BLK_S_IOERR, 0);
-    queue.gather(queue.firstRead, queue.readCount, bytes);
+    queue.payload.gather(queue.firstRead, queue.readCount, bytes);
     const range = new DataView(bytes.buffer, HEADER);
     const flags = range.getUint32(RANGE.at.flags, true);
     const allowed = type === VIRTIO_BLK_T_WRITE_ZEROES ? VIRTIO_BLK.VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP : 0;
@@ -279,7 +279,7 @@ export class BlockDevice implements Device, TransferOwner {
     const context = this.context!;
     const status = ok ? VIRTIO_BLK_S_OK : result === -E.ENOTSUP ? VIRTIO_BLK_S_UNSUPP : VIRTIO_BLK_S_IOERR;
     const queue = context.queues[0]!;
-    queue.poke(this.statusAt[slot]!, status);
+    queue.payload.poke(this.statusAt[slot]!, status);
     queue.push(this.heads[slot]!, ok && op === Op.READV ? bytes + 1 : 1);
     if (this.resetting && this.inFlight === 0) this.finishReset(context);
   }
@@ -293,7 +293,7 @@ export class BlockDevice implements Device, TransferOwner {
   /** Answers a request that needed no I/O. */
   private answer(queue: Queue, status: number, value: number, written: number): void {
     if (value === VIRTIO_BLK_S_IOERR) this.stats.errors++;
-    queue.poke(status, value);
+    queue.payload.poke(status, value);
     queue.push(queue.head, written + 1);
   }
 }

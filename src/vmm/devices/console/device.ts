@@ -112,7 +112,7 @@ export class ConsoleDevice implements Device {
     let budget = BUDGET;
     do {
       while (budget > 0 && queue.pop()) {
-        const length = queue.gather(queue.firstRead, queue.readCount, message);
+        const length = queue.payload.gather(queue.firstRead, queue.readCount, message);
         queue.push(queue.head, 0);
         budget--;
         if (length === message.length) this.handle(view.getUint32(CONTROL.id, true), view.getUint16(CONTROL.event, true), view.getUint16(CONTROL.value, true));
@@ -152,7 +152,7 @@ export class ConsoleDevice implements Device {
     const queue = this.context?.queues[CONTROL_RX];
     if (queue === undefined) return;
     while (this.control.length > 0) {
-      if (queue.pop()) queue.push(queue.head, queue.scatter(queue.firstWrite, queue.writeCount, this.control.shift()!));
+      if (queue.pop()) queue.push(queue.head, queue.payload.scatter(queue.firstWrite, queue.writeCount, this.control.shift()!));
       else if (!queue.enableNotify()) break;
     }
     queue.flush();

@@ -53,7 +53,7 @@ export class FramedPort implements Port {
     let done = 0;
     while (done < queue.writeBytes && this.outgoing.length > 0) {
       const first = this.outgoing[0]!;
-      const n = queue.scatter(queue.firstWrite, queue.writeCount, this.sentOfFirst === 0 ? first : first.subarray(this.sentOfFirst), done);
+      const n = queue.payload.scatter(queue.firstWrite, queue.writeCount, this.sentOfFirst === 0 ? first : first.subarray(this.sentOfFirst), done);
       done += n;
       this.queued -= n;
       this.sentOfFirst += n;
@@ -69,7 +69,7 @@ export class FramedPort implements Port {
     let first = queue.firstRead;
     for (let left = queue.readBytes; left > 0 && !this.garbled; ) {
       this.reserve(Math.min(HEADER + MAX_FRAME_PAYLOAD, this.filled + left));
-      const n = queue.gather(first, queue.firstRead + queue.readCount - first, this.buffer.subarray(this.filled));
+      const n = queue.payload.gather(first, queue.firstRead + queue.readCount - first, this.buffer.subarray(this.filled));
       first += arena.skip(first, n);
       left -= n;
       this.filled += n;

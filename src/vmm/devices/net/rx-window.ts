@@ -69,11 +69,11 @@ export class RxWindow {
       this.drop();
     }
     // Before flush(): the driver has not seen the chains yet.
-    const view = queue.viewOf(first, HEADER);
-    if (view !== null) return view.setUint16(queue.viewAt + NUM_BUFFERS, used, true);
+    const view = queue.payload.viewOf(first, HEADER);
+    if (view !== null) return view.setUint16(queue.payload.viewAt + NUM_BUFFERS, used, true);
     this.number[0] = used & 0xff;
     this.number[1] = used >> 8;
-    queue.scatter(first, firstCount, this.number, NUM_BUFFERS);
+    queue.payload.scatter(first, firstCount, this.number, NUM_BUFFERS);
   }
 
   /** Gives all that is taken back to the queue, to come again. */

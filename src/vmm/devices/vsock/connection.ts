@@ -125,7 +125,7 @@ export class Connection {
   private keep(queue: Queue, first: number, count: number, skip: number, length: number): void {
     const gone = queue.arena.skip(first, skip);
     const rest = new Uint8Array(length - skip);
-    queue.gather(first + gone, count - gone, rest);
+    queue.payload.gather(first + gone, count - gone, rest);
     this.pending.push(rest);
   }
 

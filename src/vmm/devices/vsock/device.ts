@@ -129,7 +129,7 @@ export class VsockDevice implements Device {
 
   private packet(queue: Queue): void {
     const h = this.header;
-    if (queue.gather(queue.firstRead, queue.readCount, h.bytes) < HEADER) return; // nobody to answer
+    if (queue.payload.gather(queue.firstRead, queue.readCount, h.bytes) < HEADER) return; // nobody to answer
     if (!h.isFrom(this.cid)) return; // nothing is routed here
     const { guestPort, hostPort, length, op } = h;
     const connection = this.find(guestPort, hostPort);
@@ -300,7 +300,7 @@ export class VsockDevice implements Device {
 
   private packetTo(queue: Queue, guestPort: number, hostPort: number, op: number, length: number, flags: number, forwarded: number): number {
     this.header.set(this.cid, guestPort, hostPort, op, length, flags, BUFFER_BYTES, forwarded);
-    queue.scatter(queue.firstWrite, queue.writeCount, this.header.bytes);
+    queue.payload.scatter(queue.firstWrite, queue.writeCount, this.header.bytes);
     return HEADER + length;
   }
 
@@ -311,7 +311,7 @@ export class VsockDevice implements Device {
     event.setUint32(virtio_vsock_event.at.id, VIRTIO_VSOCK_EVENT_TRANSPORT_RESET, true);
     do {
       if (!queue.pop()) continue;
-      queue.push(queue.head, queue.scatter(queue.firstWrite, queue.writeCount, new Uint8Array(event.buffer)));
+      queue.push(queue.head, queue.payload.scatter(queue.firstWrite, queue.writeCount, new Uint8Array(event.buffer)));
       this.resetEvent = false;
       break;
     } while (queue.enableNotify());
