@@ -5,7 +5,9 @@ import { EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, type Epoll 
 import { closeFd, setNonblocking } from "../../../ffi/fd.ts";
 import type { Device, DeviceContext } from "../../virtio/device.ts";
 import type { Queue } from "../../virtio/queue.ts";
-import { BUFFER_BYTES, Connection, Op } from "./connection.ts";
+import { Connection, Op } from "./connection.ts";
+import { Connections } from "./connections.ts";
+import { Outbox } from "./outbox.ts";
 import { HEADER, PacketHeader } from "./packet.ts";
 
 const { VIRTIO_VSOCK_OP_REQUEST, VIRTIO_VSOCK_OP_RESPONSE, VIRTIO_VSOCK_OP_RST, VIRTIO_VSOCK_OP_SHUTDOWN } = VIRTIO_VSOCK;
@@ -13,18 +15,8 @@ const { VIRTIO_VSOCK_OP_RW, VIRTIO_VSOCK_OP_CREDIT_UPDATE, VIRTIO_VSOCK_OP_CREDI
 const { VIRTIO_VSOCK_TYPE_STREAM, VIRTIO_VSOCK_EVENT_TRANSPORT_RESET } = VIRTIO_VSOCK;
 const RX = 0, TX = 1, EVENT = 2;
 const QUEUE_SIZE = 256, EVENT_QUEUE_SIZE = 16;
-const MAX_CONNECTIONS = 1024;
-/** Answers to packets of no connection that wait for a buffer; more are dropped. */
-const MAX_RESETS = 256;
-/** Packets one way in one go. */
+/** Packets of the guest in one go. */
 const BUDGET = 256;
-/** Ports from which host-initiated connections come; below are those that a guest could mean as services. */
-const FIRST_PORT = 0x4000_0000, LAST_PORT = 0xffff_fff0;
-/** What is sent first when several wait: order of `Op` bits, with their packet's op. */
-const OP_PACKETS = [
-  [Op.RST, VIRTIO_VSOCK_OP_RST], [Op.REQUEST, VIRTIO_VSOCK_OP_REQUEST], [Op.RESPONSE, VIRTIO_VSOCK_OP_RESPONSE],
-  [Op.CREDIT_UPDATE, VIRTIO_VSOCK_OP_CREDIT_UPDATE], [Op.CREDIT_REQUEST, VIRTIO_VSOCK_OP_CREDIT_REQUEST], [Op.SHUTDOWN, VIRTIO_VSOCK_OP_SHUTDOWN],
-] as const;
 
 /** A connection that the guest wants to port `port` of the host: a stream socket to join it to, or -1 to refuse. */
 export type Listener = (port: number) => number;
@@ -38,17 +30,14 @@ export class VsockDevice implements Device {
   listener: Listener = () => -1;
 
   private context: DeviceContext | null = null;
-  /** By port pair; see key(). */
-  private readonly connections = new Map<number, Connection>();
-  /** Those with something to send, in turn. */
-  private readonly ready: Connection[] = [];
-  private readonly resets: { readonly guestPort: number; readonly hostPort: number }[] = [];
-  private nextPort = FIRST_PORT;
+  private readonly connections = new Connections();
+  private readonly outbox: Outbox;
   private resetEvent = false;
   private readonly header = new PacketHeader();
 
   constructor(private readonly cid: number, private readonly epoll: Epoll) {
     this.config.setUint32(virtio_vsock_config.at.guest_cid, cid, true);
+    this.outbox = new Outbox(cid);
   }
 
   get size(): number { return this.connections.size; }
@@ -65,9 +54,9 @@ export class VsockDevice implements Device {
       done(refusal);
       return () => {};
     }
-    const connection = new Connection(port, this.freePort(port), fd, done);
-    this.connections.set(key(connection.guestPort, connection.hostPort), connection);
-    this.send(connection, Op.REQUEST);
+    const connection = new Connection(port, this.connections.freePort(port), fd, done);
+    this.connections.add(connection);
+    this.outbox.send(connection, Op.REQUEST);
     this.pump();
     return () => {
       if (connection.state === "connecting") this.abort(connection, "given up");
@@ -76,7 +65,7 @@ export class VsockDevice implements Device {
 
   private refusal(fd: number): string | null {
     if (this.context === null) return "the guest's vsock driver is not running";
-    if (this.connections.size >= MAX_CONNECTIONS) return `the guest has ${MAX_CONNECTIONS} connections already`;
+    if (this.connections.full) return `the guest has ${this.connections.size} connections already`;
     try {
       setNonblocking(fd);
     } catch (error) {
@@ -101,8 +90,8 @@ export class VsockDevice implements Device {
 
   reset(): boolean {
     this.context = null;
-    for (const connection of [...this.connections.values()]) this.destroy(connection, "the guest has reset its vsock driver");
-    this.ready.length = this.resets.length = 0;
+    for (const connection of this.connections.all) this.destroy(connection, "the guest has reset its vsock driver");
+    this.outbox.clear();
     return true;
   }
 
@@ -132,12 +121,12 @@ export class VsockDevice implements Device {
     if (queue.payload.gather(queue.firstRead, queue.readCount, h.bytes) < HEADER) return; // nobody to answer
     if (!h.isFrom(this.cid)) return; // nothing is routed here
     const { guestPort, hostPort, length, op } = h;
-    const connection = this.find(guestPort, hostPort);
+    const connection = this.connections.find(guestPort, hostPort);
     if (length > queue.readBytes - HEADER) return connection === undefined ? this.refuse(guestPort, hostPort, op) : this.abort(connection, "the guest sent a bad packet");
     if (h.type !== VIRTIO_VSOCK_TYPE_STREAM) return this.refuse(guestPort, hostPort, op);
     if (op === VIRTIO_VSOCK_OP_REQUEST) return this.accept(guestPort, hostPort, connection);
     if (connection === undefined) return this.refuse(guestPort, hostPort, op);
-    if (connection.credit(h.bufAlloc, h.fwdCnt)) this.enqueue(connection);
+    if (connection.credit(h.bufAlloc, h.fwdCnt)) this.outbox.enqueue(connection);
     this.dispatch(queue, connection, op, length, h.flags);
   }
 
@@ -146,7 +135,7 @@ export class VsockDevice implements Device {
     if (connection.state === "connecting") {
       if (op !== VIRTIO_VSOCK_OP_RESPONSE) return this.abort(connection, "the guest answered out of turn");
       this.watch(connection);
-      if (this.connections.has(key(connection.guestPort, connection.hostPort))) connection.open();
+      if (connection.state === "connecting") connection.open();
       return;
     }
     switch (op) {
@@ -155,40 +144,34 @@ export class VsockDevice implements Device {
         const gone = queue.arena.skip(queue.firstRead, HEADER), first = queue.firstRead + gone;
         const count = queue.arena.limit(first, queue.readCount - gone, length);
         if (!connection.write(queue, first, count, length)) return this.abort(connection, "the connection broke");
-        return this.enqueue(connection); // maybe with news of credit
+        return this.outbox.enqueue(connection); // maybe with news of credit
       }
       case VIRTIO_VSOCK_OP_SHUTDOWN:
         connection.shutdown(flags);
         if (connection.finished) this.abort(connection, "the guest has closed the connection");
         return;
       case VIRTIO_VSOCK_OP_CREDIT_UPDATE: return;
-      case VIRTIO_VSOCK_OP_CREDIT_REQUEST: return this.send(connection, Op.CREDIT_UPDATE);
+      case VIRTIO_VSOCK_OP_CREDIT_REQUEST: return this.outbox.send(connection, Op.CREDIT_UPDATE);
       default: return this.abort(connection, "the guest sent an unknown packet");
     }
   }
 
   private accept(guestPort: number, hostPort: number, existing: Connection | undefined): void {
     if (existing !== undefined) return this.abort(existing, "the guest connected twice");
-    const room = this.connections.size < MAX_CONNECTIONS && !this.connections.has(key(guestPort, hostPort));
-    const fd = room ? this.listener(hostPort) : -1;
+    const fd = this.connections.hasRoom(guestPort, hostPort) ? this.listener(hostPort) : -1;
     if (fd < 0) return this.refuse(guestPort, hostPort, VIRTIO_VSOCK_OP_REQUEST);
     const connection = new Connection(guestPort, hostPort, fd, null);
     connection.credit(this.header.bufAlloc, this.header.fwdCnt);
-    this.connections.set(key(guestPort, hostPort), connection);
+    this.connections.add(connection);
     connection.open();
     setNonblocking(fd);
-    this.send(connection, Op.RESPONSE);
+    this.outbox.send(connection, Op.RESPONSE);
     this.watch(connection);
-  }
-
-  private find(guestPort: number, hostPort: number): Connection | undefined {
-    const connection = this.connections.get(key(guestPort, hostPort));
-    return connection?.hostPort === hostPort ? connection : undefined;
   }
 
   /** A reset for a packet of no connection; never for a reset. */
   private refuse(guestPort: number, hostPort: number, op: number): void {
-    if (op !== VIRTIO_VSOCK_OP_RST && this.resets.length < MAX_RESETS) this.resets.push({ guestPort, hostPort });
+    if (op !== VIRTIO_VSOCK_OP_RST) this.outbox.reset(guestPort, hostPort);
   }
 
   // --- the host's sockets
@@ -207,101 +190,30 @@ export class VsockDevice implements Device {
     else if (connection.finished) this.abort(connection, "the guest has closed the connection");
     else {
       if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) !== 0) connection.readable = true;
-      this.enqueue(connection);
+      this.outbox.enqueue(connection);
     }
     this.pump();
-  }
-
-  private send(connection: Connection, op: number): void {
-    connection.ops |= op;
-    this.enqueue(connection);
-  }
-
-  private enqueue(connection: Connection): void {
-    if (connection.queued || connection.state === "closed" || !connection.wantsToSend) return;
-    connection.queued = true;
-    this.ready.push(connection);
   }
 
   /** Ends a connection from our side: the guest gets a reset. */
   private abort(connection: Connection, error: string): void {
     this.destroy(connection, error);
-    this.refuse(connection.guestPort, connection.hostPort, 0);
+    this.outbox.reset(connection.guestPort, connection.hostPort);
     this.pump();
   }
 
   private destroy(connection: Connection, error: string): void {
     if (connection.state === "closed") return;
-    this.connections.delete(key(connection.guestPort, connection.hostPort));
+    this.connections.delete(connection);
     this.epoll.remove(connection.fd);
     connection.close(error);
   }
 
   // --- host to guest
 
-  /** Sends what waits, a packet a connection in turn, as far as the guest has given buffers. */
   private pump(): void {
     const queue = this.context?.queues[RX];
-    if (queue === undefined || this.pumping) return;
-    this.pumping = true;
-    let budget = BUDGET;
-    while (budget > 0 && (this.resets.length > 0 || this.ready.length > 0)) {
-      if (!queue.pop()) {
-        if (queue.enableNotify()) continue;
-        break;
-      }
-      // A buffer without room for payload would hold back everything behind it: it goes back empty.
-      const useless = queue.writeBytes <= HEADER;
-      const written = useless ? 0 : this.produce(queue);
-      if (written > 0 || useless) queue.push(queue.head, written);
-      else queue.unpop();
-      budget--;
-    }
-    this.pumping = false;
-    queue.flush();
-    if (budget === 0) this.context?.again(RX);
-  }
-  private pumping = false;
-
-  /** One packet into the chain just popped; 0 if the next in turn had nothing to send after all. */
-  private produce(queue: Queue): number {
-    const reset = this.resets.shift();
-    if (reset !== undefined) return this.packetTo(queue, reset.guestPort, reset.hostPort, VIRTIO_VSOCK_OP_RST, 0, 0, 0);
-    const connection = this.ready.shift()!;
-    connection.queued = false;
-    if (connection.state === "closed") return 0;
-    const written = connection.ops !== 0 ? this.sendOp(queue, connection) : this.sendData(queue, connection);
-    if (!connection.starved) this.enqueue(connection);
-    return written;
-  }
-
-  private sendOp(queue: Queue, connection: Connection): number {
-    for (const [bit, op] of OP_PACKETS) {
-      if ((connection.ops & bit) === 0) continue;
-      connection.ops &= ~bit;
-      return this.packetFor(queue, connection, op, 0, op === VIRTIO_VSOCK_OP_SHUTDOWN ? connection.shutByHost : 0);
-    }
-    return 0;
-  }
-
-  private sendData(queue: Queue, connection: Connection): number {
-    if (!connection.wantsToSend) return 0;
-    const { arena } = queue;
-    const gone = arena.skip(queue.firstWrite, HEADER);
-    const n = connection.read(queue, queue.firstWrite + gone, queue.writeCount - gone, queue.writeBytes - HEADER);
-    arena.unskip();
-    return n === 0 ? 0 : this.packetFor(queue, connection, VIRTIO_VSOCK_OP_RW, n, 0);
-  }
-
-  private packetFor(queue: Queue, connection: Connection, op: number, length: number, flags: number): number {
-    connection.tell();
-    return this.packetTo(queue, connection.guestPort, connection.hostPort, op, length, flags, connection.forwarded);
-  }
-
-  private packetTo(queue: Queue, guestPort: number, hostPort: number, op: number, length: number, flags: number, forwarded: number): number {
-    this.header.set(this.cid, guestPort, hostPort, op, length, flags, BUFFER_BYTES, forwarded);
-    queue.payload.scatter(queue.firstWrite, queue.writeCount, this.header.bytes);
-    return HEADER + length;
+    if (queue !== undefined && this.outbox.pump(queue)) this.context?.again(RX);
   }
 
   private sendEvent(): void {
@@ -317,20 +229,6 @@ export class VsockDevice implements Device {
     } while (queue.enableNotify());
     queue.flush();
   }
-
-  private freePort(guestPort: number): number {
-    while (this.connections.has(key(guestPort, this.nextPort))) this.advancePort();
-    const port = this.nextPort;
-    this.advancePort();
-    return port;
-  }
-
-  private advancePort(): void {
-    this.nextPort = this.nextPort >= LAST_PORT ? FIRST_PORT : this.nextPort + 1;
-  }
 }
 
 const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
-
-/** Both ports in the 53 bits of a number: the host's folded into 21, so a hit must be compared. */
-const key = (guestPort: number, hostPort: number): number => guestPort * 0x20_0000 + (hostPort % 0x20_0000);
