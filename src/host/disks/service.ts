@@ -21,7 +21,7 @@ export interface DiskService {
   files(owner: DiskOwner): Res<readonly DiskLayer[]>;
   /** Gives `to`, which has none, a disk with what `from`'s holds now; nobody may write to that meanwhile. Blocks are shared (reflink), or layers. */
   clone(from: DiskOwner, to: DiskOwner): AsyncRes<Clone>;
-  /** `to` gets `from`'s content instead of its own, in one step as far as a crash can tell. Neither has a monitor. `also` is part of its transaction. */
+  /** `to` gets `from`'s content instead of its own, in one step as far as a crash can tell. `from` has no monitor; one of `to` is void from then on, and to be ended. `also` is part of its transaction. */
   replace(from: DiskOwner, to: DiskOwner, also: () => void): AsyncRes<void>;
   /** Drops the owner's disk; layers that nobody needs any more go. Idempotent. */
   remove(owner: DiskOwner): Res<void>;

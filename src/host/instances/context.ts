@@ -41,7 +41,7 @@ export interface InstanceDeps {
   readonly dir: string;
   readonly images: Pick<ImageService, "ready">;
   /** Started. */
-  readonly network: Pick<NetworkService, "allocate" | "lease" | "openTap" | "adoptTap" | "setClosed" | "publish" | "release" | "reconcile" | "resolvers">;
+  readonly network: Pick<NetworkService, "allocate" | "lease" | "openTap" | "adoptTap" | "setClosed" | "publish" | "forget" | "release" | "reconcile" | "resolvers">;
   readonly artifacts: Artifacts;
   readonly poller: Poller;
   readonly cgroups: Cgroups;

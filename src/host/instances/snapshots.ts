@@ -108,13 +108,21 @@ async function giveBack(ctx: Context, id: string, snapshotId: string): Promise<R
   if (snapshot === null) return fail("snapshot.not_found", `Cannot restore instance ${instance.name}: its snapshot ${snapshotId} was deleted meanwhile`);
   const { generationId } = snapshot, sound = generationId === null ? ok() : await check(ctx, generationId);
   if (sound.isErr()) return sound;
-  const killed = await killNow(ctx, id);
-  if (killed.isErr()) return err(killed.error);
+  // One that runs goes on until the commit, whatever fails before; after it, it is void, as after a standby's.
+  const machine = ctx.records.stateOf(id) === "Running" ? ctx.machines.get(id) : undefined;
+  const ended = machine === undefined ? await killNow(ctx, id) : ok();
+  if (ended.isErr()) return err(ended.error);
   const replaced = await ctx.deps.disks.replace(diskOf(snapshot.id), instanceDisk(id), () => {
     const state = generationId === null ? "Stopped" : "Standby";
-    ctx.records.transition(id, state, `restored from snapshot ${snapshot.id}`, { savedGeneration: generationId, stoppedAt: Date.now(), exitCode: null, exitMessage: null });
+    ctx.records.transition(id, state, `restored from snapshot ${snapshot.id}`, { savedGeneration: generationId, liveGeneration: null, stoppedAt: Date.now(), exitCode: null, exitMessage: null });
+    // A daemon that dies now: the next one must not take this monitor for that of a start that was not written down.
+    if (generationId === null) ctx.records.clearProcess(id);
   });
   if (replaced.isErr()) return err(replaced.error);
+  machine?.kill();
+  await machine?.ended;
+  const forgotten = await ctx.deps.network.forget(id);
+  if (forgotten.isErr()) ctx.note(id, forgotten.error.message, "warn");
   // It may have slept, and listened.
   if (generationId === null) ctx.taps.close(id);
   ctx.generations.sweep();

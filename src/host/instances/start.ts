@@ -73,6 +73,9 @@ async function attempt(ctx: Context, id: string, fds: BootFds): Promise<Res<void
 }
 
 async function plugIn(ctx: Context, instance: Instance, fds: BootFds): Promise<Res<GuestNetwork | null>> {
+  // Those of the guest before this one would keep it awake.
+  const forgotten = instance.network && instance.startedAt !== null ? await ctx.deps.network.forget(instance.id) : ok();
+  if (forgotten.isErr()) return err(forgotten.error);
   const lease = await lendTap(ctx, instance, fds);
   return lease.map((its) => its && { lease: its, resolvers: ctx.deps.network.resolvers() });
 }

@@ -1,5 +1,6 @@
 // What the kernel's table of connections says about guests. It is kept for every guest: the rules of `ip dormouse` look
 // at connection states, which has the kernel track them. Packet counters (nf_conntrack_acct) are not needed.
+import { IPS } from "../../ffi/abi/nf_conntrack_common.ts";
 import { TCP_CONNTRACK } from "../../ffi/abi/nf_conntrack_tcp.ts";
 import { ConntrackSocket, type Connection } from "../../ffi/netlink/conntrack.ts";
 import { messageOf } from "../../errors.ts";
@@ -7,6 +8,9 @@ import { IPPROTO } from "./ruleset.ts";
 
 /** Every address that a connection has, before and after translation. */
 export const ends = (c: Connection): number[] => [c.original.source, c.original.destination, c.reply.source, c.reply.destination];
+
+/** Either way. */
+export const wasAnswered = ({ status }: Connection): boolean => (status & IPS.IPS_SEEN_REPLY) !== 0;
 
 /**
  * Somebody else began it, and the guest answers it: the source of answers is the guest, also where the first packet went

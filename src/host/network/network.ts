@@ -8,7 +8,7 @@ import { err, ok } from "neverthrow";
 import { fail, wrap, type AsyncRes, type Res } from "../../errors.ts";
 import { attempt } from "./attempt.ts";
 import { contains, formatAddress, parseAddress, parseRange, type Range } from "./address.ts";
-import { ends, forgetConnections } from "./connections.ts";
+import { ends, forgetConnections, wasAnswered } from "./connections.ts";
 import { enableForwarding, restoreForwarding } from "./forwarding.ts";
 import { LeaseStore, type Published } from "./leases.ts";
 import { NetworkLock } from "./lock.ts";
@@ -139,8 +139,8 @@ class Network implements NetworkService {
     });
   }
 
-  unpublish(instanceId: string): AsyncRes<void> {
-    return attempt(`Cannot unpublish ports of instance ${instanceId}`, () => this.replacePorts(instanceId, []));
+  forget(instanceId: string): AsyncRes<void> {
+    return attempt(`Cannot forget the connections of instance ${instanceId}`, () => ok(this.forgetPeers([this.store.find(instanceId)], true)));
   }
 
   release(instanceId: string): AsyncRes<void> {
@@ -273,16 +273,19 @@ class Network implements NetworkService {
   }
 
   private releaseNow(instanceIds: readonly string[]): void {
-    const released = new Set<number>();
-    for (const lease of instanceIds.map((id) => this.store.find(id)).filter((l) => l !== null)) {
+    const leases = instanceIds.map((id) => this.store.find(id)).filter((l) => l !== null);
+    for (const lease of leases) {
       const ports = this.store.publishedOf(lease.instanceId);
       this.store.remove(lease.instanceId);
       removeGuestTap(this.route, lease.tap);
       if (this.store.setting(RANGE_SETTING) !== null) this.dropElements(lease, ports);
-      released.add(parseAddress(lease.ip) ?? 0);
     }
-    // The next instance with this address must not be sent what was meant for this one.
-    if (released.size > 0) forgetConnections(this.log, (c) => ends(c).some((address) => released.has(address)));
+    this.forgetPeers(leases, false); // the next instance with this address must not be sent what was meant for this one
+  }
+
+  private forgetPeers(leases: readonly (Lease | null)[], answered: boolean): void {
+    const addresses = new Set(leases.map((lease) => parseAddress(lease?.ip ?? "")).filter((address) => address !== null));
+    if (addresses.size > 0) forgetConnections(this.log, (c) => (!answered || wasAnswered(c)) && ends(c).some((address) => addresses.has(address)));
   }
 
   private dropElements(lease: Lease, ports: readonly Published[]): void {

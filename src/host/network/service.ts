@@ -40,7 +40,11 @@ export interface NetworkService {
   setClosed(instanceId: string, closed: boolean): AsyncRes<void>;
   /** Publishes ports (replacing what was published for the instance); `port.taken` where another has one. */
   publish(instanceId: string, ports: readonly PortMapping[]): AsyncRes<void>;
-  unpublish(instanceId: string): AsyncRes<void>;
+  /**
+   * The guest that had the instance's connections is no more: those that were answered mean nothing, though the kernel would keep
+   * open ones for days. One that has only been knocked for stays: it waits for the guest that comes.
+   */
+  forget(instanceId: string): AsyncRes<void>;
   /** Removes the TAP if it is there, rules and record. Idempotent. */
   release(instanceId: string): AsyncRes<void>;
   /** After a restart: drops TAPs, rules and leases of instances that are not in `living`. */

@@ -1,11 +1,12 @@
 // A daemon of its own process for the tests that kill one: opens the domain over the folder given and does one thing.
 // Usage: daemon.ts ROOT create NAME CMD… | start NAME | remove NAME | standby NAME STEP VICTIM | restore NAME STEP VICTIM | idle
-//      | write N fork | write N snapshot | write N give-back | write N fork-snapshot: of `one`, its snapshot `kept` and its fork `two`; the
-// daemon dies by SIGKILL before the Nth statement that changes the database.
+//      | write N fork | write N snapshot | write N give-back | write N give-back-disk | write N fork-snapshot: of `one`, its snapshot `kept` and its fork `two`; the
+// daemon dies by SIGKILL before the Nth statement that changes the database, with `kill` for N as it is to end a monitor.
 // Says `ready` once it is done. At STEP (src/host/instances/context.ts) VICTIM dies by SIGKILL: this `daemon`, or its `monitor`.
 import type { Database } from "bun:sqlite";
 import type { AsyncRes } from "../../../src/errors.ts";
 import type { InstanceDeps } from "../../../src/host/instances/instances.ts";
+import { Machine } from "../../../src/host/vmm/machine.ts";
 import { open, monitorsIn, request, never} from "./fixture.ts";
 
 const [root, verb, name = "", ...cmd] = process.argv.slice(2);
@@ -41,11 +42,12 @@ if (verb === "remove") (await instances.remove(name, { graceful: true }))._unsaf
 if (verb === "standby") await instances.standby(name);
 if (verb === "restore") await instances.restore(name);
 if (verb === "write") {
-  writes = Number(name);
+  if (name === "kill") Machine.prototype.kill = () => process.kill(process.pid, "SIGKILL");
+  else writes = Number(name);
   const verbs: Record<string, () => AsyncRes<unknown>> = {
     fork: () => instances.fork("one", { name: "two", fromRunning: true, targetState: "Standby" }),
     snapshot: () => instances.createSnapshot("one", { kind: "Standby", name: "kept", tags: {} }),
-    "give-back": () => instances.restoreSnapshot("one", "kept", "Standby"),
+    "give-back": () => instances.restoreSnapshot("one", "kept", "Standby"), "give-back-disk": () => instances.restoreSnapshot("one", "kept", "Stopped"),
     "fork-snapshot": () => instances.forkSnapshot("kept", { name: "two", targetState: "Standby" }),
   };
   await verbs[dieAt!]!();

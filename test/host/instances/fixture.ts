@@ -41,6 +41,7 @@ export class MemoryNetwork {
   lease = (id: string) => this.leases.get(id) ?? null;
   adoptTap = () => okAsync(undefined);
   setClosed = () => okAsync(undefined);
+  forget = () => okAsync(undefined);
   openTap = () => fail("host.network", "Cannot open a TAP here").mapErr((error) => error).asyncMap(async () => 0);
   publish = (id: string, ports: readonly PortMapping[]) => {
     const taken = [...this.ports].some(([owner, theirs]) => owner !== id && theirs.some((one) => ports.some((port) => port.hostPort === one.hostPort)));

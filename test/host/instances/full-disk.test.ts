@@ -89,6 +89,27 @@ test("restore with any little room: asleep as before, or awake", async () => {
   expect({ generations: generations(fixture), disks: disks(fixture) }).toEqual({ generations: [], disks: [] });
 }, 120_000);
 
+test("a snapshot given back with any little room: the instance runs on, or is asleep on the snapshot", async () => {
+  const fixture = await fresh();
+  await running(fixture, "one");
+  (await fixture.instances.createSnapshot("one", { kind: "Standby", name: "kept", tags: {} }))._unsafeUnwrap();
+  const seen: string[] = [];
+  for (let pages = 0; pages < MOST_PAGES && !enough(seen); pages += 2) {
+    const before = monitorsIn(fixture.root);
+    const given = await withRoom(pages, () => fixture.instances.restoreSnapshot("one", "kept", "Standby"));
+    seen.push(given.isOk() ? "done" : given.error.code);
+    expect({ pages, state: stateOf(fixture, "one"), monitors: monitorsIn(fixture.root) }).toEqual(given.isOk() ? { pages, state: "Standby", monitors: [] } : { pages, state: "Running", monitors: before });
+    if (given.isOk()) expect((await fixture.instances.restore("one"))._unsafeUnwrap().state).toBe("Running");
+  }
+  expect(new Set(seen)).toEqual(new Set(["host.storage", "done"]));
+  (await fixture.instances.removeSnapshot("kept"))._unsafeUnwrap();
+  await remove(fixture, "one");
+  await fixture.close();
+  const next = await open(fixture.root);
+  expect({ generations: generations(next), disks: disks(next) }).toEqual({ generations: [], disks: [] });
+  await next.close();
+}, 120_000);
+
 for (const [what, state] of [["fork", "Running"], ["snapshot", "Running"], ["fork", "Standby"], ["snapshot", "Standby"], ["fork", "Stopped"]] as const)
   test(`${what} of an instance that is ${state} with any little room: whole, or nothing is left of it; the source is as before`, async () => {
     const fixture = await fresh();

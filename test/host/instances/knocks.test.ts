@@ -41,7 +41,7 @@ afterAll(() => leave());
 /** The real network, whose TAPs can be looked at. */
 const looked = (change: Partial<InstanceDeps["network"]> = {}): InstanceDeps["network"] => ({
   allocate: (id) => network.allocate(id), lease: (id) => network.lease(id), publish: (id, ports) => network.publish(id, ports), release: (id) => network.release(id),
-  reconcile: (living) => network.reconcile(living), resolvers: () => network.resolvers(), setClosed: (id, closed) => network.setClosed(id, closed),
+  reconcile: (living) => network.reconcile(living), resolvers: () => network.resolvers(), setClosed: (id, closed) => network.setClosed(id, closed), forget: (id) => network.forget(id),
   openTap: (lease) => network.openTap(lease).map((fd) => (taps.set(lease.instanceId, fd), fd)),
   adoptTap: (lease, fd) => (taps.set(lease.instanceId, fd), network.adoptTap(lease, fd)),
   ...change,
@@ -230,4 +230,18 @@ test("a wake while it is about to fall asleep by itself calls that off, and is a
   expect((await woken)._unsafeUnwrap().state).toBe("Running");
   await until("the standby to be over", () => fixture.logged.some((line) => line.includes("auto_standby.called_off") && line.includes("a request came for it")));
   expect(stateOf(fixture, "one")).toBe("Running");
+});
+
+test("connections are forgotten with the guest that had them, at a start anew and where a snapshot takes its place, and never over a sleep", async () => {
+  const forgotten: string[] = [];
+  fixture = await open(undefined, { network: looked({ forget: (id) => (forgotten.push(stateOf(fixture, "one")), network.forget(id)) }) });
+  const { id } = await running(fixture, "one", ["serve"], WAKING);
+  (await fixture.instances.createSnapshot("one", { kind: "Standby", name: "kept", tags: {} }))._unsafeUnwrap();
+  (await fixture.instances.standby("one").andThen(() => fixture.instances.restore("one")))._unsafeUnwrap();
+  expect(forgotten).toEqual([]);
+  (await fixture.instances.stop("one", { graceMs: 1000 }).andThen(() => fixture.instances.start("one", {})))._unsafeUnwrap();
+  expect(forgotten).toEqual(["Stopped"]);
+  await until("it to run", () => stateOf(fixture, "one") === "Running");
+  expect((await fixture.instances.restoreSnapshot(id, "kept", null))._unsafeUnwrap().state).toBe("Running");
+  expect(forgotten).toEqual(["Stopped", "Standby"]);
 });

@@ -1,17 +1,18 @@
 // Forks and snapshots with the daemon killed before every statement that changes the database: the next daemon finds the source as it
-// was (but for one that was ended to get its snapshot back), and what was being made whole or not at all; and all of it goes without a trace.
+// was, and what was being made whole or not at all; and all of it goes without a trace.
 import { afterAll, expect, test } from "bun:test";
 import { join } from "node:path";
+import type { SnapshotKind } from "../../../src/host/snapshots/service.ts";
 import { until } from "../../support/until.ts";
 import { freshRoot, monitorsIn, open, removeRoots, type Fixture } from "./fixture.ts";
 import { disks, entries, generations, remove, running, stateOf } from "./sleeping.ts";
 
 afterAll(removeRoots);
-const VERBS = ["fork", "snapshot", "give-back", "fork-snapshot"] as const;
+const VERBS = ["fork", "snapshot", "give-back", "give-back-disk", "fork-snapshot"] as const;
 type Verb = (typeof VERBS)[number];
 
-/** Has a daemon of its own do `verb` until it dies before its `nth` write; false where it has fewer. */
-async function dieAt(root: string, nth: number, verb: Verb): Promise<boolean> {
+/** Has a daemon of its own do `verb` until it dies before its `nth` write, or as it is to end a monitor; false where it comes to no such thing. */
+async function dieAt(root: string, nth: number | "kill", verb: Verb): Promise<boolean> {
   const child = Bun.spawn([process.execPath, join(import.meta.dir, "daemon.ts"), root, "write", String(nth), verb], { stdout: "pipe", stderr: "inherit" });
   const said = await child.stdout.getReader().read();
   child.kill("SIGKILL");
@@ -19,7 +20,18 @@ async function dieAt(root: string, nth: number, verb: Verb): Promise<boolean> {
   return said.done;
 }
 
-const hasSnapshot = (verb: Verb) => verb === "give-back" || verb === "fork-snapshot";
+/** The kind of the snapshot that it needs. */
+const KINDS: Partial<Record<Verb, SnapshotKind>> = { "give-back": "Standby", "give-back-disk": "Stopped", "fork-snapshot": "Standby" };
+
+/** `one` runs, and has a snapshot `kept` of that kind. */
+async function prepare(fixture: Fixture, kind: SnapshotKind | undefined): Promise<void> {
+  const { instances } = fixture;
+  await running(fixture, "one");
+  if (kind === "Stopped") (await instances.stop("one", { graceMs: 1000 }))._unsafeUnwrap();
+  if (kind !== undefined) (await instances.createSnapshot("one", { kind, name: "kept", tags: {} }))._unsafeUnwrap();
+  if (kind === "Stopped") (await instances.start("one", {}))._unsafeUnwrap();
+  await until("it to run", () => stateOf(fixture, "one") === "Running");
+}
 
 /** Whatever is there works. */
 async function works(fixture: Fixture): Promise<string[]> {
@@ -30,9 +42,9 @@ async function works(fixture: Fixture): Promise<string[]> {
     if (state === "Stopped") (await instances.start(name, {}))._unsafeUnwrap();
     await until(`${name} to run`, () => stateOf(fixture, name) === "Running");
   }
-  for (const { id, name } of instances.listSnapshots()) {
+  for (const { id, name, kind } of instances.listSnapshots()) {
     found.push(`snapshot ${name}`);
-    expect((await instances.forkSnapshot(id, { name: "probe", targetState: null }))._unsafeUnwrap().state).toBe("Running");
+    expect((await instances.forkSnapshot(id, { name: "probe", targetState: null }))._unsafeUnwrap().state).toBe(kind === "Standby" ? "Running" : "Stopped");
   }
   return found;
 }
@@ -42,8 +54,7 @@ for (const verb of VERBS)
     const seen = new Set<string>();
     for (let nth = 1, died = true; died; nth++) {
       const first = await open(freshRoot());
-      await running(first, "one");
-      if (hasSnapshot(verb)) (await first.instances.createSnapshot("one", { kind: "Standby", name: "kept", tags: {} }))._unsafeUnwrap();
+      await prepare(first, KINDS[verb]);
       await first.close();
       died = await dieAt(first.root, nth, verb);
       const next = await open(first.root);
@@ -61,7 +72,22 @@ for (const verb of VERBS)
     expect([...seen].sort()).toEqual({
       fork: ["one Running", "one Running, two Standby"],
       snapshot: ["one Running", "one Running, snapshot kept"],
-      "give-back": ["one Standby, snapshot kept", "one Stopped, snapshot kept"],
+      "give-back": ["one Running, snapshot kept", "one Standby, snapshot kept"],
+      "give-back-disk": ["one Running, snapshot kept", "one Stopped, snapshot kept"],
       "fork-snapshot": ["one Running, snapshot kept", "one Running, two Standby, snapshot kept"],
     }[verb]);
   }, 300_000);
+
+for (const [verb, state] of [["give-back", "Standby"], ["give-back-disk", "Stopped"]] as const)
+  test(`${verb}: a daemon killed after its commit leaves a monitor that the next one ends, and nobody takes for the instance's`, async () => {
+    const first = await open(freshRoot());
+    await prepare(first, KINDS[verb]);
+    await first.close();
+    expect(await dieAt(first.root, "kill", verb)).toBe(true);
+    expect(monitorsIn(first.root).length).toBe(1);
+    const next = await open(first.root);
+    await until("the monitor to end", () => monitorsIn(next.root).length === 0);
+    expect(stateOf(next, "one")).toBe(state);
+    expect(await works(next)).toEqual([`one ${state}`, "snapshot kept"]);
+    await next.close();
+  });

@@ -117,3 +117,17 @@ test("a connection that nobody answers is not open; a datagram has no state", as
   socket.destroy();
   closeFd(tap);
 });
+
+test("a guest that is no more leaves connections that stay open; forget() ends them, and who has only knocked stays", async () => {
+  const sockets = [await echo(a.lease.ip, 7), await echo(HOST_ADDRESS, 8007)];
+  await a.peer.close();
+  const tap = (await network.openTap(a.lease))._unsafeUnwrap(); // nobody reads it
+  await out.tell({ do: "tell", host: HOST_ADDRESS, port: 8009, text: "hello" });
+  await until("the datagram", () => toGuest(17).length === 1);
+  expect(visitors().length).toBe(2);
+  (await network.forget("a"))._unsafeUnwrap();
+  expect([toGuest(6), toGuest(17).length]).toEqual([[], 1]);
+  expect((await network.forget("nobody")).isOk()).toBe(true);
+  sockets.forEach((socket) => socket.on("error", () => {}).destroy());
+  closeFd(tap);
+});

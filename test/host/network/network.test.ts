@@ -150,7 +150,7 @@ describe("published ports", () => {
     (await network.publish("a", [{ guestPort: 80, hostPort: 8080, protocol: "tcp" }]))._unsafeUnwrap();
     const listen = () => Bun.listen({ hostname: "0.0.0.0", port: 8080, socket: { data() {} } });
     expect(listen).toThrow();
-    (await network.unpublish("a"))._unsafeUnwrap();
+    (await network.publish("a", []))._unsafeUnwrap();
     listen().stop(true);
   });
 
