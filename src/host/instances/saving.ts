@@ -1,9 +1,11 @@
 // One save of a running machine, as standby, snapshot and fork need it: a new generation's files, the monitor's `save`, and the
 // commit that is the caller's. Until that commit it can be called off, and the guest runs on as before.
+import { dirname } from "node:path";
 import { err, ok } from "neverthrow";
 import { fail, wrap, type DormouseError, type Res } from "../../errors.ts";
 import { closeFd, O_CREAT, O_EXCL, O_RDWR, openFd } from "../../ffi/fd.ts";
 import type { SaveResult } from "../../vmm/protocol.ts";
+import { syncDir } from "../snapshots/compression/files.ts";
 import type { Generation } from "../snapshots/generations.ts";
 import type { Compression } from "../snapshots/service.ts";
 import type { Machine } from "../vmm/machine.ts";
@@ -75,11 +77,18 @@ async function ask(ctx: Context, { memoryBytes }: Instance, machine: Machine, { 
   try {
     const paths = ctx.generations.paths(id);
     for (const name of ["machine", "memory"] as const) fds[name] = openFd(paths[name], O_RDWR | O_CREAT | O_EXCL, 0o600);
-    return await machine.request("save", { id, base: baseId }, { fds, timeoutMs: (ctx.deps.saveTimeoutMs ?? saveTimeoutMs)(memoryBytes) });
+    const named = keepNames(paths.dir); // meanwhile: the monitor's part takes longer
+    const asked = await machine.request("save", { id, base: baseId }, { fds, timeoutMs: (ctx.deps.saveTimeoutMs ?? saveTimeoutMs)(memoryBytes) });
+    const kept = await named;
+    return kept.isErr() && asked.isOk() ? err(kept.error) : asked;
   } finally {
     Object.values(fds).forEach(closeFd);
   }
 }
+
+/** A file that is synced has its name on disk only once its folder is synced too, fsync(2). */
+const keepNames = (dir: string): Promise<Res<void>> =>
+  Promise.all([dir, dirname(dir)].map(syncDir)).then(() => ok(), (error: unknown) => err(wrap("host.storage", `Cannot keep the names in ${dir}`, error)));
 
 /** After a save that is not committed, or only copied: the guest goes on, and the generation that came to nothing goes. Null, or why it does not go on. */
 export async function resume(ctx: Context, id: string, machine: Machine, unused: Generation | null): Promise<DormouseError | null> {
