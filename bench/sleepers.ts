@@ -25,14 +25,15 @@ export async function prepareSleepers(): Promise<void> {
 }
 
 export class Sleepers implements AsyncDisposable {
-  private constructor(readonly daemon: Daemon, private readonly registry: Registry, private readonly reference: string) {}
+  private constructor(readonly daemon: Daemon, private readonly registry: Registry, private readonly reference: string, private readonly pool: number) {}
 
-  static async start(flags: readonly string[] = []): Promise<Sleepers> {
+  /** `pool`: how many idle monitors the daemon keeps. */
+  static async start(flags: readonly string[] = [], pool: number = SERVE_DEFAULTS.vmmPool): Promise<Sleepers> {
     const registry = await Registry.start();
     const reference = await (await image("nginx", say)).push(registry.host, "nginx");
-    const daemon = await Daemon.start({ flags });
+    const daemon = await Daemon.start({ flags: [...flags, "--vmm-pool", String(pool)] });
     await daemon.run(["pull", "-q", reference]);
-    return new Sleepers(daemon, registry, reference);
+    return new Sleepers(daemon, registry, reference, pool);
   }
 
   /** A running nginx that answers; a packet wakes it once it sleeps. It never goes to sleep by itself. */
@@ -83,7 +84,7 @@ export class Sleepers implements AsyncDisposable {
       const now = spent.join(), same = now === before;
       before = now;
       // until() looks every 50 ms; a tick is 10.
-      return spent.length === SERVE_DEFAULTS.vmmPool && same;
+      return spent.length === this.pool && same;
     });
   }
 

@@ -48,7 +48,10 @@ export const spawning = (command: readonly string[]): Monitors => ({ take: (dir)
 /** What an instance has unless told otherwise. */
 const USUAL: Shape = { memoryBytes: 2 ** 30, vcpus: 2 };
 
-/** A start takes a processor for some 50 ms, and the wakes of a burst need it more: by then they are over, on a slow host too. */
+/**
+ * A start takes a processor for some 50 ms, and the wakes of a burst need it more: by then a few are over, on a slow host too.
+ * Of a long burst's time it takes little, since one is started at a time.
+ */
 const REFILL_DELAY_MS = 2000;
 
 /** Starts the first monitors at once. Those of an earlier daemon have ended, or end: their sockets go. */
@@ -74,8 +77,10 @@ class Pool implements VmmPool {
   private closed = false;
   /** What was asked for last is what is prepared for next: a host mostly has machines of a kind. */
   private usual = USUAL;
+  /** The one that prepares itself, which the next start waits for. */
+  private newest: Idle | null = null;
 
-  constructor(private readonly options: PoolOptions) { this.refill(); }
+  constructor(private readonly options: PoolOptions) { while (this.refill()); }
 
   get idle(): number { return this.waiting.length; }
 
@@ -104,18 +109,27 @@ class Pool implements VmmPool {
     if (this.timer !== null) return;
     this.timer = setTimeout(() => {
       this.timer = null;
-      this.refill();
+      if (this.newest === null || !this.waiting.includes(this.newest)) this.refill();
     }, REFILL_DELAY_MS);
     this.timer.unref();
   }
 
-  /** A start that fails is not repeated before the next take(): the same would come of it. */
-  private refill(): void {
-    while (!this.closed && this.waiting.length < this.options.size) {
-      const one = this.start();
-      if (one.isErr()) return this.options.logger.warn("pool.start_failed", { error: describeError(one.error) });
-      this.waiting.push(one.value);
+  /** Starts one, where one is missing. A start that fails is not repeated before the next take(): the same would come of it. */
+  private refill(): boolean {
+    if (this.closed || this.waiting.length >= this.options.size) return false;
+    const one = this.start();
+    if (one.isErr()) {
+      this.options.logger.warn("pool.start_failed", { error: describeError(one.error) });
+      return false;
     }
+    this.waiting.push(this.newest = one.value);
+    return true;
+  }
+
+  private onPrepared(connection: Connection): void {
+    if (this.newest?.connection !== connection) return;
+    this.newest = null;
+    this.refill();
   }
 
   private start(): Res<Idle> {
@@ -124,7 +138,7 @@ class Pool implements VmmPool {
     let listener = -1, connection: Connection | null = null;
     try {
       listener = listenSeqpacket(socket);
-      const made = connection = new Connection(connectSeqpacket(socket), poller, () => this.onLost(made));
+      const made = connection = new Connection(connectSeqpacket(socket), poller, { prepared: () => this.onPrepared(made), lost: () => this.onLost(made) });
       const idle = spawnWith(command, listener, logOf(dir)).andThen(({ pid, start }) => {
         const process = ProcessHandle.open(pid, start);
         return process === null ? fail("host.process", `Cannot start an idle monitor: it ended at once; ${logOf(dir)} may say why`) : ok({ socket, process, start, connection: made, shape });
@@ -188,10 +202,14 @@ class Connection {
   private readonly watch: Watch;
   private open = true;
 
-  constructor(private readonly fd: number, poller: Poller, lost: () => void) {
+  constructor(private readonly fd: number, poller: Poller, on: { prepared(): void; lost(): void }) {
     const buffer = new Uint8Array(MAX_PACKET);
-    // A monitor without a guest only answers.
-    this.watch = poller.watch(fd, EPOLLIN, () => { if (receivePacket(fd, buffer) === null) lost(); });
+    this.watch = poller.watch(fd, EPOLLIN, () => {
+      const packet = receivePacket(fd, buffer);
+      if (packet === null) on.lost();
+      // A monitor without a guest only answers, and `prepare` is all that it is asked.
+      else if (packet !== "again") on.prepared();
+    });
   }
 
   /** The descriptor is the caller's from here on. The answer to `prepare` may still come on it, which nobody waits for. */
@@ -201,7 +219,7 @@ class Connection {
     return this.fd;
   }
 
-  /** Nobody waits for the answer: one that can't prepare makes all of it when it is asked for it. */
+  /** One that can't prepare, and answers with an error, makes all of it when it is asked for it. */
   prepare(shape: Shape): void {
     let kvm = -1;
     try {

@@ -62,14 +62,14 @@ test("take() hands out a started monitor, which answers at the instance's socket
   await until("the end of a monitor whose daemon has hung up", () => !isAlive(spawned));
 });
 
-test("the pool fills up again; what it can't give is started on the spot", async () => {
-  const pool = open(1);
-  const machines = Array.from({ length: 3 }, (_, i) => {
+test("the pool fills up again, one after the other; what it can't give is started on the spot", async () => {
+  const pool = open(2);
+  const machines = Array.from({ length: 4 }, (_, i) => {
     const dir = root.join(`instance-${i}`);
     return attach(pool.take(dir, SHAPE)._unsafeUnwrap(), dir);
   });
   for (const machine of machines) expect((await machine.request("status", null))._unsafeUnwrap().state).toBe("created");
-  await until("a full pool", () => pool.idle === 1);
+  await until("a full pool", () => pool.idle === 2);
   machines.forEach((machine) => machine.kill());
   await Promise.all(machines.map((machine) => machine.ended));
 });
