@@ -1,6 +1,6 @@
 // A small typed client of the daemon's HTTP API (docs/api-compatibility.md). Throws CliError, never anything else,
 // with the daemon's own message and code where it answered.
-import { CliError } from "./fail.ts";
+import { CliError, STATUS_USAGE } from "./fail.ts";
 
 export const DEFAULT_HOST = "http://127.0.0.1:4973";
 
@@ -107,6 +107,15 @@ export interface IngressRule {
 export interface IngressCreate { readonly name: string; readonly rules: readonly IngressRule[]; readonly tags?: Readonly<Record<string, string>> }
 export interface Ingress extends IngressCreate { readonly id: string; readonly created_at: string }
 
+export interface Usage {
+  readonly images: { readonly count: number; readonly blob_bytes: number; readonly rootfs_bytes: number };
+  readonly instances: { readonly count: number; readonly disk_bytes: number };
+  readonly snapshots: { readonly count: number; readonly disk_bytes: number };
+  readonly shared_disk_bytes: number;
+  readonly saved_memory_bytes: number;
+  readonly free_bytes: number;
+}
+
 export interface Credentials { username?: string; password?: string; registry_token?: string }
 export type LogSource = "app" | "vmm" | "dormouse";
 
@@ -122,7 +131,7 @@ export class Api {
   constructor(host: string) {
     const text = host.includes("://") ? host : `http://${host}`;
     const url = URL.parse(text);
-    if (url === null || !/^https?:$/.test(url.protocol)) throw new CliError(`Cannot use ${host} as the API's address: give a URL such as ${DEFAULT_HOST}`, "usage");
+    if (url === null || !/^https?:$/.test(url.protocol)) throw new CliError(`Cannot use ${host} as the API's address: give a URL such as ${DEFAULT_HOST}`, "usage", STATUS_USAGE);
     this.base = url;
     // A proxy of the environment knows nothing of the daemon on this machine; fetch would ask it all the same.
     process.env["NO_PROXY"] = [process.env["NO_PROXY"], url.hostname].filter(Boolean).join(",");
@@ -131,7 +140,7 @@ export class Api {
   get address(): string { return this.base.origin; }
 
   capabilities = () => this.json<{ server: { version: string; api_version: string } }>("GET", "/capabilities");
-  usage = () => this.json<Record<string, unknown>>("GET", "/usage");
+  usage = () => this.json<Usage>("GET", "/usage");
 
   images = () => this.json<Image[]>("GET", "/images");
   image = (name: string) => this.json<Image>("GET", `/images/${enc(name)}`);
@@ -262,6 +271,7 @@ const codeOf = (cause: unknown): string => String((cause as { code?: unknown }).
 function reason(cause: unknown): string {
   if (/refused/i.test(codeOf(cause))) return "connection refused";
   if (/closed|reset/i.test(codeOf(cause))) return "it was closed";
+  if (codeOf(cause) === "ENOTFOUND") return "there is no host of this name";
   // The runtime's own texts guess at typing errors; the system's name for it says more.
   if (/^E[A-Z]+$/.test(codeOf(cause))) return codeOf(cause);
   return cause instanceof Error ? cause.message : String(cause);

@@ -2,6 +2,7 @@
 import { isIP } from "node:net";
 import { Command, InvalidArgumentError } from "commander";
 import { Api, DEFAULT_HOST, type PortMapping } from "./api.ts";
+import { usage } from "./fail.ts";
 import { print, printJson } from "./output.ts";
 
 export interface Common { readonly host?: string; readonly json?: boolean }
@@ -12,6 +13,8 @@ export const outcome = {
   status: 0,
   /** The command's name, once it is known. */
   command: "",
+  /** What tells how the command is used, once its options are read. */
+  help: "",
   /** Errors go out as JSON too. */
   json: false,
 };
@@ -30,6 +33,12 @@ export function apiOf(command: Command): Api {
   const { host } = command.optsWithGlobals<Common>();
   return new Api(host ?? (process.env["DORMOUSE_HOST"] || DEFAULT_HOST));
 }
+
+/** `dormouse snapshot create`. */
+export const pathOf = (command: Command): string => [...(command.parent === null ? [] : [pathOf(command.parent)]), command.name()].join(" ");
+
+/** Where the right use of `command` is told. */
+export const helpOf = (command: Command): string => `See \`${pathOf(command)} --help\`.`;
 
 export const wantsJson = (command: Command): boolean => command.optsWithGlobals<Common>().json === true;
 
@@ -80,7 +89,7 @@ export function environment(pairs: readonly string[] = []): Record<string, strin
     const at = pair.indexOf("=");
     const name = at < 0 ? pair : pair.slice(0, at);
     const value = at < 0 ? process.env[pair] : pair.slice(at + 1);
-    if (name === "") throw new InvalidArgumentError(`Cannot set ${JSON.stringify(pair)} in the environment: it has no name.`);
+    if (name === "") throw usage(`Cannot set ${JSON.stringify(pair)} in the environment: it has no name; write NAME=VALUE, or NAME for its value here`);
     if (value !== undefined) env[name] = value;
   }
   return env;

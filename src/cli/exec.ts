@@ -1,7 +1,7 @@
 // exec: a command in a running instance.
 import type { Command } from "commander";
 import { apiCommand, apiOf, collect, environment, outcome } from "./command.ts";
-import { CliError } from "./fail.ts";
+import { usage } from "./fail.ts";
 import { note, plain } from "./output.ts";
 import { runSession } from "./session.ts";
 import { terminalSize } from "./terminal.ts";
@@ -21,7 +21,7 @@ export function addExecCommand(program: Command): void {
 
 /** A terminal needs a terminal at our end, as Docker says it. */
 export function requireTerminal(): void {
-  if (!process.stdin.isTTY) throw new CliError("Cannot give it a terminal: standard input is not one; leave out -t", "usage");
+  if (!process.stdin.isTTY) throw usage("Cannot give it a terminal: standard input is not one; leave out -t");
 }
 
 async function exec(ref: string, command: readonly string[], flags: ExecFlags, self: Command): Promise<void> {

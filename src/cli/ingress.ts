@@ -1,4 +1,4 @@
-// ingress create, list, inspect, rm.
+// ingress create, ls, inspect, rm.
 import type { Command } from "commander";
 import type { Ingress, IngressRule } from "./api.ts";
 import { apiCommand, apiOf, collect, show, wantsJson, wholeNumber } from "./command.ts";
@@ -26,8 +26,8 @@ export function addIngressCommands(program: Command): void {
       show(command, hideSecrets(await apiOf(command).createIngress({ name, rules, tags: tagsOf(flags.tag) })), (one) => one.id);
     });
 
-  apiCommand(ingress, "list", "List ingresses")
-    .alias("ls")
+  apiCommand(ingress, "ls", "List ingresses")
+    .alias("list")
     .option("-t, --tag <key=value>", "only those with this tag; repeats", collect)
     .option("-q, --quiet", "print ids only")
     .action(async (flags: { tag?: string[]; quiet?: boolean }, command: Command) => {

@@ -1,7 +1,7 @@
 // ps, inspect, df, version.
 import type { Command } from "commander";
 import { REVISION, VERSION } from "../version.ts";
-import type { Instance } from "./api.ts";
+import type { Instance, Usage } from "./api.ts";
 import { apiCommand, apiOf, show, wantsJson } from "./command.ts";
 import { CliError } from "./fail.ts";
 import { ago, bytes, note, print, printJson, shorten, table } from "./output.ts";
@@ -59,18 +59,19 @@ const instanceTable = (instances: readonly Instance[]): string =>
     ]),
   );
 
-/** Whatever numbers the daemon reports: `*_bytes` as sizes, nested objects with their path. */
-export function usageTable(usage: Record<string, unknown>): string {
-  const rows: string[][] = [];
-  const add = (value: Record<string, unknown>, path: string) => {
-    for (const [key, part] of Object.entries(value)) {
-      const name = `${path}${key.replace(/_bytes$/, "").replaceAll("_", " ")}`;
-      if (typeof part === "object" && part !== null) add(part as Record<string, unknown>, `${name} / `);
-      else rows.push([name, typeof part === "number" && key.endsWith("bytes") ? bytes(part) : String(part)]);
-    }
-  };
-  add(usage, "");
-  return table(["WHAT", "TAKES"], rows);
+/** What takes disk, and what is left of it. */
+export function usageTable({ images, instances, snapshots, shared_disk_bytes, saved_memory_bytes, free_bytes }: Usage): string {
+  const taken = images.blob_bytes + images.rootfs_bytes + instances.disk_bytes + snapshots.disk_bytes + shared_disk_bytes + saved_memory_bytes;
+  return table(["WHAT", "COUNT", "SIZE"], [
+    ["images", String(images.count), bytes(images.rootfs_bytes)],
+    ["their layers, as pulled", "", bytes(images.blob_bytes)],
+    ["instances' disks and logs", String(instances.count), bytes(instances.disk_bytes)],
+    ["snapshots' disks", String(snapshots.count), bytes(snapshots.disk_bytes)],
+    ["disks shared by these", "", bytes(shared_disk_bytes)],
+    ["saved memory", "", bytes(saved_memory_bytes)],
+    ["in all", "", bytes(taken)],
+    ["free", "", bytes(free_bytes)],
+  ]);
 }
 
 async function version(command: Command): Promise<void> {

@@ -2,7 +2,7 @@
 import { Command, CommanderError } from "commander";
 import { REVISION, VERSION } from "../version.ts";
 import { DEFAULT_HOST } from "./api.ts";
-import { outcome, wantsJson } from "./command.ts";
+import { helpOf, outcome, wantsJson } from "./command.ts";
 import { addDoctorCommand } from "./doctor.ts";
 import { addExecCommand } from "./exec.ts";
 import { CliError, STATUS_BROKEN_PIPE, STATUS_DORMOUSE, STATUS_FAILED, STATUS_USAGE } from "./fail.ts";
@@ -41,7 +41,10 @@ function makeProgram(): Command {
     .configureOutput({ writeOut: (text) => writeAll(1, text), writeErr: (text) => writeAll(2, text), outputError: (text, write) => write(text.replace(/^error: /, "dormouse: ")) });
   program
     .hook("preSubcommand", (_, command) => void (outcome.command = command.name()))
-    .hook("preAction", (_, command) => void (outcome.json = wantsJson(command)));
+    .hook("preAction", (_, command) => {
+      outcome.json = wantsJson(command);
+      outcome.help = helpOf(command);
+    });
   addServeCommand(program);
   addRunCommand(program);
   addInspectCommands(program);
@@ -54,7 +57,14 @@ function makeProgram(): Command {
   addIngressCommands(program);
   addLoginCommand(program);
   addDoctorCommand(program);
+  tellOfHelp(program);
   return program;
+}
+
+/** What says that a command is used wrongly says where its use is told, too. */
+function tellOfHelp(command: Command): void {
+  command.showHelpAfterError(helpOf(command));
+  command.commands.forEach(tellOfHelp);
 }
 
 /** Says why on stderr, once, and gives the status. Anything but our own errors is a bug, and shows where it is. */
@@ -69,6 +79,7 @@ function failed(cause: unknown): number {
     return status;
   }
   const { code, message } = cause;
-  writeAll(2, outcome.json ? `${JSON.stringify({ code, message })}\n` : `dormouse: ${message}\n`);
+  const hint = cause.status === STATUS_USAGE && outcome.help !== "" ? `${outcome.help}\n` : "";
+  writeAll(2, outcome.json ? `${JSON.stringify({ code, message })}\n` : `dormouse: ${message}\n${hint}`);
   return runs ? status : (cause.status ?? status);
 }

@@ -1,10 +1,12 @@
 // serve: flags over DORMOUSE_* environment over defaults, and what the host must have before anything is made.
-import { type Command, InvalidArgumentError, Option } from "commander";
+import { type Command, Option } from "commander";
 import { LOG_LEVELS, type LogLevel, SERVE_DEFAULTS, type ServeOptions } from "../serve-options.ts";
-import { collect, ipAddress, outcome } from "./command.ts";
+import { collect, ipAddress, outcome, wholeNumber } from "./command.ts";
 import { CliError } from "./fail.ts";
 
 interface ServeFlags { listen: string; dataDir: string; range?: string; dns?: string[]; ingressAddress: string; vmmPool: number; teardown?: boolean; logLevel: LogLevel }
+
+const MAX_POOL = 64;
 
 export function addServeCommand(program: Command): void {
   program
@@ -15,20 +17,12 @@ export function addServeCommand(program: Command): void {
     .addOption(new Option("--range <cidr>", "addresses for guests, such as 10.88.0.0/16").env("DORMOUSE_RANGE"))
     .option("--dns <address>", "resolver for guests; repeats (DORMOUSE_DNS, commas between; default: the host's)", collect)
     .addOption(new Option("--ingress-address <address>", "address that the ports of ingresses listen on").env("DORMOUSE_INGRESS_ADDRESS").default(SERVE_DEFAULTS.ingressAddress).argParser(ipAddress))
-    .addOption(new Option("--vmm-pool <count>", "monitors kept started for the next start or wake; 0 for none").env("DORMOUSE_VMM_POOL").argParser(poolSize).default(SERVE_DEFAULTS.vmmPool))
+    .addOption(new Option("--vmm-pool <count>", "monitors kept started for the next start or wake; 0 for none").env("DORMOUSE_VMM_POOL").argParser(wholeNumber(0, MAX_POOL)).default(SERVE_DEFAULTS.vmmPool))
     .addOption(new Option("--log-level <level>", "least important lines to log").env("DORMOUSE_LOG_LEVEL").choices(LOG_LEVELS).default(SERVE_DEFAULTS.logLevel))
     .option("--teardown", "remove all that Dormouse made of the host's network, and end")
     .action(async (flags: ServeFlags) => {
       outcome.status = await start(toOptions(flags));
     });
-}
-
-const MAX_POOL = 64;
-
-function poolSize(text: string): number {
-  const size = Number(text);
-  if (!/^\d+$/.test(text) || size > MAX_POOL) throw new InvalidArgumentError(`it must be 0 to ${MAX_POOL}`);
-  return size;
 }
 
 /** Commander has put flags over environment over defaults; only the list is read here. */

@@ -13,7 +13,7 @@ const REASONS: Readonly<Record<string, string>> = {
   network_disabled: "it has no network",
   missing_ip: "it has no address yet",
   has_vgpu: "it has a GPU",
-  active_inbound_connections: "connections are open",
+  active_inbound_connections: "it is in use, or was a moment ago: connections, sessions, or requests through an ingress",
   idle_timeout_not_elapsed: "it has not been idle for long enough",
   observer_error: "connections can't be seen; the daemon's log says why",
   ready_for_standby: "nothing keeps it awake",

@@ -20,7 +20,7 @@ export function addSleepCommands(program: Command): void {
   apiCommand(program, "fork <source> <name>", "Make a new instance of what another is now, or of a snapshot")
     .option("--from-running", "the source may be running; it is paused for a moment")
     .option("--snapshot", "the source is a snapshot")
-    .addOption(targetOption())
+    .addOption(targetOption("as the source; of a snapshot, running where it has memory"))
     .action((source: string, name: string, flags: ForkFlags, command: Command) => fork(source, name, flags, command));
 
   addUpdateCommand(program);
@@ -42,7 +42,7 @@ const standbyBody = ({ force, compression, compressionDelay }: StandbyFlags) => 
 
 const TARGETS = { running: "Running", standby: "Standby", stopped: "Stopped" } as const;
 export type Target = (typeof TARGETS)[keyof typeof TARGETS];
-export const targetOption = (): Option => new Option("--target-state <state>", "what it shall be then: running, standby or stopped").argParser(oneOf(TARGETS));
+export const targetOption = (byDefault: string): Option => new Option("--target-state <state>", `running, standby or stopped (default: ${byDefault})`).argParser(oneOf(TARGETS));
 
 interface ForkFlags { fromRunning?: boolean; snapshot?: boolean; targetState?: Target }
 
@@ -59,7 +59,11 @@ function addUpdateCommand(program: Command): void {
   addAutoStandbyOptions(apiCommand(program, "update <instance...>", "Change when instances go to sleep and wake, and how they are kept"), true)
     .option("--compression <algorithm[:level]>", COMPRESSION_HELP, compression)
     .option("--compression-delay <time>", "begin with that so much after a standby, such as 30s", duration)
-    .action((refs: string[], flags: UpdateFlags, command: Command) => each(refs, command, (api, ref) => update(api, ref, flags)));
+    .action((refs: string[], flags: UpdateFlags, command: Command) => {
+      const { autoStandby, ignorePort, ignoreSource, wake, compression, compressionDelay } = flags;
+      if ([autoStandby, ignorePort, ignoreSource, wake, compression, compressionDelay].every((one) => one === undefined)) throw usage(`Cannot update ${refs.join(", ")}: no option says what to change`);
+      return each(refs, command, (api, ref) => update(api, ref, flags));
+    });
 }
 
 /** The API replaces a policy as a whole: what the flags leave open is read first. */
@@ -72,6 +76,5 @@ async function update(api: Api, ref: string, flags: UpdateFlags): Promise<Instan
     ...(autoStandby === undefined ? {} : { auto_standby: autoStandby }),
     ...(compression === undefined && compressionDelay === undefined ? {} : { snapshot_policy: snapshotPolicy }),
   };
-  if (Object.keys(change).length === 0) throw usage(`Cannot update ${ref}: no option says what to change`);
   return api.update(id, change);
 }

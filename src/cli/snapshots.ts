@@ -11,6 +11,7 @@ import { forkLine, schedule, snapshotTable } from "./sleep-output.ts";
 
 type Tags = Record<string, string>;
 type Kind = Snapshot["kind"];
+const OF_SNAPSHOT = "running where the snapshot has memory, else stopped";
 const KINDS = { standby: "Standby", stopped: "Stopped" } as const;
 const kindOption = (description: string) => new Option("--kind <kind>", `standby or stopped; ${description}`).argParser(oneOf(KINDS));
 
@@ -35,12 +36,12 @@ export function addSnapshotCommands(program: Command): void {
     }));
 
   apiCommand(snapshot, "restore <instance> <snapshot>", "Make an instance what it was; what it is now is lost")
-    .addOption(targetOption())
+    .addOption(targetOption(OF_SNAPSHOT))
     .action(async (ref: string, of: string, { targetState }: { targetState?: Target }, command: Command) =>
       show(command, await apiOf(command).restoreSnapshot(ref, of, targetState === undefined ? {} : { target_state: targetState }), ({ name }) => name));
 
   apiCommand(snapshot, "fork <snapshot> <name>", "Make a new instance of a snapshot")
-    .addOption(targetOption())
+    .addOption(targetOption(OF_SNAPSHOT))
     .action(async (ref: string, name: string, { targetState }: { targetState?: Target }, command: Command) =>
       show(command, await apiOf(command).forkSnapshot(ref, { name, ...(targetState === undefined ? {} : { target_state: targetState }) }), forkLine));
 

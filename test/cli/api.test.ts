@@ -69,7 +69,7 @@ describe("lists", () => {
   });
 
   test("df and version show the daemon's figures", async () => {
-    expect((await cli(["df"])).out).toMatch(/images \/ rootfs +\d/);
+    expect((await cli(["df"])).out).toMatch(/^images +\d+ +\d[^]*^saved memory +33B/m);
     expect(JSON.parse((await cli(["version", "--json"])).out)).toMatchObject({ client: { version: "development" }, server: { version: "0.1.0-test" } });
   });
 });
@@ -92,16 +92,26 @@ describe("errors", () => {
   });
 
   test("wrong usage ends with 2, for run and exec with 125", async () => {
-    for (const args of [["pull"], ["nothing"], ["ps", "--bad"], ["stop", "-t", "soon", "x"], ["logs", "x", "--source", "guest"]]) {
+    for (const args of [["pull"], ["nothing"], ["ps", "--bad"], ["stop", "-t", "soon", "x"], ["logs", "x", "--source", "guest"], ["update", "x"], ["serve", "--vmm-pool", "65"], ["ps", "--host", "ftp://x"]]) {
       const { status, err } = await cli(args);
       expect([args, status]).toEqual([args, 2]);
       expect(err).toStartWith("dormouse: ");
     }
-    for (const args of [["run"], ["run", "-p", "80:web", "nginx"], ["run", "-m", "lots", "nginx"], ["run", "--cpus", "0", "nginx"], ["run", "-d", "--rm", "nginx"], ["run", "-it", "nginx"], ["exec", "x"]]) {
+    for (const args of [["run"], ["run", "-p", "80:web", "nginx"], ["run", "-m", "lots", "nginx"], ["run", "--cpus", "0", "nginx"], ["run", "-d", "--rm", "nginx"], ["run", "-it", "nginx"], ["run", "-e", "=x", "nginx"], ["exec", "x"], ["exec", "-e", "=x", "x", "ls"]]) {
       const { status, err } = await cli(args);
       expect([args, status]).toEqual([args, 125]);
       expect(err).toStartWith("dormouse: ");
     }
+  });
+
+  test("wrong usage says where the right one is told", async () => {
+    const hint = async (...args: string[]) => (await cli(args)).err.trimEnd().split("\n").at(-1);
+    expect(await hint("nothing")).toBe("See `dormouse --help`.");
+    expect(await hint("standby")).toBe("See `dormouse standby --help`.");
+    expect(await hint("snapshot", "create", "--kind", "odd", "x")).toBe("See `dormouse snapshot create --help`.");
+    expect(await hint("ingress", "create", "x")).toBe("See `dormouse ingress create --help`.");
+    expect(await hint("run", "-d", "--rm", "nginx")).toBe("See `dormouse run --help`.");
+    expect((await cli(["ingress", "create", "x", "--json"])).err.trimEnd().split("\n")).toHaveLength(1);
   });
 });
 

@@ -45,7 +45,7 @@ export const AutoStandbyStatusSchema = Type.Object(
     enabled: Type.Boolean({ description: "Whether that policy is enabled." }),
     eligible: Type.Boolean({ description: "Whether it may go to sleep by itself as it is now: policy enabled, running, with an address." }),
     status: Type.Union(AUTO_STANDBY_STATUSES.map((one) => Type.Literal(one)), { description: "`active`: in use. `idle_countdown`: nobody is there, `countdown_remaining` runs. `ready_for_standby`, `standby_requested`: about to sleep. `disabled`, `ineligible`: it does not sleep by itself, `reason` says why. `error`: connections can't be seen, and it stays awake." }),
-    reason: Type.Union(AUTO_STANDBY_REASONS.map((one) => Type.Literal(one)), { description: "`active_inbound_connections` also where it is a session or a request through an ingress that keeps it awake." }),
+    reason: Type.Union(AUTO_STANDBY_REASONS.map((one) => Type.Literal(one)), { description: "`active_inbound_connections` also where it is a session or a request through an ingress that keeps it awake, and where a connection has just ended: the count may be 0 then." }),
     active_inbound_connections: Type.Integer({ description: "TCP connections from outside that are open now and count: idle ones too, without those that the policy ignores." }),
     tracking_mode: Text("How connections are seen."),
     idle_timeout: nullable(Text("The policy's, as a Go duration; null where it is not enabled.")),
