@@ -11,7 +11,7 @@ import { probeKvm } from "./host/doctor/probe.ts";
 import { imageMigrations, openImages } from "./host/images/images.ts";
 import type { ImageService } from "./host/images/service.ts";
 import { ingressMigrations, openIngress } from "./host/ingress/ingress.ts";
-import { imageInUse, instanceMigrations, openInstances, type InstanceDeps } from "./host/instances/instances.ts";
+import { userOfImage, instanceMigrations, openInstances, type InstanceDeps } from "./host/instances/instances.ts";
 import type { InstanceService } from "./host/instances/service.ts";
 import { parseAddress } from "./host/network/address.ts";
 import { readConnections } from "./host/network/connections.ts";
@@ -118,7 +118,7 @@ async function assemble(options: ServeOptions, log: Logger, cleanup: Cleanup): P
   const network = await openNetworkOf(options, store.value, log, cleanup);
   if (network.isErr()) return err(network.error);
   const trash = new Trash(join(options.dataDir, "trash"), unheardBy(log));
-  const images = openImages({ db: store.value.db, dir: join(options.dataDir, "images"), trash, inUse: (digest) => imageInUse(store.value.db, digest), failed: unheardBy(log) });
+  const images = openImages({ db: store.value.db, dir: join(options.dataDir, "images"), trash, userOf: (digest) => userOfImage(store.value.db, digest), failed: unheardBy(log) });
   if (images.isErr()) return err(images.error);
   cleanup.push(() => images.value.close());
   const kvm = probeKvm();

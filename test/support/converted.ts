@@ -41,7 +41,7 @@ export async function convertedImages(names: SiteImages): Promise<string> {
 
 async function convert(names: SiteImages, folder: string): Promise<void> {
   const store = openStore(join(folder, "dormouse.db"), imageMigrations)._unsafeUnwrap();
-  const images = openImages({ db: store.db, dir: join(folder, "images"), trash: trashIn(folder), inUse: () => false })._unsafeUnwrap();
+  const images = openImages({ db: store.db, dir: join(folder, "images"), trash: trashIn(folder), userOf: () => null })._unsafeUnwrap();
   for (const name of names) {
     (await images.load((await image(name)).folder, localName(name)))._unsafeUnwrap();
     const { status, error } = (await images.settled(localName(name)))._unsafeUnwrap();

@@ -34,8 +34,8 @@ export interface OpenImages {
   /** `…/images`; made where it is missing. */
   readonly dir: string;
   readonly trash: Trash;
-  /** Whether an instance refers to the image of this manifest digest (`sha256:…`). */
-  readonly inUse: (digest: string) => boolean;
+  /** Whoever refers to the image of this manifest digest (`sha256:…`), in words; null where nobody does. */
+  readonly userOf: (digest: string) => string | null;
   /** Docker's config.json; `$DOCKER_CONFIG/config.json` or `~/.docker/config.json` by default. */
   readonly dockerConfigPath?: string;
   /** Registries (`host[:port]`) reached by plain http; loopback ones always are. */
@@ -225,7 +225,8 @@ class Images implements ImageService {
     const names = new Set(going.map((one) => one.name));
     for (const digest of new Set([...going, row].flatMap((one) => [one.digest, one.previous]).filter((digest) => digest !== ""))) {
       const stays = this.records.names().some((other) => !names.has(other.name) && (other.digest === digest || other.previous === digest));
-      if (!stays && this.options.inUse(digest)) throw new DormouseError("image.in_use", `Cannot remove ${row.name}: an instance uses it; delete the instance first`, { details: { digest } });
+      const user = stays ? null : this.options.userOf(digest);
+      if (user !== null) throw new DormouseError("image.in_use", `Cannot remove ${row.name}: ${user} uses it, and must be deleted first`, { details: { digest } });
     }
     for (const gone of names) this.records.deleteName(gone);
     const jobs = [...names].flatMap((gone) => this.jobs.get(gone) ?? []);
@@ -273,7 +274,7 @@ class Images implements ImageService {
 
   private sweep(): void {
     if (this.closing.signal.aborted) return;
-    sweep({ records: this.records, files: this.files, contents: this.contents, limits: this.limits, inUse: this.options.inUse, busy: this.jobs.size > 0 });
+    sweep({ records: this.records, files: this.files, contents: this.contents, limits: this.limits, userOf: this.options.userOf, busy: this.jobs.size > 0 });
   }
 
   async close(): Promise<void> {

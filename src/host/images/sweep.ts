@@ -11,7 +11,7 @@ export interface SweepContext {
   readonly files: ImageFiles;
   readonly contents: Contents;
   readonly limits: ImageLimits;
-  readonly inUse: (digest: string) => boolean;
+  readonly userOf: (digest: string) => string | null;
   /** Some job is under way: what it will want of partial files is not known yet. */
   readonly busy: boolean;
 }
@@ -22,10 +22,10 @@ export function sweep(context: SweepContext): void {
 }
 
 /** The record goes first: a file without record is swept at the next start, a record without file would lie. */
-function sweepContents({ records, files, contents, inUse }: SweepContext): void {
+function sweepContents({ records, files, contents, userOf }: SweepContext): void {
   const named = new Set(records.names().flatMap((row) => [row.digest, row.previous]));
   for (const { digest } of records.contents()) {
-    if (named.has(digest) || contents.isPinned(digest) || inUse(digest)) continue;
+    if (named.has(digest) || contents.isPinned(digest) || userOf(digest) !== null) continue;
     records.deleteContent(digest);
     files.trash.drop(rootfsPath(files, digest));
   }

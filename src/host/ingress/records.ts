@@ -26,7 +26,7 @@ export class Records {
     // Ids are small letters and digits; anything else can't be a prefix, nor a pattern of LIKE.
     const matches = /^[a-z0-9]+$/.test(ref) ? this.db.query<Row, [string]>("SELECT * FROM ingresses WHERE id LIKE ? || '%' LIMIT 2").all(ref) : [];
     if (matches.length > 1) return fail("name.ambiguous", `Cannot tell which ingress ${ref} means: more than one id begins so; give more of it`);
-    if (matches.length === 0) return fail("ingress.not_found", `Cannot find the ingress ${ref}: no id or name is, and no id begins, like that`);
+    if (matches.length === 0) return fail("ingress.not_found", `Cannot find the ingress ${ref}: no ingress has this name or id, and no id begins so`);
     return ok(this.read(matches[0]!));
   }
 

@@ -65,17 +65,20 @@ function makeFolder(dir: string): void {
 export const checkName = (name: string): Res<void> => name.length <= MAX_NAME && NAME.test(name) ? ok()
   : fail("name.invalid", `Cannot name an instance ${JSON.stringify(name)}: a name is 1 to ${MAX_NAME} lower-case letters, digits and inner hyphens`);
 
+/** As people count memory; what is no whole MiB stays in bytes, so that it shows. */
+const inMiB = (bytes: number): string => (bytes % MIB === 0 ? `${bytes / MIB} MiB` : `${bytes} bytes`);
+
 function check(ctx: Context, request: CreateInstance): Res<void> {
   const host = ctx.deps.host ?? { memoryBytes: totalmem(), vcpus: availableParallelism() };
   const { name, memoryBytes, vcpus, overlayBytes } = request;
   const named = checkName(name);
   if (named.isErr()) return named;
-  if (!Number.isSafeInteger(memoryBytes) || memoryBytes < MIN_MEMORY || memoryBytes % MIB !== 0) return fail("size.invalid", `Cannot give instance ${name} ${memoryBytes} bytes of memory: it must be whole MiB, at least ${MIN_MEMORY / MIB}`);
-  if (memoryBytes > host.memoryBytes) return fail("resources.insufficient", `Cannot give instance ${name} ${memoryBytes} bytes of memory: this host has ${host.memoryBytes}`);
+  if (!Number.isSafeInteger(memoryBytes) || memoryBytes < MIN_MEMORY || memoryBytes % MIB !== 0) return fail("size.invalid", `Cannot give instance ${name} ${inMiB(memoryBytes)} of memory: it must be whole MiB, ${MIN_MEMORY / MIB} at least`);
+  if (memoryBytes > host.memoryBytes) return fail("resources.insufficient", `Cannot give instance ${name} ${inMiB(memoryBytes)} of memory: this host has ${inMiB(host.memoryBytes)}`);
   if (!Number.isInteger(vcpus) || vcpus < 1 || vcpus > MAX_VCPUS) return fail("size.invalid", `Cannot give instance ${name} ${vcpus} CPUs: it must be 1 to ${MAX_VCPUS}`);
   if (vcpus > host.vcpus) return fail("resources.insufficient", `Cannot give instance ${name} ${vcpus} CPUs: this host has ${host.vcpus}`);
   if (!Number.isSafeInteger(overlayBytes) || overlayBytes < MIN_UPPER || overlayBytes > MAX_UPPER || overlayBytes % MIB !== 0)
-    return fail("size.invalid", `Cannot give instance ${name} a writable disk of ${overlayBytes} bytes: it must be whole MiB, ${MIN_UPPER / MIB} at least and 16 TiB less 1 MiB at most`);
+    return fail("size.invalid", `Cannot give instance ${name} a writable disk of ${inMiB(overlayBytes)}: it must be whole MiB, ${MIN_UPPER / MIB} at least and 16 TiB less 1 MiB at most`);
   if (request.ports.length > 0 && !request.network) return fail("request.bad", `Cannot publish ports of instance ${name}: it has no network`);
   return checkCommand(request);
 }

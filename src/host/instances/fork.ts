@@ -41,7 +41,7 @@ async function begin(ctx: Context, id: string, request: ForkRequest): Promise<Re
 
 function refusal(source: Instance, { fromRunning, targetState }: ForkRequest): string | null {
   if (source.removing) return "it is being deleted";
-  if (source.state === "Running") return fromRunning ? null : "it is Running: stop it, put it to sleep, or ask for a fork from running (from_running)";
+  if (source.state === "Running") return fromRunning ? null : "it is Running; ask for that with `from_running` (`--from-running`), or stop it or put it to sleep first";
   if (source.state === "Stopped") return targetState === "Standby" ? "it is Stopped, and has no memory that a fork could sleep on" : null;
   return source.state === "Standby" ? null : `it is ${source.state}`;
 }

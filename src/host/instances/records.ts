@@ -3,7 +3,7 @@ import type { Database } from "bun:sqlite";
 import { ok } from "neverthrow";
 import { fail, type Res } from "../../errors.ts";
 import type { AutoStandbyPolicy, SnapshotPolicy } from "../snapshots/service.ts";
-import { imageInSnapshots } from "../snapshots/snapshots.ts";
+import { snapshotOfImage } from "../snapshots/snapshots.ts";
 import type { Spawned } from "../vmm/spawn.ts";
 import { decodeRow, encodeRow, type Row } from "./rows.ts";
 import type { CreateInstance, Instance, InstanceState, ListFilter } from "./service.ts";
@@ -34,9 +34,10 @@ const SELECT = `
     (SELECT json_group_object(p.phase, p.total_ms) FROM instance_phases p WHERE p.instance_id = i.id) AS phases
   FROM instances i JOIN instance_current_phase c ON c.instance_id = i.id`;
 
-/** True while an instance or a snapshot was made from the image: it must not be removed. */
-export function imageInUse(db: Database, digest: string): boolean {
-  return db.query("SELECT 1 FROM instances WHERE image_digest = ? LIMIT 1").get(digest) !== null || imageInSnapshots(db, digest);
+/** An instance or a snapshot that was made from the image, which must not be removed then; null where there is none. */
+export function userOfImage(db: Database, digest: string): string | null {
+  const row = db.query<{ name: string }, [string]>("SELECT name FROM instances WHERE image_digest = ? LIMIT 1").get(digest);
+  return row === null ? snapshotOfImage(db, digest) : `the instance ${row.name}`;
 }
 
 const rethrow = (error: unknown): never => { throw error; };
@@ -104,7 +105,7 @@ export class Records {
     // Ids are lower-case letters and digits; anything else can't be a prefix, nor a pattern of LIKE.
     const matches = /^[a-z0-9]+$/.test(ref) ? this.db.query<Found, [string]>("SELECT id, state FROM instances WHERE id LIKE ? || '%' LIMIT 2").all(ref) : [];
     if (matches.length > 1) return fail("name.ambiguous", `Cannot tell which instance ${ref} means: more than one id begins so; give more of it`);
-    if (matches.length === 0) return fail("instance.not_found", `Cannot find the instance ${ref}: no id or name is, and no id begins, like that`);
+    if (matches.length === 0) return fail("instance.not_found", `Cannot find the instance ${ref}: no instance has this name or id, and no id begins so`);
     return ok(matches[0]!);
   }
 

@@ -112,7 +112,8 @@ export function settleEnded(ctx: Context, id: string, otherwise: string): VmmSta
     exitMessage: told === "exited" && status?.exitCode === 0 ? (status.exitMessage || null) : message,
   });
   ctx.generations.sweep();
-  ctx.note(id, `stopped: ${message}${status?.exitCode === null || status === null ? "" : ` (exit code ${status.exitCode})`}`);
+  const code = status?.exitCode ?? null;
+  ctx.note(id, `stopped: ${message}${code === null || message === `exited with code ${code}` ? "" : ` (exit code ${code})`}`);
   return status;
 }
 

@@ -35,8 +35,8 @@ export const sleepServiceOf = (ctx: Context, { auto, schedules }: SleepParts, gu
   getSnapshot: (ref) => getSnapshot(ctx, ref),
   removeSnapshot: (ref) => guarded(`delete snapshot ${ref}`, () => removeSnapshot(ctx, ref)),
   setSchedule: (ref, schedule) => guarded(`set the snapshot schedule of instance ${ref}`, () => ctx.records.get(ref).andThen(({ id }) => schedules.set(id, schedule)).asyncMap(async (set) => set)),
-  getSchedule: (ref) => ctx.records.get(ref).andThen(({ id }) => schedules.get(id)),
-  removeSchedule: (ref) => guarded(`remove the snapshot schedule of instance ${ref}`, () => ctx.records.get(ref).andThen(({ id }) => schedules.remove(id)).asyncMap(async () => undefined)),
+  getSchedule: (ref) => ctx.records.get(ref).andThen(({ id, name }) => schedules.get(id, name)),
+  removeSchedule: (ref) => guarded(`remove the snapshot schedule of instance ${ref}`, () => ctx.records.get(ref).andThen(({ id, name }) => schedules.remove(id, name)).asyncMap(async () => undefined)),
 });
 
 /** What decides over sleep by itself, and takes snapshots by the clock. Neither begins before start(). */

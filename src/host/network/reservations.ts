@@ -26,7 +26,7 @@ export class Reservations {
       return ok();
     } catch (error) {
       if (error instanceof SysError && error.errno === E.EADDRINUSE)
-        return fail("port.taken", `Cannot publish port ${portName(port)}: another program on this host uses it; stop it or choose another port`, { cause: error, details: { port: port.hostPort, protocol: port.protocol } });
+        return fail("port.taken", `Cannot publish port ${portName(port)}: another program on this host uses it, or an ingress does; end that, or choose another port`, { cause: error, details: { port: port.hostPort, protocol: port.protocol } });
       return fail("host.network", `Cannot reserve port ${portName(port)}: ${String(error)}`, { cause: error });
     }
   }

@@ -22,9 +22,10 @@ interface Row {
 
 export type NewSnapshot = Pick<Snapshot, "name" | "kind" | "tags" | "compression">;
 
-/** True while a snapshot was made of an instance of the image: it must not be removed. */
-export function imageInSnapshots(db: Database, digest: string): boolean {
-  return db.query("SELECT 1 FROM snapshots WHERE image_digest = ? LIMIT 1").get(digest) !== null;
+/** A snapshot of an instance of the image, which must not be removed then; null where there is none. */
+export function snapshotOfImage(db: Database, digest: string): string | null {
+  const row = db.query<{ what: string; source: string }, [string]>("SELECT coalesce(name, id) AS what, source_name AS source FROM snapshots WHERE image_digest = ? LIMIT 1").get(digest);
+  return row && `the snapshot ${row.what} of ${row.source}`;
 }
 
 export class Snapshots {
@@ -54,7 +55,7 @@ export class Snapshots {
     const named = this.db.query<Row, [string]>("SELECT * FROM snapshots WHERE name = ? LIMIT 2").all(ref);
     const rows = named.length > 0 || !/^[a-z0-9]+$/.test(ref) ? named : this.db.query<Row, [string]>("SELECT * FROM snapshots WHERE id LIKE ? || '%' LIMIT 2").all(ref);
     if (rows.length > 1) return fail("name.ambiguous", `Cannot tell which snapshot ${ref} means: more than one has that name or begins so; give its id`);
-    return rows.length === 0 ? fail("snapshot.not_found", `Cannot find the snapshot ${ref}: no id or name is, and no id begins, like that`) : ok(decode(rows[0]!));
+    return rows.length === 0 ? fail("snapshot.not_found", `Cannot find the snapshot ${ref}: no snapshot has this name or id, and no id begins so`) : ok(decode(rows[0]!));
   }
 
   /** Newest first. */

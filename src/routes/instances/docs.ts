@@ -8,7 +8,7 @@ import { statsExample } from "./stats.ts";
 const tag = "Instances";
 const ofInstance = describeGroup(tag, [instanceParam], NAMED);
 const one = (description: string, state = "Running") => ({ description, schema: "Instance", example: { ...instanceExample, state } });
-const stopped = { ...instanceExample, state: "Stopped", stopped_at: "2026-01-02T03:05:06.000Z", exit_code: 0, exit_message: "exited with status 0", current_phase: "stopped" };
+const stopped = { ...instanceExample, state: "Stopped", stopped_at: "2026-01-02T03:05:06.000Z", exit_code: 0, exit_message: "exited with code 0", current_phase: "stopped" };
 
 export const create = describe({
   tag,

@@ -6,7 +6,7 @@ import { trashIn } from "../../support/trash.ts";
 
 const [folder = "", name = ""] = process.argv.slice(2);
 const store = openStore(`${folder}/db`, imageMigrations)._unsafeUnwrap();
-const images = openImages({ db: store.db, dir: `${folder}/images`, trash: trashIn(folder), inUse: () => false, dockerConfigPath: `${folder}/none.json` })._unsafeUnwrap();
+const images = openImages({ db: store.db, dir: `${folder}/images`, trash: trashIn(folder), userOf: () => null, dockerConfigPath: `${folder}/none.json` })._unsafeUnwrap();
 const say = (state: string): void => void process.stdout.write(`${state}\n`);
 (await images.pull({ name }))._unsafeUnwrap();
 const settled = await images.settled(name, (record) => say(`${record.status} ${record.progress?.doneBytes ?? 0}`));

@@ -27,7 +27,7 @@ export class Images {
   private open(): [Store, ImageService] {
     const store = openStore(this.temp.join("db"), imageMigrations)._unsafeUnwrap();
     const service = openImages({
-      db: store.db, dir: this.temp.join("images"), trash: trashIn(this.temp.path), inUse: (digest) => this.used.has(digest), dockerConfigPath: this.temp.join("none.json"), ...this.options,
+      db: store.db, dir: this.temp.join("images"), trash: trashIn(this.temp.path), userOf: (digest) => (this.used.has(digest) ? "the instance web" : null), dockerConfigPath: this.temp.join("none.json"), ...this.options,
       // Tests don't wait for patience: pauses are short, silence is noticed soon.
       limits: { retryDelayMs: 5, ...this.options.limits },
     })._unsafeUnwrap();

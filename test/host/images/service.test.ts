@@ -270,7 +270,7 @@ describe("names", () => {
     await using images = new Images();
     await images.pulled(registry.repository);
     images.used.add(small.digest);
-    expect((await images.service.remove(registry.repository))._unsafeUnwrapErr().code).toBe("image.in_use");
+    expect((await images.service.remove(registry.repository))._unsafeUnwrapErr()).toMatchObject({ code: "image.in_use", message: expect.stringContaining("the instance web uses it") });
     expect((await images.service.remove(small.digest))._unsafeUnwrapErr().code).toBe("image.in_use");
     expect(images.service.ready(registry.repository).isOk()).toBe(true);
     images.used.clear();

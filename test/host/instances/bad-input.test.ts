@@ -3,7 +3,7 @@ import { afterAll, expect, test } from "bun:test";
 import { copyFileSync, existsSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fail } from "../../../src/errors.ts";
-import { imageInUse } from "../../../src/host/instances/instances.ts";
+import { userOfImage } from "../../../src/host/instances/instances.ts";
 import { DIGEST, freshRoot, imagesIn, monitorsIn, open, removeRoots, type Fixture } from "./fixture.ts";
 import { asleep, begun, codeOf, disks, entries, generations, openCompressing, picture, remove, running, stateOf } from "./sleeping.ts";
 
@@ -156,14 +156,15 @@ for (const [what, spoil] of [
 
 test("an image is in use while an instance or only a snapshot was made of it", async () => {
   const fixture = await open();
-  const used = () => imageInUse(fixture.store.db, DIGEST);
-  expect(used()).toBe(false);
+  const user = () => userOfImage(fixture.store.db, DIGEST);
+  expect(user()).toBe(null);
   await running(fixture, "one");
+  expect(user()).toBe("the instance one");
   (await fixture.instances.createSnapshot("one", { kind: "Standby", name: "kept", tags: {} }))._unsafeUnwrap();
   await remove(fixture, "one");
-  expect(used()).toBe(true);
+  expect(user()).toBe("the snapshot kept of one");
   (await fixture.instances.removeSnapshot("kept"))._unsafeUnwrap();
-  expect(used()).toBe(false);
+  expect(user()).toBe(null);
   await fixture.close();
 });
 

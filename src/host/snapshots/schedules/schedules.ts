@@ -56,15 +56,15 @@ export class Schedules {
     return this.get(instanceId);
   }
 
-  /** `snapshot.not_found` where there is none. */
-  get(instanceId: string): Res<SnapshotSchedule> {
+  /** `snapshot.not_found` where there is none; `called`: what a message calls the instance. */
+  get(instanceId: string, called = instanceId): Res<SnapshotSchedule> {
     const found = this.records.find(instanceId);
-    return found === null ? fail("snapshot.not_found", `Cannot find a snapshot schedule of instance ${instanceId}: none was set`) : ok(found);
+    return found === null ? fail("snapshot.not_found", `Cannot find a snapshot schedule of instance ${called}: none is set`) : ok(found);
   }
 
   /** Its snapshots stay, and are a new schedule's if one is set. A run under way ends as it would have. */
-  remove(instanceId: string): Res<void> {
-    if (!this.records.remove(instanceId)) return fail("snapshot.not_found", `Cannot remove the snapshot schedule of instance ${instanceId}: none was set`);
+  remove(instanceId: string, called = instanceId): Res<void> {
+    if (!this.records.remove(instanceId)) return fail("snapshot.not_found", `Cannot remove the snapshot schedule of instance ${called}: none is set`);
     return ok();
   }
 
