@@ -2,7 +2,8 @@
 // real answers in tests, instead of being validated at each request.
 import type { TSchema } from "@sinclair/typebox";
 import type { ErrorCode } from "../errors.ts";
-import { WIRE_ERRORS } from "./errors.ts";
+import { ERROR_WORDS } from "./error-words.ts";
+import { type ErrorBody, WIRE_ERRORS } from "./errors.ts";
 
 interface Answer {
   readonly description: string;
@@ -34,7 +35,8 @@ export function describe(route: Route) {
   const { tag, operationId, summary, description, answers, errors = [], parameters = [] } = route;
   const responses: Record<string, unknown> = {};
   for (const [status, answer] of Object.entries(answers)) responses[status] = successBody(answer);
-  for (const [status, codes] of byStatus([...ANY_ROUTE, ...errors])) responses[status] = errorBody(codes);
+  // A route's own errors first: the first of a status is the example that is shown.
+  for (const [status, codes] of byStatus([...errors, ...ANY_ROUTE])) responses[status] = errorBody(codes);
   return {
     tags: [tag],
     operationId,
@@ -49,7 +51,7 @@ export function describe(route: Route) {
 
 /** For routes that have a tag, parameters and errors in common; a route's own come after those. */
 export const describeGroup = (tag: string, parameters: NonNullable<Route["parameters"]>, errors: readonly ErrorCode[]) => (route: Omit<Route, "tag">) =>
-  describe({ ...route, tag, parameters: [...parameters, ...(route.parameters ?? [])], errors: [...errors, ...(route.errors ?? [])] });
+  describe({ ...route, tag, parameters: [...parameters, ...(route.parameters ?? [])], errors: [...(route.errors ?? []), ...errors] });
 
 /** What any route can answer that names an instance, and any that wakes one. */
 export const NAMED: readonly ErrorCode[] = ["instance.not_found", "name.ambiguous"];
@@ -63,28 +65,26 @@ function successBody({ description, schema, list, example, type = "application/j
   return { description, content: { [type]: body } };
 }
 
-function byStatus(codes: readonly ErrorCode[]): Map<number, string[]> {
-  const grouped = new Map<number, string[]>();
-  for (const code of codes) {
-    const wire = WIRE_ERRORS[code];
-    const known = grouped.get(wire.status) ?? [];
-    if (!known.includes(wire.code)) known.push(wire.code);
-    grouped.set(wire.status, known);
-  }
+function byStatus(codes: readonly ErrorCode[]): Map<number, ErrorCode[]> {
+  const grouped = new Map<number, ErrorCode[]>();
+  for (const code of new Set(codes)) grouped.set(WIRE_ERRORS[code].status, [...(grouped.get(WIRE_ERRORS[code].status) ?? []), code]);
   return grouped;
 }
 
-function errorBody(codes: readonly string[]) {
-  const example = { code: codes[0], message: "Cannot …" };
-  return {
-    description: `Codes: ${codes.map((code) => `\`${code}\``).join(", ")}.`,
-    content: { "application/json": { schema: { $ref: "#/components/schemas/Error" }, example } },
-  };
+/** What each code means here, and a message of each to choose from. */
+function errorBody(codes: readonly ErrorCode[]) {
+  const examples: Record<string, { value: ErrorBody }> = {};
+  for (const one of codes) {
+    const { code } = WIRE_ERRORS[one];
+    examples[code] ??= { value: { code, message: ERROR_WORDS[one].example } };
+  }
+  const lines = codes.map((one) => `- \`${WIRE_ERRORS[one].code}\`: ${ERROR_WORDS[one].means}`);
+  return { description: lines.join("\n"), content: { "application/json": { schema: { $ref: "#/components/schemas/Error" }, examples } } };
 }
 
 /** A path parameter's words. */
 export const pathParam = (name: string, description: string, example: string) => ({
   name, in: "path", required: true, description, schema: { type: "string" }, example,
 });
-export const instanceParam = pathParam("id", "Exact id, exact name, or a prefix that only one id has.", "my-workload-1");
+export const instanceParam = pathParam("id", "Exact id, exact name, or a prefix that only one id has.", "web");
 export const imageParam = pathParam("name", "Image reference, percent-encoded (`%2F` for each slash), or digest.", "docker.io/library/nginx:latest");

@@ -26,7 +26,7 @@ export const ingressRoutes = ({ ingresses }: ApiDeps) =>
         tag,
         operationId: "createIngress",
         summary: "Create an ingress",
-        description: "From then on its ports listen, and HTTP/1.1 and WebSocket requests for its host names go to instances; a sleeping one is woken first. `tls` and `redirect_http` are refused until TLS is there.",
+        description: "From then on its ports listen, and HTTP/1.1 and WebSocket requests for its host names go to instances; one that sleeps is woken first where its policy lets requests do that, else the answer is 503. In `{instance}.example.com` the capture stands for one label, and `{instance}` as the target for the instance of that name. `tls` and `redirect_http` are refused until TLS is there.",
         bodyExample: createIngressExample,
         answers: { 201: { description: "Its ports listen.", schema: "Ingress", example: ingressExample } },
         errors: ["name.invalid", "request.not_supported", "ingress.target_not_found", "ingress.already_exists", "hostname.taken", "port.taken", "name.ambiguous", "host.network"],

@@ -5,6 +5,8 @@ import { swagger } from "@elysiajs/swagger";
 import { type AnyElysia, Elysia } from "elysia";
 import { Type } from "@sinclair/typebox";
 import { API_VERSION, Capabilities } from "./capabilities.ts";
+import type { ErrorCode } from "../errors.ts";
+import { ERROR_WORDS } from "./error-words.ts";
 import { ErrorBody, WIRE_ERRORS } from "./errors.ts";
 import { Health } from "./health.ts";
 import { Image } from "./images-schema.ts";
@@ -72,26 +74,26 @@ function mendBody(operation: Operation): void {
 }
 
 function intro(): string {
-  const rows = [...causesByWire()].map(([wire, causes]) => `| ${wire} | ${causes.join(", ")} |`);
+  const rows = [...meaningsByWire()].map(([wire, meanings]) => `| ${wire} | ${meanings.join("; or ")} |`);
   return [
     "Runs OCI images in microVMs on one host. The contract is that of the npm package `@onkernel/hypeman`; deviations are in docs/api-compatibility.md.",
     "Until access control is there, the API binds loopback only and takes any bearer token. Wherever an id goes, an exact name or a unique prefix of the id will do. Unknown fields and parameters are refused.",
     [
       "## Sleep and wake",
-      "`standby` saves a running instance to disk as it is and ends the process that ran it: from then on it costs disk and nothing else. `restore` brings it back where it was, with the time of now. With `auto_standby` it goes to sleep by itself once no connection has come for `idle_timeout`, and wakes when somebody knocks: a new TCP connection or a UDP packet to its address or a published port, an exec, a request through an ingress. `auto-standby/status` tells why it is awake, `auto-standby/hold` keeps it so for a while.",
+      "`standby` saves a running instance to disk as it is and ends the process that ran it: from then on it costs disk and nothing else. `restore` brings it back where it was, with the time of now. With `auto_standby` it goes to sleep by itself once no connection was open for `idle_timeout`, and wakes when somebody knocks: a new TCP connection or a UDP packet to its address or a published port, an exec, a request through an ingress. `auto-standby/status` tells why it is awake, `auto-standby/hold` keeps it so for a while.",
       "A snapshot keeps memory and disk under a name, apart from the instance; it can be restored in place or forked into new instances, and a schedule takes them by itself. A fork has its own name, address and random numbers, and shares memory and disk with what it came from until one of them changes it.",
     ].join("\n\n"),
     "## Errors\nEvery error is `{\"code\",\"message\",\"details\"}`. `x-should-retry` says whether repeating the same request can help, `retry-after-ms` when.",
-    `<details><summary>All codes</summary>\n\n| code | status | repeating helps, unless the answer says otherwise | cause |\n|---|---|---|---|\n${rows.join("\n")}\n\n</details>`,
+    `<details><summary>All codes</summary>\n\n| code | status | repeating helps, unless the answer says otherwise | what it means |\n|---|---|---|---|\n${rows.join("\n")}\n\n</details>`,
   ].join("\n\n");
 }
 
-/** `code` and status → our own codes that become it. */
-function causesByWire(): Map<string, string[]> {
-  const causes = new Map<string, string[]>();
+/** `code` and status → all that they can mean. */
+function meaningsByWire(): Map<string, string[]> {
+  const meanings = new Map<string, string[]>();
   for (const [cause, { code, status, retryAfterMs }] of Object.entries(WIRE_ERRORS)) {
     const wire = `\`${code}\` | ${status} | ${retryAfterMs === undefined ? "no" : `after ${retryAfterMs} ms`}`;
-    causes.set(wire, [...(causes.get(wire) ?? []), cause]);
+    meanings.set(wire, [...(meanings.get(wire) ?? []), ERROR_WORDS[cause as ErrorCode].means]);
   }
-  return causes;
+  return meanings;
 }

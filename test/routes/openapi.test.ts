@@ -13,7 +13,7 @@ interface Operation {
   readonly description: string;
   readonly parameters: readonly { name: string; in: string; description?: string }[];
   readonly requestBody?: { required: boolean; content: Record<string, { schema: TSchema; example?: unknown }> };
-  readonly responses: Record<string, { description: string; content?: Record<string, { schema: { $ref?: string; items?: { $ref: string } }; example?: unknown }> }>;
+  readonly responses: Record<string, { description: string; content?: Record<string, { schema: { $ref?: string; items?: { $ref: string } }; example?: unknown; examples?: Record<string, { value: unknown }> }> }>;
 }
 type Document = { openapi: string; paths: Record<string, Record<string, Operation>> };
 
@@ -48,12 +48,25 @@ describe("GET /swagger/json", () => {
       const body = requestBody?.content["application/json"];
       if (body !== undefined) expect({ name, example: body.example !== undefined && Value.Check(plain(body.schema), body.example) }).toEqual({ name, example: true });
       for (const [status, { content = {} }] of Object.entries(responses)) {
-        for (const { schema, example } of Object.values(content)) {
-          const [one, ref] = schema.$ref === undefined ? [(example as unknown[] | undefined)?.[0], schema.items?.$ref] : [example, schema.$ref];
-          expect({ name, status, fits: Value.Check(checkable(schemaOf(ref as string)), one) }).toEqual({ name, status, fits: true });
+        for (const { schema, example, examples } of Object.values(content)) {
+          for (const shown of examples === undefined ? [example] : Object.values(examples).map(({ value }) => value)) {
+            const [one, ref] = schema.$ref === undefined ? [(shown as unknown[] | undefined)?.[0], schema.items?.$ref] : [shown, schema.$ref];
+            expect({ name, status, fits: Value.Check(checkable(schemaOf(ref as string)), one) }).toEqual({ name, status, fits: true });
+          }
         }
       }
     }
+  });
+  test("each error says what it means, with a message as example; a route's own come before those of all", () => {
+    for (const [name, { responses }] of operations) for (const [status, { description, content }] of Object.entries(responses)) {
+      if (Number(status) < 400) continue;
+      const examples = Object.entries(content?.["application/json"]?.examples ?? {});
+      expect({ name, status, examples }).toEqual({ name, status, examples: examples.map(([code]) => [code, { value: { code, message: expect.stringMatching(/\S+ \S+/) } }]) });
+      const codes = description.split("\n").map((line) => /^- `([a-z_]+)`: \S/.exec(line)?.[1]);
+      expect({ name, status, codes: [...new Set(codes)] }).toEqual({ name, status, codes: examples.map(([code]) => code) });
+    }
+    const of = (status: string) => Object.keys(document.paths["/instances/{id}/standby"]!["post"]!.responses[status]!.content!["application/json"]!.examples!);
+    expect([of("409"), of("500")]).toEqual([["invalid_state", "conflict", "ambiguous"], ["host_storage", "host_process", "internal_error"]]);
   });
   test("answers are as described", async () => {
     api.images.add("nginx");

@@ -21,7 +21,7 @@ const PortMapping = Type.Object(
 
 const ownNetwork = { enabled: Type.Optional(Type.Boolean({ default: true, description: "Whether the instance has a network." })) };
 const own = {
-  name: Type.String({ description: "Small letters, digits and dashes, at most 63; neither begins nor ends with a dash.", examples: ["my-workload-1"] }),
+  name: Type.String({ description: "Small letters, digits and dashes, at most 63; neither begins nor ends with a dash.", examples: ["web"] }),
   image: Reference("Of an image that is `ready`.", "docker.io/library/nginx:latest"),
   size: Type.Optional(Size("Memory; 1GB by default.")),
   vcpus: Type.Optional(Type.Integer({ minimum: 1, default: 2, description: "Virtual CPUs." })),

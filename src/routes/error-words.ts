@@ -1,0 +1,53 @@
+// What each error code tells its reader, and how its message reads, for the OpenAPI document. `means` is shown under every route
+// that can answer with the code: so it holds for all of them. Examples are messages that the code really makes.
+import type { ErrorCode } from "../errors.ts";
+
+interface Words { readonly means: string; readonly example: string }
+const words = (means: string, example: string): Words => ({ means, example });
+
+export const ERROR_WORDS: Readonly<Record<ErrorCode, Words>> = {
+  "request.bad": words("a field or parameter is missing, unknown, of the wrong form or out of range; `details.field` names it", "Cannot accept field auto_standby.idle_timeout: it must be more than 0."),
+  "request.unauthorized": words("the request lacks a token", "Cannot answer: the request has no token."),
+  "request.forbidden": words("the request came by a host name or from a web page that may not use this API", "Cannot answer: the Origin header names another site than this server's own."),
+  "request.not_supported": words("a field asks for what is not there yet; `details.field` names it", "Cannot honour field tls: TLS is not there yet. Leave it out, or put something that ends TLS before the ingress."),
+  "request.not_implemented": words("the route is not there yet", "Cannot GET /volumes: it is not implemented yet."),
+  "request.no_route": words("there is no such route", "Cannot find GET /nothing: there is no such route. See /swagger."),
+  "request.too_large": words("the body is too large", "Cannot accept the request body: it is larger than 1048576 bytes."),
+  "name.invalid": words("a name is 1 to 63 small letters, digits and inner dashes", "Cannot name an instance \"Web_1\": a name is 1 to 63 lower-case letters, digits and inner hyphens"),
+  "name.taken": words("the instance has a snapshot of this name", "Cannot take a snapshot of instance web as before-upgrade: it has one of that name; choose another, or delete that one"),
+  "name.ambiguous": words("what the path names begins more than one id, or is the name of several", "Cannot tell which instance a means: more than one id begins so; give more of it"),
+  "size.invalid": words("a size is malformed, too small or too large", "Cannot read size as a size: it is not a whole number with a unit. Write it like 512MB or 1GB."),
+  "platform.invalid": words("the host runs images for linux/amd64 only", "Cannot accept field platform: this host runs linux/amd64 only."),
+  "image.not_found": words("no image of this name was pulled, or the registry has none", "There is no image docker.io/library/nginx:latest; pull it first"),
+  "image.not_ready": words("the image is still being pulled or converted, or that has failed", "Cannot use docker.io/library/nginx:latest: it is converting"),
+  "image.in_use": words("an instance or a snapshot was made of the image", "Cannot remove docker.io/library/nginx:latest: the instance web uses it, and must be deleted first"),
+  "image.pull_failed": words("the pull has failed", "Cannot pull docker.io/library/nginx:latest: the connection was reset"),
+  "image.convert_failed": words("the image is damaged, or uses what can't be honoured", "Cannot load /tmp/image.tar: it is truncated"),
+  "image.too_large": words("the image is larger than the limits allow", "Cannot use docker.io/library/huge:latest: its layers take 68719476736 bytes, more than 34359738368"),
+  "registry.unauthorized": words("the registry wants credentials, or other ones", "Cannot pull team/app from ghcr.io: it wants credentials; give credentials with the request or log in (an unknown repository looks the same on some registries)"),
+  "registry.unreachable": words("the registry does not answer", "Cannot pull library/nginx from registry-1.docker.io: the connection was refused; tried 3 times"),
+  "registry.protocol": words("the registry answers what no registry should", "Cannot pull from registry.example.com: its answer is not JSON"),
+  "instance.not_found": words("there is no such instance", "Cannot find the instance web: no instance has this name or id, and no id begins so"),
+  "instance.already_exists": words("there is an instance of this name", "Cannot create an instance with the name web-2: there is one already; choose another name, or delete that one"),
+  "instance.invalid_state": words("the instance is in a state in which this can't be done; `details.state` names it", "Cannot restore instance web: it is Running, not Standby"),
+  "instance.in_standby": words("it sleeps, or is past calling that off", "Cannot hold instance web: it is in standby, or past calling that off; restore it"),
+  "instance.agent_unreachable": words("the guest did not answer in time", "Cannot reach the agent of instance web: connection refused"),
+  "instance.start_failed": words("the machine did not come up; the instance's logs (`source=vmm`, `source=dormouse`) say more", "Cannot restore instance web: its monitor ended as soon as its guest was awake; its vmm log may say more"),
+  "log.not_found": words("nothing was written to this log yet", "Cannot read the app log of instance web: nothing was written yet"),
+  "snapshot.not_found": words("there is no such snapshot, or none of this instance, or no schedule", "Cannot find the snapshot before-upgrade: no snapshot has this name or id, and no id begins so"),
+  "snapshot.damaged": words("files of the saved machine are missing or damaged: it can be started anew after a stop, or deleted", "Cannot restore instance web: no saved machine of it is on record"),
+  "snapshot.incompatible": words("it was saved by a host with another processor, or by another version", "Cannot use the saved machine: this host lacks avx512f"),
+  "ingress.not_found": words("there is no such ingress", "Cannot find the ingress sites: no ingress has this name or id, and no id begins so"),
+  "ingress.already_exists": words("there is an ingress of this name", "Cannot create an ingress with the name sites: there is one already; choose another name, or delete that one"),
+  "ingress.target_not_found": words("a rule names an instance that is not there", "Cannot accept field rules[0].target.instance: there is no instance web; create it first, or use a capture"),
+  "hostname.taken": words("another ingress has this host name on this port", "Cannot create the ingress sites: the ingress web has www.example.com on port 80 already"),
+  "port.taken": words("a port of the host is in use", "Cannot publish port 8080/tcp: another program on this host uses it, or an ingress does; end that, or choose another port"),
+  conflict: words("somebody uses it at this moment, or something else is being done with it", "Cannot put instance web to sleep: a packet came for it; it was called off, and the instance runs on"),
+  "resources.insufficient": words("the host has not enough memory, processors or addresses", "Cannot give instance web 65536 MiB of memory: this host has 16384 MiB"),
+  "host.kvm_missing": words("the host has no KVM; `dormouse doctor` says what to do", "Cannot start a virtual machine: /dev/kvm is missing"),
+  "host.kvm_unable": words("the host's KVM can't run kernels; `dormouse doctor` says what to do", "Cannot start a virtual machine: this KVM is not complete"),
+  "host.network": words("the host's kernel refused a change of its network", "Cannot set up dormouse-1: it disappeared while it was being made"),
+  "host.storage": words("a file or the database can't be written, mostly because the disk is full; nothing half-made stays", "Cannot take a snapshot of instance web: the disk is full"),
+  "host.process": words("a monitor can't be started, or does not answer", "Cannot start the monitor: it ended at once; the vmm log may say why"),
+  internal: words("a bug, or the daemon is stopping; its log has all of it", "Cannot answer this request: an internal error, which the daemon's log has in full."),
+};
