@@ -29,7 +29,7 @@ export const restore = describe({
   bodyExample: { target_state: "Running" },
   bodyRequired: false,
   answers: { 200: { description: "In its target state.", schema: "Instance", example: instanceExample } },
-  errors: [...NAMED, "snapshot.not_found", "request.not_supported", "instance.invalid_state", "conflict", ...WAKING],
+  errors: ["snapshot.not_found", "request.not_supported", "instance.invalid_state", "conflict", ...WAKING, ...NAMED],
 });
 
 export const list = describe({
