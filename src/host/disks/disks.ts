@@ -10,7 +10,7 @@
 // let the source have the new file over the old one: empty it shows the old one's content, whoever still writes there; not empty
 // it holds what came later. The target has no disk then, and nobody else refers to the layer.
 import type { Database } from "bun:sqlite";
-import { existsSync, mkdirSync, statSync } from "node:fs";
+import { mkdirSync, statSync } from "node:fs";
 import { link, mkdir } from "node:fs/promises";
 import { createId } from "@paralleldrive/cuid2";
 import { err, ok, ResultAsync } from "neverthrow";
@@ -20,7 +20,7 @@ import type { Trash } from "../trash.ts";
 import { Compactor } from "./compact.ts";
 import { hasSmallBlocks } from "./ext4.ts";
 import { exists, makeTop, reflink, revert, seal, syncFolders } from "./files.ts";
-import { DiskPaths, drop } from "./paths.ts";
+import { DiskPaths, requireAll, drop } from "./paths.ts";
 import { DiskRecords, type Top } from "./records.ts";
 import type { Clone, DiskLayer, DiskOwner, DiskService } from "./service.ts";
 import { sweep } from "./sweep.ts";
@@ -36,6 +36,8 @@ const STAT_BLOCK = 512;
 interface Prepared {
   readonly made: readonly string[];
   readonly target: Top;
+  /** The source was never started and has no file yet: neither has a clone, nor a record that says so. */
+  readonly empty?: true;
   /** Where the source's file becomes a layer. */
   readonly source: { readonly before: Top; readonly after: Top & { readonly layer: string } } | null;
 }
@@ -95,12 +97,11 @@ export class Disks implements DiskService {
     this.compactor.soon();
   }
 
-  files(owner: DiskOwner): Res<readonly DiskLayer[]> {
+  files(owner: DiskOwner, used = false): Res<readonly DiskLayer[]> {
     return this.attempt(`Cannot find the disk of ${nameOf(owner)}`, () => {
       const files = this.paths.stack(owner, this.records.top(owner));
-      // A plain file of its own may not be there yet: it is made at the first start.
-      const missing = files.slice(files.length === 1 && this.records.top(owner).file !== null ? 1 : 0).flatMap(({ path, map }) => [path, ...(map === null ? [] : [map])]).find((path) => !existsSync(path));
-      if (missing !== undefined) throw new Error(`${missing} is missing`);
+      const mayMiss = !used && files.length === 1 && this.records.top(owner).file !== null;
+      requireAll(mayMiss ? [] : files);
       return files;
     });
   }
@@ -118,7 +119,7 @@ export class Disks implements DiskService {
 
   private async begin(from: DiskOwner, to: DiskOwner): Promise<Clone> {
     const { records } = this;
-    const prepared = await this.prepare(from, to), { source, target } = prepared;
+    const prepared = await this.prepare(from, to), { source, target, empty } = prepared;
     try {
       if (source !== null) records.transaction(() => {
         records.addLayer(source.after.layer, source.before.layer);
@@ -137,7 +138,7 @@ export class Disks implements DiskService {
           records.closeClone(from);
         }
         if (!given) return;
-        records.setTop(to, target);
+        if (empty !== true) records.setTop(to, target);
         if (source !== null) records.seal(from);
       });
       this.step("finished");
@@ -218,13 +219,13 @@ export class Disks implements DiskService {
   /** Makes all files that a clone needs. None of them is anybody's yet. */
   private async prepare(from: DiskOwner, to: DiskOwner): Promise<Prepared> {
     const source = this.records.top(from), own = this.paths.own(from, source), id = createId();
-    const made: string[] = [];
+    const copy: Top = { file: `upper.${id}`, layer: source.layer }, made: string[] = [];
+    if (this.records.find(from) === null && !(await exists(own!.path))) return { made, source: null, target: copy, empty: true };
     try {
+      requireAll(this.paths.stack(from, source)); // or an empty disk would be made in its place at the next start
       await mkdir(this.paths.folder(to), { recursive: true, mode: 0o700 });
       if (own === null) return { made, source: null, target: await this.top(to, id, source.layer!, await this.size(from), made) };
-      const copy: Top = { file: `upper.${id}`, layer: source.layer };
-      // A source that was never started has no file yet, and neither has the target then.
-      if ((source.layer === null && !(await exists(own.path))) || await this.share(own, this.paths.own(to, copy)!, made)) return { made, source: null, target: copy };
+      if (await this.share(own, this.paths.own(to, copy)!, made)) return { made, source: null, target: copy };
       return await this.split(from, source, to, id, made);
     } catch (error) {
       this.discard(made);

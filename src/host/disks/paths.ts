@@ -1,5 +1,5 @@
 // Where the files of owners and layers lie.
-import { rmdirSync } from "node:fs";
+import { existsSync, rmdirSync } from "node:fs";
 import { join } from "node:path";
 import type { Trash } from "../trash.ts";
 import type { DiskRecords, Top } from "./records.ts";
@@ -51,4 +51,10 @@ export class DiskPaths {
 /** After the record: what a crash leaves of them the next start sweeps. */
 export function drop(trash: Trash, files: DiskLayer | null): void {
   for (const path of [files?.path, files?.map]) if (typeof path === "string") trash.drop(path);
+}
+
+/** Throws where a file is not there. */
+export function requireAll(files: readonly DiskLayer[]): void {
+  const missing = files.flatMap(({ path, map }) => [path, ...(map === null ? [] : [map])]).find((path) => !existsSync(path));
+  if (missing !== undefined) throw new Error(`${missing} is missing`);
 }

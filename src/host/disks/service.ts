@@ -17,8 +17,8 @@ export interface Clone {
 }
 
 export interface DiskService {
-  /** Newest first. Without a record: one plain file, `<folder of the owner>/upper.ext4`. */
-  files(owner: DiskOwner): Res<readonly DiskLayer[]>;
+  /** Newest first. Without a record: one plain file, `<folder of the owner>/upper.ext4`. A single file may not be there yet, unless it was `used`. */
+  files(owner: DiskOwner, used?: boolean): Res<readonly DiskLayer[]>;
   /** Gives `to`, which has none, a disk with what `from`'s holds now; nobody may write to that meanwhile. Blocks are shared (reflink), or layers. */
   clone(from: DiskOwner, to: DiskOwner): AsyncRes<Clone>;
   /** `to` gets `from`'s content instead of its own, in one step as far as a crash can tell. `from` has no monitor; one of `to` is void from then on, and to be ended. `also` is part of its transaction. */

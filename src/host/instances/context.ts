@@ -109,8 +109,8 @@ export class Context {
 
   dir(id: string): string { return join(this.deps.dir, id); }
 
-  /** The files of its writable disk. */
-  disk(id: string): Res<DiskFiles> { return this.deps.disks.files({ kind: "instance", id }).map((layers) => ({ layers })); }
+  /** The files of its writable disk; `used`: it has run on them, so they are there, or an error. */
+  disk(id: string, used = false): Res<DiskFiles> { return this.deps.disks.files({ kind: "instance", id }, used).map((layers) => ({ layers })); }
 
   /** True where it is Stopped and no start is under way, or gone from the record: nothing more is written to its logs. */
   hasEnded(id: string): boolean {

@@ -33,6 +33,8 @@ async function begin(ctx: Context, id: string, request: ForkRequest): Promise<Re
   if (wrong !== null) return fail("instance.invalid_state", `Cannot fork instance ${source.name}: ${wrong}`, { details: { state: source.state } });
   const free = ctx.records.nameFree(request.name);
   if (free.isErr()) return err(free.error);
+  const disk = ctx.disk(id, source.state !== "Stopped");
+  if (disk.isErr()) return err(disk.error);
   const target = request.targetState ?? (source.state as TargetState);
   const child = source.state === "Running" ? await forkRunning(ctx, source, request.name)
     : await bear(ctx, request.name, parentOf(source), { generation: ctx.records.generationsOf(id).saved });

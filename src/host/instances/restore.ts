@@ -116,7 +116,7 @@ async function load(ctx: Context, instance: Instance, chain: Chain, fds: BootFds
   if (image.isErr()) return err(image.error);
   const lease = await lendTap(ctx, instance, fds);
   if (lease.isErr()) return err(lease.error);
-  const disk = ctx.disk(id);
+  const disk = ctx.disk(id, true);
   if (disk.isErr()) return err(disk.error);
   openMachineFds({ dir: ctx.dir(id), rootfsPath: image.value.rootfsPath, disk: disk.value }, fds);
   const machine = startMonitor(ctx, instance);

@@ -36,6 +36,8 @@ async function take(ctx: Context, sourceId: string, id: string, request: TakeSna
   const wrong = refusal(source, request.kind);
   if (wrong !== null) return fail("instance.invalid_state", `Cannot take a snapshot of instance ${source.name}: ${wrong}`, { details: { state: source.state } });
   if (ctx.snapshots.isTaken(source.id, request.name)) return fail("name.taken", `Cannot take a snapshot of instance ${source.name} as ${request.name}: it has one of that name; choose another, or delete that one`);
+  const disk = ctx.disk(source.id, source.state !== "Stopped");
+  if (disk.isErr()) return err(disk.error);
   const taken = source.state === "Running" ? await takeRunning(ctx, source, id, request) : await takeResting(ctx, source, id, request);
   if (taken.isErr()) return err(taken.error);
   ctx.note(source.id, `snapshot ${request.name ?? id} taken`);

@@ -108,6 +108,24 @@ test("an instance that was never started gives a clone that was not either", asy
   const files = host.files(instance("b"));
   expect(files).toMatchObject([{ map: null }]);
   expect(existsSync(files[0]!.path)).toBe(false);
+  await host.clone(instance("new"), snapshot("s"));
+  await host.clone(snapshot("s"), instance("c"));
+  (await host.disks.replace(snapshot("s"), instance("a"), () => {}))._unsafeUnwrap();
+  for (const owner of [instance("a"), instance("c")]) expect(existsSync(host.files(owner)[0]!.path)).toBe(false);
+});
+
+test("a disk of which somebody has removed a file is named as such, and neither cloned nor given to anybody", async () => {
+  const host = await Host.open();
+  await host.clone(instance("a"), snapshot("s"));
+  const there = host.content(instance("a"));
+  rmSync(host.files(snapshot("s"))[0]!.path);
+  for (const given of [await host.disks.clone(snapshot("s"), instance("b")), await host.disks.replace(snapshot("s"), instance("c"), () => { throw new Error("it was committed"); })])
+    expect(given._unsafeUnwrapErr()).toMatchObject({ code: "host.storage", message: expect.stringContaining(" is missing") });
+  for (const owner of [instance("b"), instance("c")]) expect(host.ownFiles(owner)).toEqual([]);
+  if (reflinks) expect(host.content(instance("a"))).toEqual(there);
+  const other = await Host.open();
+  rmSync(other.files(instance("a"))[0]!.path);
+  expect([other.disks.files(instance("a")).isOk(), other.disks.files(instance("a"), true).isOk()]).toEqual([true, false]);
 });
 
 test("removals in any order free exactly what nobody needs", async () => {

@@ -1,9 +1,10 @@
 // What is asked for at the wrong time or over files that somebody spoiled: a code that says why, and record and files as they should be.
 import { afterAll, expect, test } from "bun:test";
-import { copyFileSync, existsSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, readdirSync, readFileSync, renameSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fail } from "../../../src/errors.ts";
 import { userOfImage } from "../../../src/host/instances/instances.ts";
+import { until } from "../../support/until.ts";
 import { DIGEST, freshRoot, imagesIn, monitorsIn, open, removeRoots, type Fixture } from "./fixture.ts";
 import { asleep, begun, codeOf, disks, entries, generations, openCompressing, picture, remove, running, stateOf } from "./sleeping.ts";
 
@@ -91,6 +92,40 @@ test("a snapshot that can't be used is not given back in place: the instance goe
   }
   await fixture.close();
 });
+
+test("a sleeper whose disk somebody has removed is not woken, forked or kept as if it had an empty one; once it is back it wakes", async () => {
+  const fixture = await open();
+  const { id } = await asleep(fixture, "one"), disk = join(fixture.root, "instances", id, "upper.ext4"), before = picture(fixture, "one");
+  renameSync(disk, `${disk}.away`);
+  const missing = { code: "host.storage", message: expect.stringContaining(`${disk} is missing`) };
+  expect((await fixture.instances.restore("one"))._unsafeUnwrapErr()).toMatchObject(missing);
+  expect((await fixture.instances.fork("one", { name: "two", fromRunning: false, targetState: "Stopped" }))._unsafeUnwrapErr()).toMatchObject(missing);
+  expect((await fixture.instances.createSnapshot("one", { kind: "Standby", name: "kept", tags: {} }))._unsafeUnwrapErr()).toMatchObject(missing);
+  expect({ ...picture(fixture, "one"), names: fixture.instances.list().map(({ name }) => name), snapshots: fixture.instances.listSnapshots() }).toEqual({ ...before, names: ["one"], snapshots: [] });
+  renameSync(`${disk}.away`, disk);
+  expect((await fixture.instances.restore("one"))._unsafeUnwrap().state).toBe("Running");
+  await fixture.close();
+});
+
+for (const kind of ["Standby", "Stopped"] as const)
+  test(`a snapshot of kind ${kind} whose disk somebody has removed is refused, and the instance that was to get it goes on as it is`, async () => {
+    const fixture = await open();
+    await running(fixture, "one");
+    if (kind === "Stopped") (await fixture.instances.stop("one", { graceMs: 1000 }))._unsafeUnwrap();
+    (await fixture.instances.createSnapshot("one", { kind, name: "kept", tags: {} }))._unsafeUnwrap();
+    if (kind === "Stopped") (await fixture.instances.start("one", {}))._unsafeUnwrap();
+    await until("it to run", () => stateOf(fixture, "one") === "Running");
+    const own = disks(fixture).filter((name) => name.endsWith(".img")), others = entries(fixture, "snapshots").map((id) => join(fixture.root, "snapshots", id));
+    // A layer, or a file of its own where blocks are shared.
+    for (const path of [...own.map((name) => join(fixture.root, "disks", name)), ...others]) rmSync(path, { recursive: true });
+    for (const verb of [() => fixture.instances.restoreSnapshot("one", "kept", null), () => fixture.instances.forkSnapshot("kept", { name: "two", targetState: null })])
+      expect((await verb())._unsafeUnwrapErr()).toMatchObject({ code: "host.storage", message: expect.stringContaining(" is missing") });
+    expect({ state: stateOf(fixture, "one"), names: fixture.instances.list().map(({ name }) => name), monitors: monitorsIn(fixture.root).length }).toEqual({ state: "Running", names: ["one"], monitors: 1 });
+    await remove(fixture, "one");
+    (await fixture.instances.removeSnapshot("kept"))._unsafeUnwrap();
+    expect({ generations: generations(fixture), disks: disks(fixture), snapshots: entries(fixture, "snapshots") }).toEqual({ generations: [], disks: [], snapshots: [] });
+    await fixture.close();
+  });
 
 test("a compressed memory file that was damaged is refused, and stays for whoever can mend it", async () => {
   const fixture = await openCompressing();
