@@ -1,7 +1,7 @@
 // ingress create, ls, inspect, rm.
 import type { Command } from "commander";
 import type { Ingress, IngressRule } from "./api.ts";
-import { apiCommand, apiOf, collect, show, wantsJson, wholeNumber } from "./command.ts";
+import { apiCommand, apiOf, collect, show, wholeNumber } from "./command.ts";
 import { each } from "./each.ts";
 import { usage } from "./fail.ts";
 import { ago, print, printJson, table } from "./output.ts";

@@ -13,7 +13,7 @@ import { VmmClient } from "../../src/host/vmm/client.ts";
 import { logPaths, socketPath } from "../../src/host/vmm/files.ts";
 import { spawnVmm, vmmCommand } from "../../src/host/vmm/spawn.ts";
 import { encodePairs, type Pair } from "../../src/pairs.ts";
-import { AGENT_PORT, Frame, type RestoreResult, type SaveResult, type VmmStatus } from "../../src/vmm/protocol.ts";
+import { AGENT_PORT, type RestoreResult, type SaveResult, type VmmStatus } from "../../src/vmm/protocol.ts";
 import { Agent, Session } from "./harness.ts";
 import { until } from "./machine.ts";
 

@@ -1,4 +1,5 @@
 // A virtio driver in TypeScript: the other side of transport, queue and device, over memory and eventfds of its own.
+import { STATUS } from "../../src/ffi/abi/virtio_ring.ts";
 import { PCI } from "../../src/ffi/abi/pci_regs.ts";
 import { virtio_pci_common_cfg as common } from "../../src/ffi/abi/virtio_pci.ts";
 import { drainEventFd, EventFd, signalEventFd, type Epoll } from "../../src/ffi/epoll.ts";
@@ -46,6 +47,9 @@ export class FakePlatform implements PciPlatform {
 }
 
 export const MEMORY = 64 * 2 ** 20;
+export const NEEDS_RESET = STATUS.VIRTIO_CONFIG_S_NEEDS_RESET;
+/** More than any device that is not in a circle needs. */
+const MOST_TURNS = 20_000;
 
 export interface ChainBuffer { readonly gpa: number; readonly length: number; readonly write?: boolean }
 
@@ -218,8 +222,8 @@ export class Driver {
     while (!done()) this.epoll.poll(1000);
   }
 
-  /** Runs the main loop until nothing is ready any more. */
+  /** Runs the main loop until nothing is ready any more: it comes to rest by itself, whatever a driver does. */
   settle(): void {
-    while (this.epoll.poll(0) > 0);
+    for (let turns = 0; this.epoll.poll(0) > 0; turns++) if (turns > MOST_TURNS) throw new Error("the main loop does not come to rest");
   }
 }

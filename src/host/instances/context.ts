@@ -26,7 +26,6 @@ import type { DiskFiles } from "./boot.ts";
 import { appendOperation } from "./oplog.ts";
 import { Records } from "./records.ts";
 import type { Save } from "./saving.ts";
-import type { Instance } from "./service.ts";
 import { isStart } from "./states.ts";
 import { Taps } from "./taps.ts";
 import { UpperDisks } from "./upper.ts";

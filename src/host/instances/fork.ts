@@ -1,6 +1,6 @@
 // fork: a new instance with the content of another: Stopped (its disk), Standby (disk and memory, shared) or Running (frozen for as
 // long as its state takes to write, then on as if nothing had been).
-import { err, ok, ResultAsync } from "neverthrow";
+import { err, ResultAsync } from "neverthrow";
 import { fail, wrap, type AsyncRes, type Res } from "../../errors.ts";
 import { closeFd, O_RDWR, openFd } from "../../ffi/fd.ts";
 import type { Clone } from "../disks/service.ts";

@@ -1,6 +1,5 @@
 // start: Created or Stopped → Initializing. (Running follows when the guest says so.)
 import { rmSync } from "node:fs";
-import { join } from "node:path";
 import { err, ok, ResultAsync } from "neverthrow";
 import { DormouseError, fail, messageOf, wrap, type AsyncRes, type Res } from "../../errors.ts";
 import { bootId, ProcessHandle, SIGKILL } from "../../ffi/process.ts";

@@ -1,15 +1,14 @@
-// The image service with a real registry: names, shared flights, tags, removal, restarts.
+// The image service with a real registry, and the flights of pulls.
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { rmSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { image } from "../../support/images.ts";
 import { OciLayout } from "../../support/oci.ts";
 import { Registry } from "../../support/registry.ts";
 import { FAILURE, failing } from "../../support/failing.ts";
 import { TempDir } from "../../support/paths.ts";
 import { until } from "../../support/until.ts";
-import { mkdirSync, writeFileSync } from "node:fs";
 import { Images, random, tinyImage } from "./harness.ts";
-import { listImage, sha256 } from "./mounted.ts";
+import { listImage } from "./mounted.ts";
 import { file } from "./tar-builder.ts";
 import { Unruly } from "./unruly.ts";
 
@@ -207,180 +206,5 @@ describe("flights", () => {
     (await images.service.remove(`${registry.repository}:latest`))._unsafeUnwrap();
     gate.resolve();
     expect((await images.service.settled(`${registry.repository}:other`))._unsafeUnwrap()).toMatchObject({ status: "ready" });
-  });
-});
-
-describe("names", () => {
-  const small = tinyImage();
-
-  test("get() takes a name, a digest, or the beginning of one", async () => {
-    await using registry = new Unruly(small);
-    await using images = new Images();
-    const record = await images.pulled(registry.repository);
-    for (const name of [registry.repository, `${registry.repository}:latest`, small.digest, small.digest.slice(0, 20), small.digest.slice(7, 19), `${registry.repository}@${small.digest}`, `elsewhere.example/z@${small.digest}`])
-      expect(images.service.get(name)._unsafeUnwrap()).toEqual(record);
-    for (const name of ["nginx", "sha256:00000000", "cafecafe"]) expect(images.service.get(name)._unsafeUnwrapErr().code).toBe("image.not_found");
-    expect(images.service.get("No Name")._unsafeUnwrapErr().code).toBe("request.bad");
-  });
-
-  test("an index is one image under both of its digests", async () => {
-    await using registry = new Unruly(small);
-    const index = registry.putIndex("latest", [
-      { digest: `sha256:${"0".repeat(64)}`, size: 1, platform: { os: "linux", architecture: "arm64" } },
-      { digest: small.digest, size: small.manifest.length, platform: { os: "linux", architecture: "amd64" } },
-      { digest: `sha256:${"1".repeat(64)}`, size: 1, platform: { os: "unknown", architecture: "unknown" } },
-    ]);
-    await using images = new Images();
-    expect(await images.pulled(registry.repository)).toMatchObject({ status: "ready", digest: small.digest });
-    expect(images.service.get(index)._unsafeUnwrap()).toMatchObject({ digest: small.digest });
-    const asked = registry.asked.length;
-    expect((await images.service.pull({ name: registry.repository }))._unsafeUnwrap()).toMatchObject({ status: "ready" });
-    // One look at the tag is all that it takes to know.
-    expect(registry.asked.length).toBe(asked + 1);
-    // A digest that is ready needs no look at all, whichever of the two it is.
-    for (const digest of [index, small.digest]) expect((await images.service.pull({ name: `${registry.repository}@${digest}` }))._unsafeUnwrap()).toMatchObject({ status: "ready", digest: small.digest });
-    expect(registry.asked.length).toBe(asked + 1);
-  });
-
-  test("tag() gives a further name, and remove() takes one at a time", async () => {
-    await using registry = new Unruly(small);
-    await using images = new Images();
-    await images.pulled(registry.repository);
-    expect(images.service.tag(registry.repository, "mine:v1")._unsafeUnwrap()).toMatchObject({ name: "docker.io/library/mine:v1", status: "ready", digest: small.digest });
-    expect(images.service.tag(registry.repository, `mine@${small.digest}`)._unsafeUnwrapErr().code).toBe("request.bad");
-    expect(images.service.tag("none", "mine")._unsafeUnwrapErr().code).toBe("image.not_found");
-    (await images.service.remove(registry.repository))._unsafeUnwrap();
-    expect(images.service.list().map((record) => record.name)).toEqual(["docker.io/library/mine:v1"]);
-    expect(images.service.ready("mine:v1").isOk()).toBe(true);
-    (await images.service.remove("mine:v1"))._unsafeUnwrap();
-    expect(images.files()).toEqual([]);
-  });
-
-  test("remove() by digest takes all names", async () => {
-    await using registry = new Unruly(small);
-    await using images = new Images();
-    await images.pulled(registry.repository);
-    images.service.tag(registry.repository, "mine")._unsafeUnwrap();
-    (await images.service.remove(small.digest))._unsafeUnwrap();
-    expect({ list: images.service.list(), files: images.files() }).toEqual({ list: [], files: [] });
-  });
-
-  test("remove() refuses while an instance uses the image, and is told apart from nothing to remove", async () => {
-    await using registry = new Unruly(small);
-    await using images = new Images();
-    await images.pulled(registry.repository);
-    images.used.add(small.digest);
-    expect((await images.service.remove(registry.repository))._unsafeUnwrapErr()).toMatchObject({ code: "image.in_use", message: expect.stringContaining("the instance web uses it") });
-    expect((await images.service.remove(small.digest))._unsafeUnwrapErr().code).toBe("image.in_use");
-    expect(images.service.ready(registry.repository).isOk()).toBe(true);
-    images.used.clear();
-    expect((await images.service.remove(registry.repository)).isOk()).toBe(true);
-    expect((await images.service.remove(registry.repository))._unsafeUnwrapErr().code).toBe("image.not_found");
-  });
-
-  test("list() filters by tags, which a repeated pull may change", async () => {
-    await using registry = new Unruly(small);
-    registry.add("b", tinyImage([[file("b")]]));
-    await using images = new Images();
-    await images.pulled(registry.repository, { tags: { team: "x", env: "prod" } });
-    await images.pulled(`${registry.repository}:b`, { tags: { team: "y" } });
-    const found = (tags: Record<string, string>) => images.service.list({ tags }).map((record) => record.name.split(":").at(-1));
-    expect([found({}), found({ team: "x" }), found({ team: "x", env: "dev" })]).toEqual([["b", "latest"], ["latest"], []]);
-    (await images.service.pull({ name: registry.repository, tags: { team: "z" } }))._unsafeUnwrap();
-    expect(found({ team: "z" })).toEqual(["latest"]);
-  });
-
-  test("pull() refuses other platforms and malformed names, and records nothing", async () => {
-    await using images = new Images();
-    expect((await images.service.pull({ name: "nginx", platform: "linux/arm64" }))._unsafeUnwrapErr().code).toBe("platform.invalid");
-    expect((await images.service.pull({ name: "No Name" }))._unsafeUnwrapErr().code).toBe("request.bad");
-    expect(images.service.list()).toEqual([]);
-  });
-});
-
-describe("what is kept", () => {
-  const layered = tinyImage([[file("a", random(10_000))], [file("b", random(10_000))]]);
-  const files = (digest: string): string => digest.replace(":", "/");
-
-  test("layers stay in the cache as far as it reaches", async () => {
-    await using registry = new Unruly(layered);
-    await using images = new Images({ limits: { layerCacheBytes: 15_000 } });
-    await images.pulled(registry.repository);
-    const blobs = images.files().filter((name) => name.startsWith("blobs/"));
-    expect(blobs.length).toBe(3);
-    expect(blobs).toContain(`blobs/${files(layered.digest)}`);
-    expect(blobs).toContain(`blobs/${files(layered.configDigest)}`);
-  });
-
-  test("a restart finds ready images again, and throws away what no record knows", async () => {
-    await using registry = new Unruly(layered);
-    await using images = new Images();
-    const record = await images.pulled(registry.repository);
-    const before = images.files();
-    for (const stray of ["tmp/stray", `rootfs/${"0".repeat(64)}.erofs`, `blobs/sha256/${"0".repeat(64)}`, `blobs/sha256/${"1".repeat(64)}.part`]) writeFileSync(images.temp.join("images", stray), "x");
-    await images.restart();
-    expect(images.service.list()).toEqual([record]);
-    expect(images.files()).toEqual(before);
-  });
-
-  test("a root file system that was removed behind our back is told, and pulled again", async () => {
-    await using registry = new Unruly(layered);
-    await using images = new Images();
-    await images.pulled(registry.repository);
-    rmSync(images.service.ready(registry.repository)._unsafeUnwrap().rootfsPath);
-    expect(images.service.ready(registry.repository)._unsafeUnwrapErr().code).toBe("image.not_ready");
-    await images.restart();
-    expect(images.service.get(registry.repository)._unsafeUnwrap()).toMatchObject({ status: "failed", error: expect.stringContaining("pull it again") });
-    expect(await images.pulled(registry.repository)).toMatchObject({ status: "ready", error: null });
-  });
-
-  test("a newer image that can't be had leaves the older one ready, and says why", async () => {
-    await using registry = new Unruly(layered);
-    await using images = new Images();
-    const first = await images.pulled(registry.repository);
-    registry.add("latest", tinyImage([[file("never")]]));
-    registry.rule = ({ path }) => (path.includes("blobs") ? new Response("{}", { status: 404 }) : null);
-    const after = await images.pulled(registry.repository);
-    expect(after).toMatchObject({ status: "ready", digest: first.digest, error: expect.stringContaining("no blob") });
-    expect(images.service.ready(registry.repository).isOk()).toBe(true);
-  });
-
-  test("a registry that stays silent about a ready image is given up soon, and the image stays ready", async () => {
-    await using registry = new Unruly(layered);
-    await using images = new Images({ limits: { lookUpMs: 100 } });
-    const before = await images.pulled(registry.repository);
-    registry.rule = () => new Promise(() => {});
-    expect((await images.service.pull({ name: registry.repository }))._unsafeUnwrapErr()).toMatchObject({ code: "registry.unreachable", message: expect.stringContaining("still ready") });
-    expect(images.service.get(registry.repository)._unsafeUnwrap()).toEqual(before);
-  });
-
-  test("a pull that the daemon's end interrupts goes on with the next, from where it was", async () => {
-    const large = tinyImage([[file("noise", random(3 << 20))]]);
-    const [digest, bytes] = large.layers[0]!;
-    let held = true;
-    const ranges: (string | null)[] = [];
-    await using registry = new Unruly(large, ({ path, range }) => {
-      if (!path.endsWith(digest)) return null;
-      ranges.push(range);
-      return held ? new Response(new ReadableStream({ start: (controller) => controller.enqueue(bytes.subarray(0, 1 << 20)) })) : null;
-    });
-    await using images = new Images();
-    (await images.service.pull({ name: registry.repository }))._unsafeUnwrap();
-    await until("a megabyte", () => (images.service.get(registry.repository)._unsafeUnwrap().progress?.doneBytes ?? 0) >= 1 << 20);
-    held = false;
-    await images.restart();
-    expect((await images.service.settled(registry.repository))._unsafeUnwrap()).toMatchObject({ status: "ready" });
-    expect(ranges).toEqual([null, `bytes=${1 << 20}-`]);
-    expect(sha256(bytes)).toBe(digest);
-  });
-
-  test("an interrupted pull with the request's credentials fails, because they are not kept", async () => {
-    await using registry = new Unruly(layered, ({ path }) => (path.includes("blobs") ? new Promise(() => {}) : null));
-    await using images = new Images();
-    (await images.service.pull({ name: registry.repository, credentials: { username: "me", password: "hunter2" } }))._unsafeUnwrap();
-    await until("the pull to begin", () => registry.asked.length > 1);
-    await images.restart();
-    expect(images.service.get(registry.repository)._unsafeUnwrap()).toMatchObject({ status: "failed", error: expect.stringContaining("credentials are not kept") });
-    expect(images.files()).toEqual([]);
   });
 });

@@ -280,24 +280,3 @@ test("daemons killed at any moment of a start leave what the next one settles", 
     await f.close();
   }
 }, 60_000);
-
-test("a deletion that can't be finished at start is tried again, and the daemon lives until then", async () => {
-  const first = await open();
-  await first.instances.create(request("one", ["serve"]));
-  await first.instances.wait("one", "Running", 20_000, never());
-  first.store.db.run("UPDATE instances SET removing = 1");
-  await first.close();
-  let full = true;
-  const f = await open(first.root, (db) => {
-    const query = db.query.bind(db) as (sql: string) => never;
-    return Object.assign(db, { query: (sql: string) => {
-      if (full && sql.startsWith("DELETE FROM instances")) throw new Error("database or disk is full");
-      return query(sql);
-    } }) && {};
-  });
-  await until("the deletion to fail", () => f.logged.some((line) => line.includes("instance.left")));
-  expect(f.instances.list().length).toBe(1);
-  full = false;
-  await until("it to be deleted", () => f.instances.list().length === 0);
-  await f.close();
-});

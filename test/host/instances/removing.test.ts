@@ -1,8 +1,10 @@
 // What is on record only because it can't be forgotten yet is nobody's to use: it is deleted once the database takes it.
-import { expect, test } from "bun:test";
+import { afterAll, expect, test } from "bun:test";
 import { until } from "../../support/until.ts";
-import { open, type Fixture } from "./fixture.ts";
+import { never, open, removeRoots, request, type Fixture } from "./fixture.ts";
 import { codeOf, remove, running, stateOf } from "./sleeping.ts";
+
+afterAll(removeRoots);
 
 /** Forgets no instance, until the answer is called. */
 function unforgetting({ store }: Fixture): () => void {
@@ -42,4 +44,25 @@ test("one whose deletion failed in its middle can only be deleted", async () => 
   expect(instances.list()).toEqual([]);
   (await instances.removeSnapshot("kept"))._unsafeUnwrap();
   await fixture.close();
+});
+
+test("a deletion that can't be finished at start is tried again, and the daemon lives until then", async () => {
+  const first = await open();
+  await first.instances.create(request("one", ["serve"]));
+  await first.instances.wait("one", "Running", 20_000, never());
+  first.store.db.run("UPDATE instances SET removing = 1");
+  await first.close();
+  let full = true;
+  const f = await open(first.root, (db) => {
+    const query = db.query.bind(db) as (sql: string) => never;
+    return Object.assign(db, { query: (sql: string) => {
+      if (full && sql.startsWith("DELETE FROM instances")) throw new Error("database or disk is full");
+      return query(sql);
+    } }) && {};
+  });
+  await until("the deletion to fail", () => f.logged.some((line) => line.includes("instance.left")));
+  expect(f.instances.list().length).toBe(1);
+  full = false;
+  await until("it to be deleted", () => f.instances.list().length === 0);
+  await f.close();
 });

@@ -2,125 +2,15 @@
 import { afterEach, expect, test } from "bun:test";
 import { E } from "../../../src/ffi/abi/errno.ts";
 import { SYS } from "../../../src/ffi/abi/syscalls.ts";
-import { VIRTIO_VSOCK, virtio_vsock_hdr } from "../../../src/ffi/abi/virtio_vsock.ts";
 import { Epoll } from "../../../src/ffi/epoll.ts";
 import { closeFd, O_RDONLY, O_RDWR, openFd, tryRead, tryWrite } from "../../../src/ffi/fd.ts";
 import { must } from "../../../src/ffi/syscall.ts";
 import { BUFFER_BYTES } from "../../../src/vmm/devices/vsock/connection.ts";
 import { VsockDevice } from "../../../src/vmm/devices/vsock/device.ts";
-import { Driver } from "../driver.ts";
+import { CID, cleanUp, CREDIT_REQUEST, CREDIT_UPDATE, Guest, pair, PORT, REQUEST, RESPONSE, RST, RW, SHUTDOWN, type Packet } from "./vsock-guest.ts";
 
-const { VIRTIO_VSOCK_OP_REQUEST: REQUEST, VIRTIO_VSOCK_OP_RESPONSE: RESPONSE, VIRTIO_VSOCK_OP_RST: RST, VIRTIO_VSOCK_OP_SHUTDOWN: SHUTDOWN, VIRTIO_VSOCK_OP_RW: RW, VIRTIO_VSOCK_OP_CREDIT_UPDATE: CREDIT_UPDATE, VIRTIO_VSOCK_OP_CREDIT_REQUEST: CREDIT_REQUEST } = VIRTIO_VSOCK;
-const H = virtio_vsock_hdr.at, HEADER = virtio_vsock_hdr.size;
-const CID = 3, PORT = 1024;
-const AF_UNIX = 1, SOCK_STREAM = 1, SOCK_NONBLOCK = 0o4000, SHUT_WR = 1;
-
-const cleanup: (() => void)[] = [];
-afterEach(() => {
-  for (const step of cleanup.splice(0).reverse()) step();
-});
-
-function pair(): [number, number] {
-  const fds = new Int32Array(2);
-  must("Cannot make a socket pair", SYS.socketpair, AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds);
-  return [fds[0]!, fds[1]!];
-}
-
-interface Packet { readonly op: number; readonly from: number; readonly to: number; readonly flags: number; readonly forwarded: number; readonly data: string }
-
-/** The guest's driver: 64 receive buffers of 4 KiB that come around. */
-class Guest {
-  readonly epoll = new Epoll();
-  readonly device = new VsockDevice(CID, this.epoll);
-  readonly driver = new Driver(this.device, this.epoll).start();
-  private readonly inbox: Packet[] = [];
-  private readonly buffers = new Map<number, number>();
-  private readonly out = this.driver.alloc(1 << 16);
-
-  constructor(buffers = 64) {
-    for (let i = 0; i < buffers; i++) {
-      const gpa = this.driver.alloc(4096);
-      this.buffers.set(this.driver.queues[0]!.add([{ gpa, length: 4096, write: true }]), gpa);
-    }
-    this.driver.queues[0]!.kick();
-    cleanup.push(() => this.epoll.close());
-  }
-
-  send(op: number, hostPort: number, options: { data?: Uint8Array; flags?: number; alloc?: number; forwarded?: number; length?: number; type?: number; cid?: number; guestPort?: number } = {}): void {
-    const { data = new Uint8Array(0) } = options;
-    const v = this.driver.view, at = this.out;
-    v.setBigUint64(at + H.src_cid, BigInt(options.cid ?? CID), true);
-    v.setBigUint64(at + H.dst_cid, 2n, true);
-    v.setUint32(at + H.src_port, options.guestPort ?? PORT, true);
-    v.setUint32(at + H.dst_port, hostPort, true);
-    v.setUint32(at + H.len, options.length ?? data.length, true);
-    v.setUint16(at + H.type, options.type ?? 1, true);
-    v.setUint16(at + H.op, op, true);
-    v.setUint32(at + H.flags, options.flags ?? 0, true);
-    v.setUint32(at + H.buf_alloc, options.alloc ?? 65_536, true);
-    v.setUint32(at + H.fwd_cnt, options.forwarded ?? 0, true);
-    this.driver.bytes.set(data, at + HEADER);
-    const queue = this.driver.queues[1]!;
-    queue.add([{ gpa: at, length: HEADER }, ...(data.length > 0 ? [{ gpa: at + HEADER, length: data.length }] : [])]);
-    queue.kick();
-    this.driver.run(() => queue.takeUsed().length > 0);
-  }
-
-  /** The next packet from the host. */
-  next(): Packet {
-    this.driver.run(() => this.collect() > 0);
-    return this.inbox.shift()!;
-  }
-
-  /** All packets there are now. */
-  rest(): Packet[] {
-    this.driver.settle();
-    this.collect();
-    return this.inbox.splice(0);
-  }
-
-  private collect(): number {
-    const queue = this.driver.queues[0]!, v = this.driver.view;
-    for (const { id, length } of queue.takeUsed()) {
-      const at = this.buffers.get(id)!;
-      expect(length).toBe(HEADER + v.getUint32(at + H.len, true));
-      this.inbox.push({
-        op: v.getUint16(at + H.op, true), from: v.getUint32(at + H.src_port, true), to: v.getUint32(at + H.dst_port, true), flags: v.getUint32(at + H.flags, true),
-        forwarded: v.getUint32(at + H.fwd_cnt, true), data: Buffer.from(this.driver.bytes.slice(at + HEADER, at + length)).toString(),
-      });
-      queue.publish(id);
-      queue.kick();
-    }
-    return this.inbox.length;
-  }
-
-  /** A connection that the host has opened and the guest accepted. */
-  connected(alloc = 65_536): { host: number; port: number } {
-    const [ours, theirs] = pair();
-    let outcome: string | null | undefined;
-    this.device.connect(PORT, theirs, (error) => (outcome = error));
-    const request = this.next();
-    expect(request).toMatchObject({ op: REQUEST, to: PORT });
-    this.send(RESPONSE, request.from, { alloc });
-    expect(outcome).toBeNull();
-    cleanup.push(() => closeFd(ours));
-    return { host: ours, port: request.from };
-  }
-
-  read(host: number, length: number): string {
-    const out: Buffer[] = [], chunk = new Uint8Array(65_536);
-    let got = 0;
-    this.driver.run(() => {
-      let n: number;
-      while ((n = tryRead(host, chunk, chunk.length)) > 0) {
-        out.push(Buffer.from(chunk.slice(0, n)));
-        got += n;
-      }
-      return got >= length || n === 0;
-    });
-    return Buffer.concat(out).toString();
-  }
-}
+const SHUT_WR = 1;
+afterEach(cleanUp);
 
 test("bytes go both ways over a connection that the host opened", () => {
   const guest = new Guest();

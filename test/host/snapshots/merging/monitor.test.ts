@@ -3,7 +3,6 @@
 import { afterAll, expect, test } from "bun:test";
 import { openPoller } from "../../../../src/host/poller.ts";
 import { TempDir } from "../../../support/paths.ts";
-import { until } from "../../../support/until.ts";
 import { fill, FILLED, Monitor, runs } from "../../../vmm/monitor.ts";
 import { World } from "./world.ts";
 
