@@ -14,7 +14,7 @@ const DOCKER_HUB_KEY = "https://index.docker.io/v1/";
 const DOCKER_HUB_NAMES = new Set(["docker.io", "index.docker.io", "registry-1.docker.io"]);
 
 /** `$XDG_CONFIG_HOME/dormouse/auth.json`, ours. */
-export const authFilePath = (): string => join(process.env["XDG_CONFIG_HOME"] || join(homedir(), ".config"), "dormouse", "auth.json");
+const authFilePath = (): string => join(process.env["XDG_CONFIG_HOME"] || join(homedir(), ".config"), "dormouse", "auth.json");
 const dockerConfigPath = (): string => join(process.env["DOCKER_CONFIG"] || join(homedir(), ".docker"), "config.json");
 
 /** The registry of an image reference, by Docker's rule: the first component, if it looks like a host. */

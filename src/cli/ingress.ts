@@ -52,7 +52,7 @@ export function addIngressCommands(program: Command): void {
 }
 
 /** `HOSTNAME=INSTANCE:PORT`. */
-export function toRule(text: string, port: number | undefined, auth: IngressRule["request_header_auth"]): IngressRule {
+function toRule(text: string, port: number | undefined, auth: IngressRule["request_header_auth"]): IngressRule {
   const match = /^([^=]+)=([^=:]+):(\d{1,5})$/.exec(text);
   const target = Number(match?.[3]);
   if (match === null || target < 1 || target > PORT_MAX) throw usage(`Cannot read the rule ${JSON.stringify(text)}: it must be HOSTNAME=INSTANCE:PORT, such as api.example.com=web:8080.`);

@@ -5,7 +5,7 @@ import { closeFd, O_CLOEXEC, O_NONBLOCK, tryRead } from "./fd.ts";
 import { cstring, must, syscall, SysError } from "./syscall.ts";
 
 /** linux/inotify.h */
-export const IN_MODIFY = 0x02, IN_DELETE_SELF = 0x400, IN_MOVE_SELF = 0x800;
+const IN_MODIFY = 0x02, IN_DELETE_SELF = 0x400, IN_MOVE_SELF = 0x800;
 const EVENT_HEADER = 16; // struct inotify_event: i32 wd, u32 mask, u32 cookie, u32 len, and len bytes of name
 
 /** Owns one inotify instance, of which a user may have 128 (fs.inotify.max_user_instances). */

@@ -9,7 +9,7 @@ import { must, syscall } from "./syscall.ts";
 
 const FLAGS = SOCKET.SOCK_NONBLOCK | SOCKET.SOCK_CLOEXEC;
 /** SCM_MAX_FD of the kernel is 253; nothing of ours sends near as many. */
-export const MAX_FDS = 64;
+const MAX_FDS = 64;
 const CONTROL_SIZE = cmsghdr.size + MAX_FDS * 4;
 const O_PATH = 0o10000000, O_DIRECTORY = 0o200000;
 

@@ -41,7 +41,7 @@ function request(name: string, flags: number): Uint8Array {
 /** Which offloads the reader of the TAP takes (TUN_F_…); 0 has the kernel fill in checksums and cut segments. */
 export const setOffloads = (fd: number, offloads: number): void => void must("Cannot set a TAP's offloads", SYS.ioctl, fd, ioctls.TUNSETOFFLOAD, offloads);
 
-export const setVnetHeaderSize = (fd: number, bytes: number): void =>
+const setVnetHeaderSize = (fd: number, bytes: number): void =>
   void must("Cannot set a TAP's header size", SYS.ioctl, fd, ioctls.TUNSETVNETHDRSZ, new Int32Array([bytes]));
 
 /** The name of the device behind a descriptor. */

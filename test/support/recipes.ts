@@ -123,9 +123,3 @@ echo "volume $(</vol/seed) $(stat -c %u:%g /vol)"; echo "id $(id -u):$(id -g) $(
     config: { Cmd: ["python3", "-u", "/app/soak.py"], Env: [PATH], ExposedPorts: { "8000/tcp": {} } },
   },
 };
-
-/** What `/check` of the `layers` image prints, with its own CMD. */
-export const layersCheck = [
-  "kept one", "replaced two", "soft linked", "links 2", "folder three", "opaque opaque/new", "setuid 4755", "removed is gone", "gone is gone",
-  "volume seed 1234:2345", "id 1234:2345 2345 3456", "home /home/app", "args a b c",
-].join("\n") + "\n";

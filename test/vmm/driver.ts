@@ -13,7 +13,7 @@ import { VirtioPci } from "../../src/vmm/virtio/transport.ts";
 
 const MSIX_CONTROL = 0x42;
 export const BAR_ADDRESS = 0xd000_0000;
-export const NEXT = 1, WRITE = 2, INDIRECT = 4;
+const NEXT = 1, WRITE = 2, INDIRECT = 4;
 
 /** Stands for the machine: ioeventfds are a map, MSI messages a count for each data word. */
 export class FakePlatform implements PciPlatform {

@@ -9,7 +9,7 @@ import { Wire } from "./proxy/wire.ts";
 /** Between attempts at a port that another program has while the daemon starts. */
 const RETRY_MS = 5_000;
 /** Connections of clients at once, of all ports: the daemon needs descriptors for other things too. */
-export const CLIENTS_MAX = 8192;
+const CLIENTS_MAX = 8192;
 
 export class Listeners {
   private readonly open = new Map<number, TCPSocketListener<Wire>>();

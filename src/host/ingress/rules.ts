@@ -5,9 +5,9 @@ import { asCapture, capturesOf, checkHostname, shapeOf } from "./hostname.ts";
 import type { CreateIngress, IngressRule, RequestHeaderAuth } from "./service.ts";
 
 /** More than one can look through, and still a table that is searched in no time. */
-export const MAX_RULES = 256;
+const MAX_RULES = 256;
 /** Bytes of the value of `request_header_auth`: long enough not to be guessed. */
-export const AUTH_VALUE_MIN = 32, AUTH_VALUE_MAX = 256;
+const AUTH_VALUE_MIN = 32, AUTH_VALUE_MAX = 256;
 
 const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}$/; // RFC 9110 5.6.2
 /** Authentication, cookies, host, framing, proxies, hop-by-hop: each has a meaning of its own to us, the client or the target. */

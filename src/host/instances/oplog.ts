@@ -3,7 +3,7 @@
 import { appendFileSync, statSync, truncateSync } from "node:fs";
 import { logPaths } from "../vmm/files.ts";
 
-export const LOG_FULL = 50 * 2 ** 20;
+const LOG_FULL = 50 * 2 ** 20;
 
 /** Appends a line with the time. Line breaks inside become spaces. Throws where the folder can't be written. */
 export function appendOperation(dir: string, text: string, full = LOG_FULL): void {

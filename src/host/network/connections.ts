@@ -14,7 +14,7 @@ export const wasAnswered = ({ status }: Connection): boolean => (status & IPS.IP
 
 /**
  * Somebody else began it, and the guest answers it: the source of answers is the guest, also where the first packet went
- * to a published port of the host. A guest that asks its own published port is no visitor.
+ * to a published port of the host. A guest that asks its own published port is no visitor. `guest`: its address as parseAddress() gives it.
  */
 export const isInbound = (c: Connection, guest: number): boolean => c.reply.source === guest && c.original.source !== guest;
 
@@ -22,10 +22,6 @@ const OPEN: readonly number[] = [TCP_CONNTRACK.TCP_CONNTRACK_SYN_RECV, TCP_CONNT
 
 /** TCP that the guest has answered and that at least one side may still send on. */
 export const isOpen = (c: Connection): boolean => c.original.protocol === IPPROTO.tcp && c.tcpState !== null && OPEN.includes(c.tcpState);
-
-/** Open TCP connections from outside to the guest; `guestIp` as a number (parseAddress). */
-export const inboundConnections = (connections: readonly Connection[], guestIp: number): Connection[] =>
-  connections.filter((c) => isInbound(c, guestIp) && isOpen(c));
 
 /** The kernel's table of connections as it is now; throws where the kernel does not tell it. */
 export function readConnections(): Connection[] {

@@ -25,7 +25,7 @@ export { networkMigrations } from "./migrations.ts";
 export { doctorForwarding, type ForwardingFinding } from "./doctor.ts";
 export { HOST_MAC } from "./address.ts";
 
-export const DEFAULT_RANGE = "10.88.0.0/16";
+const DEFAULT_RANGE = "10.88.0.0/16";
 
 export interface NetworkOptions {
   /** With `networkMigrations` applied. */

@@ -46,11 +46,11 @@ function counts<K extends string>(value: unknown, keys: readonly K[]): Record<K,
   return result;
 }
 
-export function parseSaveResult(value: unknown): SaveResult | null {
+function parseSaveResult(value: unknown): SaveResult | null {
   return counts(value, ["dataBytes", "zeroPages", "pausedMs"]);
 }
 
-export function parseRestoreResult(value: unknown): RestoreResult | null {
+function parseRestoreResult(value: unknown): RestoreResult | null {
   const it = asObject(value);
   const status = parseStatus(it?.["status"]), stepsMs = counts(it?.["stepsMs"], ["load", "machine", "run", "acknowledged"]);
   return status === null || stepsMs === null ? null : { status, stepsMs };

@@ -6,7 +6,7 @@ import { AutoStandbySchema, CompressionSchema, SnapshotPolicySchema } from "../p
 import { nullable, Text } from "../schema.ts";
 import { UNSUPPORTED_UPDATE, unsupportedSchemas } from "./unsupported.ts";
 
-export const TARGET_STATES = ["Stopped", "Standby", "Running"] as const;
+const TARGET_STATES = ["Stopped", "Standby", "Running"] as const;
 export const TargetState = (description: string) => Type.Union(TARGET_STATES.map((state) => Type.Literal(state)), { description });
 export const Name = (description: string) => Type.String({ description: `${description} Small letters, digits and dashes, at most 63; neither begins nor ends with a dash.` });
 

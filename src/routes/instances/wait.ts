@@ -8,7 +8,7 @@ import { reset } from "../live.ts";
 
 export const WAIT_DEFAULT_MS = 60_000;
 /** A longer wait is capped, not refused. */
-export const WAIT_MAX_MS = 300_000;
+const WAIT_MAX_MS = 300_000;
 const SPACE_MS = 15_000;
 
 /** Errors known before the wait begins are thrown; a later one resets the connection, as the status is out by then. */

@@ -17,7 +17,7 @@ import { pagesOf, planDelta, planWhole } from "./plan.ts";
 
 /** The agent itself gives up after 5 s; an emulated machine is slow. */
 const FREEZE_TIMEOUT_MS = 15_000;
-export const CALLED_OFF = "Cannot save the machine: it was called off";
+const CALLED_OFF = "Cannot save the machine: it was called off";
 
 export interface SaveHost {
   readonly epoll: Epoll;

@@ -1,7 +1,7 @@
 // An arena of `struct iovec` (sys/uio.h) that the queue layer fills with host addresses and system calls read.
 import { Mapping } from "../../ffi/memory.ts";
 
-export const IOVEC_SIZE = 16; // u64 iov_base, u64 iov_len
+const IOVEC_SIZE = 16; // u64 iov_base, u64 iov_len
 /** The kernel's limit on one readv or writev (UIO_MAXIOV). */
 export const IOV_MAX = 1024;
 const HIGH = 2 ** 32;

@@ -16,7 +16,7 @@ const S_IFMT = 0o170000, S_IFREG = 0o100000, S_IFDIR = 0o040000, S_IFLNK = 0o120
 const bytes = (path: Buffer): Buffer => Buffer.concat([path, Buffer.from([0])]);
 
 /** Names are latin1 strings, one character a byte. SELinux labels are the host's, not the tree's. */
-export function xattrsOf(path: Buffer): Record<string, string> {
+function xattrsOf(path: Buffer): Record<string, string> {
   const names = Buffer.alloc(65536), value = Buffer.alloc(65536);
   const length = syscall(LLISTXATTR, bytes(path), names, names.length);
   const found: Record<string, string> = {};
@@ -28,7 +28,7 @@ export function xattrsOf(path: Buffer): Record<string, string> {
   return found;
 }
 
-export function listTree(root: string): Record<string, Listed> {
+function listTree(root: string): Record<string, Listed> {
   const found: Record<string, Listed> = {};
   const inodes = new Map<bigint, string>();
   const visit = (path: Buffer, name: string): void => {

@@ -20,7 +20,7 @@ import { createLogger } from "../../../src/log.ts";
 import { trashIn } from "../../support/trash.ts";
 import type { Trash } from "../../../src/host/trash.ts";
 
-export const STAND_IN = join(import.meta.dir, "stand-in.ts");
+const STAND_IN = join(import.meta.dir, "stand-in.ts");
 export const DIGEST = `sha256:${"ab".repeat(32)}`;
 
 export const imageConfig: ImageConfig = {

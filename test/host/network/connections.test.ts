@@ -6,7 +6,7 @@ import { TCP_CONNTRACK } from "../../../src/ffi/abi/nf_conntrack_tcp.ts";
 import { closeFd } from "../../../src/ffi/fd.ts";
 import { ConntrackSocket, type Connection } from "../../../src/ffi/netlink/conntrack.ts";
 import { parseAddress } from "../../../src/host/network/address.ts";
-import { inboundConnections, isInbound } from "../../../src/host/network/connections.ts";
+import { isInbound, isOpen } from "../../../src/host/network/connections.ts";
 import { openNetwork } from "../../../src/host/network/network.ts";
 import type { Lease, NetworkService } from "../../../src/host/network/service.ts";
 import { readSysctl, writeSysctl } from "../../../src/host/network/sysctl.ts";
@@ -50,7 +50,7 @@ function table(): Connection[] {
   }
 }
 const toGuest = (protocol: number) => table().filter((c) => c.original.protocol === protocol && isInbound(c, address(a.lease.ip)));
-const visitors = () => inboundConnections(table(), address(a.lease.ip));
+const visitors = () => table().filter((c) => isInbound(c, address(a.lease.ip)) && isOpen(c));
 
 async function echo(host: string, port: number): Promise<Socket> {
   const socket = connect({ host, port, allowHalfOpen: true });

@@ -4,6 +4,7 @@ import { E } from "../../../src/ffi/abi/errno.ts";
 import { SYS } from "../../../src/ffi/abi/syscalls.ts";
 import { Epoll } from "../../../src/ffi/epoll.ts";
 import { closeFd, O_RDONLY, openFd, tryRead, tryWrite } from "../../../src/ffi/fd.ts";
+import { packetPair } from "../../../src/ffi/socket.ts";
 import { must, syscall } from "../../../src/ffi/syscall.ts";
 import { openTapDevice } from "../../../src/ffi/tun.ts";
 import { NetDevice } from "../../../src/vmm/devices/net/device.ts";
@@ -23,12 +24,8 @@ const owned = (fd: number): number => {
   return fd;
 };
 
-const AF_UNIX = 1, SOCK_SEQPACKET = 5, SOCK_NONBLOCK = 0o4000;
-function pair(): [number, number] {
-  const fds = new Int32Array(2);
-  must("Cannot make a socket pair", SYS.socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, fds);
-  return [owned(fds[0]!), owned(fds[1]!)];
-}
+const SOCK_NONBLOCK = 0o4000;
+const pair = () => packetPair().map(owned) as [number, number];
 
 function rig(fd: number, options: { mtu?: number; features?: bigint } = {}): { d: Driver; device: NetDevice } {
   const epoll = new Epoll();

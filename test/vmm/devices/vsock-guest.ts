@@ -1,27 +1,19 @@
 // A guest's side of virtio-vsock, for tests: its driver's queues, and packets as it sends and gets them.
 import { expect } from "bun:test";
-import { SYS } from "../../../src/ffi/abi/syscalls.ts";
 import { VIRTIO_VSOCK, virtio_vsock_hdr } from "../../../src/ffi/abi/virtio_vsock.ts";
 import { Epoll } from "../../../src/ffi/epoll.ts";
 import { closeFd, tryRead } from "../../../src/ffi/fd.ts";
-import { must } from "../../../src/ffi/syscall.ts";
+import { streamPair } from "../../../src/ffi/socket.ts";
 import { VsockDevice } from "../../../src/vmm/devices/vsock/device.ts";
 import { Driver } from "../driver.ts";
 
 export const { VIRTIO_VSOCK_OP_REQUEST: REQUEST, VIRTIO_VSOCK_OP_RESPONSE: RESPONSE, VIRTIO_VSOCK_OP_RST: RST, VIRTIO_VSOCK_OP_SHUTDOWN: SHUTDOWN, VIRTIO_VSOCK_OP_RW: RW, VIRTIO_VSOCK_OP_CREDIT_UPDATE: CREDIT_UPDATE, VIRTIO_VSOCK_OP_CREDIT_REQUEST: CREDIT_REQUEST } = VIRTIO_VSOCK;
 const H = virtio_vsock_hdr.at, HEADER = virtio_vsock_hdr.size;
 export const CID = 3, PORT = 1024;
-const AF_UNIX = 1, SOCK_STREAM = 1, SOCK_NONBLOCK = 0o4000;
 
 const cleanup: (() => void)[] = [];
 /** Call in afterEach. */
 export function cleanUp(): void { for (const step of cleanup.splice(0).reverse()) step(); }
-
-export function pair(): [number, number] {
-  const fds = new Int32Array(2);
-  must("Cannot make a socket pair", SYS.socketpair, AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds);
-  return [fds[0]!, fds[1]!];
-}
 
 export interface Packet { readonly op: number; readonly from: number; readonly to: number; readonly flags: number; readonly forwarded: number; readonly data: string }
 
@@ -93,7 +85,7 @@ export class Guest {
 
   /** A connection that the host has opened and the guest accepted. */
   connected(alloc = 65_536): { host: number; port: number } {
-    const [ours, theirs] = pair();
+    const [ours, theirs] = streamPair();
     let outcome: string | null | undefined;
     this.device.connect(PORT, theirs, (error) => (outcome = error));
     const request = this.next();

@@ -4,10 +4,11 @@ import { E } from "../../../src/ffi/abi/errno.ts";
 import { SYS } from "../../../src/ffi/abi/syscalls.ts";
 import { Epoll } from "../../../src/ffi/epoll.ts";
 import { closeFd, O_RDONLY, O_RDWR, openFd, tryRead, tryWrite } from "../../../src/ffi/fd.ts";
+import { streamPair } from "../../../src/ffi/socket.ts";
 import { must } from "../../../src/ffi/syscall.ts";
 import { BUFFER_BYTES } from "../../../src/vmm/devices/vsock/connection.ts";
 import { VsockDevice } from "../../../src/vmm/devices/vsock/device.ts";
-import { CID, cleanUp, CREDIT_REQUEST, CREDIT_UPDATE, Guest, pair, PORT, REQUEST, RESPONSE, RST, RW, SHUTDOWN, type Packet } from "./vsock-guest.ts";
+import { CID, cleanUp, CREDIT_REQUEST, CREDIT_UPDATE, Guest, PORT, REQUEST, RESPONSE, RST, RW, SHUTDOWN, type Packet } from "./vsock-guest.ts";
 
 const SHUT_WR = 1;
 afterEach(cleanUp);
@@ -23,7 +24,7 @@ test("bytes go both ways over a connection that the host opened", () => {
 
 test("a refused connection says so, and its socket is closed", () => {
   const guest = new Guest();
-  const [ours, theirs] = pair();
+  const [ours, theirs] = streamPair();
   let outcome: string | null | undefined;
   guest.device.connect(PORT, theirs, (error) => (outcome = error));
   guest.send(RST, guest.next().from);
@@ -36,7 +37,7 @@ test("a refused connection says so, and its socket is closed", () => {
 test("without a driver nothing is connected", () => {
   const epoll = new Epoll();
   const device = new VsockDevice(CID, epoll);
-  const [ours, theirs] = pair();
+  const [ours, theirs] = streamPair();
   const outcomes: (string | null)[] = [];
   device.connect(PORT, theirs, (error) => void outcomes.push(error));
   expect(outcomes).toEqual(["the guest's vsock driver is not running"]);
@@ -49,7 +50,7 @@ test("the guest's connections go to the listener, or are refused", () => {
   const guest = new Guest();
   guest.send(REQUEST, 5000);
   expect(guest.next()).toMatchObject({ op: RST, from: 5000, to: PORT });
-  const [ours, theirs] = pair();
+  const [ours, theirs] = streamPair();
   guest.device.listener = (port) => (port === 5000 ? theirs : -1);
   guest.send(REQUEST, 5000);
   expect(guest.next()).toMatchObject({ op: RESPONSE, from: 5000, to: PORT });
@@ -110,7 +111,7 @@ test("the host's end of input is a shutdown, its close one of both directions", 
   expect(guest.next()).toMatchObject({ op: SHUTDOWN, flags: 2 });
   guest.send(RW, half.port, { data: Buffer.from("still heard") });
   expect(guest.read(half.host, 11)).toBe("still heard");
-  const [ours, theirs] = pair();
+  const [ours, theirs] = streamPair();
   guest.device.connect(PORT, theirs, () => {});
   const port = guest.next().from;
   guest.send(RESPONSE, port);
@@ -214,7 +215,7 @@ test("a descriptor that is no stream is refused, not the end of the machine", ()
 
 test("giving up a connection that nobody answers frees it", () => {
   const guest = new Guest();
-  const [ours, theirs] = pair();
+  const [ours, theirs] = streamPair();
   const outcomes: (string | null)[] = [];
   const giveUp = guest.device.connect(PORT, theirs, (error) => void outcomes.push(error));
   expect(guest.next()).toMatchObject({ op: REQUEST });

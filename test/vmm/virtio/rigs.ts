@@ -1,9 +1,8 @@
 // Every device with an outside world, for tests that wander at random.
 import { closeSync, openSync, writeFileSync } from "node:fs";
-import { SYS } from "../../../src/ffi/abi/syscalls.ts";
 import type { Epoll } from "../../../src/ffi/epoll.ts";
 import { closeFd, pwriteAll, tryRead, tryWrite } from "../../../src/ffi/fd.ts";
-import { must } from "../../../src/ffi/syscall.ts";
+import { packetPair, streamPair } from "../../../src/ffi/socket.ts";
 import { mapHeader, mapLayout } from "../../../src/block-map.ts";
 import { BalloonDevice } from "../../../src/vmm/devices/balloon.ts";
 import { BlockMap } from "../../../src/vmm/devices/block/block-map.ts";
@@ -30,13 +29,6 @@ function file(bytes: number): number {
   const fd = openSync(temp.join("file"), "r+");
   cleanup.push(() => temp[Symbol.dispose](), () => closeSync(fd));
   return fd;
-}
-
-const AF_UNIX = 1, SOCK_STREAM = 1, SOCK_SEQPACKET = 5, SOCK_NONBLOCK = 0o4000;
-function pair(type: number): [number, number] {
-  const fds = new Int32Array(2);
-  must("Cannot make a socket pair", SYS.socketpair, AF_UNIX, type | SOCK_NONBLOCK, 0, fds);
-  return [fds[0]!, fds[1]!];
 }
 
 export interface Rig {
@@ -67,7 +59,7 @@ export const rigs: Record<string, (epoll: Epoll) => Rig> = {
     return { device: new BlockDevice({ name: "disk0", readonly: false, serial: "s", backing: layers }, io), outside: () => {}, header: blockHeader };
   },
   net: (epoll) => {
-    const [tap, wire] = pair(SOCK_SEQPACKET);
+    const [tap, wire] = packetPair();
     cleanup.push(() => closeFd(tap), () => closeFd(wire));
     const frame = new Uint8Array(1000), sink = new Uint8Array(70_000);
     const outside = () => {
@@ -81,12 +73,12 @@ export const rigs: Record<string, (epoll: Epoll) => Rig> = {
     const open: number[] = [];
     cleanup.push(() => open.forEach((fd) => closeFd(fd)));
     device.listener = () => {
-      const [ours, theirs] = pair(SOCK_STREAM);
+      const [ours, theirs] = streamPair();
       open.push(ours);
       return theirs;
     };
     const outside = () => {
-      const [ours, theirs] = pair(SOCK_STREAM);
+      const [ours, theirs] = streamPair();
       open.push(ours);
       if (open.length > 20) closeFd(open.shift()!);
       device.connect(1024, theirs, () => {});

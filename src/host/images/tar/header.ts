@@ -21,7 +21,7 @@ export interface RawHeader {
 }
 
 /** Text up to the first NUL, at most `length` bytes, as a byte string. */
-export function textField(block: Buffer, offset: number, length: number): string {
+function textField(block: Buffer, offset: number, length: number): string {
   let end = offset;
   while (end < offset + length && block[end] !== 0) end++;
   return block.toString("latin1", offset, end);

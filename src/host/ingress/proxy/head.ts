@@ -23,7 +23,7 @@ export class Malformed {
 }
 
 /** Bytes of a head; more than any browser or common server makes. */
-export const HEAD_MAX = 64 * 1024;
+const HEAD_MAX = 64 * 1024;
 const FIELDS_MAX = 256;
 
 const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/; // RFC 9110 5.6.2

@@ -7,7 +7,7 @@ import { BlockMap } from "./block-map.ts";
 export interface Layer { readonly fd: number; readonly map: BlockMap | null }
 
 /** Chains are merged long before this by the daemon; a packet brings no more than 253 descriptors. */
-export const MAX_LAYERS = 64;
+const MAX_LAYERS = 64;
 
 export class Layers {
   private readonly stack: Layer[];

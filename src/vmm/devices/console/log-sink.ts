@@ -4,7 +4,7 @@ import { E } from "../../../ffi/abi/errno.ts";
 import { SYS } from "../../../ffi/abi/syscalls.ts";
 import { must, syscall, type Arg } from "../../../ffi/syscall.ts";
 
-export const LOG_FILE_BYTES = 50 * 2 ** 20;
+const LOG_FILE_BYTES = 50 * 2 ** 20;
 const SEEK_SET = 0, SEEK_END = 2;
 /** struct stat (asm/stat.h, x86-64). */
 const STAT_SIZE = 144, ST_SIZE = 48, ST_MTIME = 88, ST_MTIME_NSEC = 96;

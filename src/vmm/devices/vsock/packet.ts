@@ -2,7 +2,7 @@
 import { VIRTIO_VSOCK, virtio_vsock_hdr } from "../../../ffi/abi/virtio_vsock.ts";
 
 export const HEADER = virtio_vsock_hdr.size;
-export const HOST_CID = 2;
+const HOST_CID = 2;
 const H = virtio_vsock_hdr.at;
 
 export class PacketHeader {
