@@ -20,7 +20,8 @@ const jump = (how: number, k: number, yes: Target, no: Target): Step => ({ code:
 
 /**
  * Passes what may begin a conversation with `ip`: UDP, and TCP's SYN alone. All else is noise to somebody who sleeps:
- * ARP, IPv6, multicast, broadcast, ICMP, what is left of old flows; fragments but the first have no ports to judge by.
+ * ARP, IPv6, multicast, broadcast, ICMP, what is left of old flows. Of a datagram all fragments pass, or it would ring and not be
+ * there; none come alone, as the kernel puts each packet together before it tracks it. A SYN is never cut.
  * A frame that ends within what is looked at is dropped.
  */
 export function knockFilter(ip: string): Uint8Array {
@@ -29,8 +30,8 @@ export function knockFilter(ip: string): Uint8Array {
   return assemble([
     load(BPF.BPF_H, ETH_TYPE), jump(BPF.BPF_JEQ, ETH_P_IP, "next", "drop"),
     load(BPF.BPF_W, IP_DESTINATION), jump(BPF.BPF_JEQ, address, "next", "drop"),
-    load(BPF.BPF_H, IP_FRAGMENT), jump(BPF.BPF_JSET, FRAGMENT_OFFSET, "drop", "next"),
     load(BPF.BPF_B, IP_PROTOCOL), jump(BPF.BPF_JEQ, IPPROTO.udp, "pass", "next"), jump(BPF.BPF_JEQ, IPPROTO.tcp, "next", "drop"),
+    load(BPF.BPF_H, IP_FRAGMENT), jump(BPF.BPF_JSET, FRAGMENT_OFFSET, "drop", "next"),
     { code: BPF.BPF_LDX | BPF.BPF_B | BPF.BPF_MSH, k: IP }, // X = length of the IP header
     load(BPF.BPF_B, IP + TCP_FLAGS, BPF.BPF_IND),
     { code: BPF.BPF_ALU | BPF.BPF_AND | BPF.BPF_K, k: SYN | ACK | RST | FIN },

@@ -5,6 +5,7 @@ import { closeFd } from "../../../src/ffi/fd.ts";
 import { Doorbell } from "../../../src/host/network/doorbell.ts";
 import { openNetwork } from "../../../src/host/network/network.ts";
 import type { Lease, NetworkService } from "../../../src/host/network/service.ts";
+import { until } from "../../support/until.ts";
 import { openPoller } from "../../../src/host/poller.ts";
 import { datagram, ETH_IP, ethernet, FLAGS, FrameSender, packet, segment, TCP, UDP, waiting } from "./frames.ts";
 import { database, enterNamespace, HOST_ADDRESS, outside, OUTSIDE_ADDRESS, Peer, run } from "./world.ts";
@@ -173,6 +174,19 @@ describe("while nobody reads", () => {
     await guest.serve("udp", 53, "a");
     await guest.tell({ do: "guest", ip: lease.ip, mac: lease.mac, gateway: lease.gateway });
     expect(await new Response(call.stdout).text()).toBe("a sees");
+    await guest.close();
+  });
+
+  test("a datagram that comes in pieces rings, and waits whole", async () => {
+    (await network.publish("a", [{ guestPort: 53, hostPort: 8053, protocol: "udp" }]))._unsafeUnwrap();
+    const text = "x".repeat(3_000), heard = listen();
+    await out.tell({ do: "tell", host: HOST_ADDRESS, port: 8053, text });
+    await heard.knocked;
+    bell.stop();
+    const guest = new Peer(tap);
+    await guest.serve("udp", 53, "a");
+    await guest.tell({ do: "guest", ip: lease.ip, mac: lease.mac, gateway: lease.gateway });
+    await until("it to be heard", async () => (await guest.heard()).includes(text), 10_000);
     await guest.close();
   });
 

@@ -44,6 +44,7 @@ const KNOCKS: Record<string, () => Uint8Array> = {
   "a datagram": () => toGuest(UDP, datagram(53, "hello")),
   "an empty datagram": () => toGuest(UDP, datagram(53, "")),
   "the first fragment of a datagram": () => toGuest(UDP, datagram(53, "hello"), { fragment: MORE }),
+  "a later fragment of a datagram": () => toGuest(UDP, datagram(53, "hello"), { fragment: MORE | 185 }),
   "a datagram that may not be cut": () => toGuest(UDP, datagram(53, "hello"), { fragment: 0x4000 }),
 };
 const NOISE: Record<string, () => Uint8Array> = {
@@ -58,7 +59,6 @@ const NOISE: Record<string, () => Uint8Array> = {
   "SYN-FIN": () => toGuest(TCP, segment(SYN | FIN)),
   "no flags": () => toGuest(TCP, segment(0)),
   "a segment that ends before its flags": () => toGuest(TCP, segment(SYN).slice(0, 12)),
-  "a later fragment of a datagram": () => toGuest(UDP, datagram(53, "hello"), { fragment: MORE | 185 }),
   "the last fragment of a segment": () => toGuest(TCP, segment(SYN), { fragment: 1 }),
   "ping": () => toGuest(ICMP, [8, 0, 0, 0, 0, 1, 0, 1]),
   "a datagram to a neighbour": () => routed(packet(UDP, SOURCE, "10.88.0.77", datagram(53, "hello"))),
