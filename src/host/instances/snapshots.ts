@@ -125,6 +125,7 @@ async function giveBack(ctx: Context, id: string, snapshotId: string): Promise<R
   await machine?.ended;
   const forgotten = await ctx.deps.network.forget(id);
   if (forgotten.isErr()) ctx.note(id, forgotten.error.message, "warn");
+  ctx.taps.discard(id); // it was for the guest of before, and would wake this one
   // It may have slept, and listened.
   if (generationId === null) ctx.taps.close(id);
   ctx.generations.sweep();

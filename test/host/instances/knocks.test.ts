@@ -245,3 +245,15 @@ test("connections are forgotten with the guest that had them, at a start anew an
   expect((await fixture.instances.restoreSnapshot(id, "kept", null))._unsafeUnwrap().state).toBe("Running");
   expect(forgotten).toEqual(["Stopped", "Standby"]);
 });
+
+test("what waited for a guest whose place a snapshot takes wakes nobody", async () => {
+  fixture = await open(undefined, { network: looked() });
+  const { id } = await running(fixture, "one", ["serve"], WAKING), lease = leaseOf("one");
+  (await fixture.instances.createSnapshot("one", { kind: "Standby", name: "kept", tags: {} }))._unsafeUnwrap();
+  send(lease, packet(TCP, "192.0.2.77", lease.ip, segment(FLAGS.ACK))); // of a connection that it has; the stand-in reads nothing
+  expect(isReadable(taps.get(id)!)).toBe(true);
+  expect((await fixture.instances.restoreSnapshot("one", "kept", "Standby"))._unsafeUnwrap().state).toBe("Standby");
+  expect({ waits: isReadable(taps.get(id)!), hears: hears("one") }).toEqual({ waits: false, hears: false });
+  knock(lease);
+  await until("it to be awake", () => stateOf(fixture, "one") === "Running");
+});
