@@ -54,9 +54,23 @@ async function close(world: World): Promise<void> {
   await world.compressor.close();
 }
 
+/** A command that is hung up on at once. */
+const exec = (instances: World["instances"], name: string) =>
+  instances.exec(name, { command: ["echo"], tty: false, env: {}, cwd: null, user: null, rows: 1, cols: 1, timeoutMs: null, waitForAgentMs: 0 }, { onStdout() {}, onStderr() {}, onDrain() {}, onEnd() {}, onLost() {} })
+    .map((session) => session.close());
+
+/** A schedule whose first run is due at once: an interval that stays keeps the time of the next. */
+function schedule({ instances, store }: World, name: string) {
+  const wanted = { intervalMs: 60_000, maxCount: 1, maxAgeMs: null, namePrefix: null, metadata: {} };
+  return instances.setSchedule(name, wanted).andThen(({ instanceId }) => {
+    store.db.query("UPDATE snapshot_schedules SET next_run_at = 0 WHERE instance_id = ?").run(instanceId);
+    return instances.setSchedule(name, wanted);
+  });
+}
+
 /** One of them all; null, or what it answered that it must not. Few are ended, so that there is something to meet. */
-async function verb({ instances }: World, random: Random): Promise<string | null> {
-  const name = pick(random, ["a", "b", "c", "d"]), other = pick(random, ["a", "b", "c", "d"]), snapshot = pick(random, ["s", "t"]), targetState = pick(random, [null, "Running", "Standby", "Stopped"] as const);
+async function verb(world: World, random: Random): Promise<string | null> {
+  const { instances } = world, name = pick(random, ["a", "b", "c", "d"]), other = pick(random, ["a", "b", "c", "d"]), snapshot = pick(random, ["s", "t"]), targetState = pick(random, [null, "Running", "Standby", "Stopped"] as const);
   const force = random(2) === 0, compression = random(3) === 0 ? { compression: { enabled: true, algorithm: "lz4", level: 0 } as const } : {};
   const verbs = {
     standby: () => instances.standby(name, { force, ...compression }), restore: () => instances.restore(name), wake: () => instances.wake(name), hold: () => instances.holdAutoStandby(name),
@@ -64,7 +78,8 @@ async function verb({ instances }: World, random: Random): Promise<string | null
     snapshot: () => instances.createSnapshot(name, { kind: pick(random, ["Standby", "Stopped"]), name: snapshot, tags: {} }),
     giveBack: () => instances.restoreSnapshot(name, snapshot, targetState), drop: () => instances.removeSnapshot(snapshot),
     start: () => instances.start(name, {}), stop: () => instances.stop(name, { graceMs: 1_000 }), remove: () => instances.remove(name, { graceful: !force }),
-    update: () => instances.update(name, { autoStandby: policy(force) }),
+    update: () => instances.update(name, { autoStandby: policy(force) }), status: () => instances.autoStandbyStatus(name),
+    exec: () => exec(instances, name), schedule: () => schedule(world, name), unschedule: () => instances.removeSchedule(name),
   };
   const what = pick(random, [...Object.keys(verbs), "standby", "standby", "restore", "wake", "wake", "fork", "snapshot"] as (keyof typeof verbs)[]);
   try {
