@@ -1,6 +1,6 @@
 // A daemon of its own process for the tests that kill one: opens the domain over the folder given and does one thing.
 // Usage: daemon.ts ROOT create NAME CMD… | start NAME | remove NAME | standby NAME STEP VICTIM | restore NAME STEP VICTIM | idle
-//      | write N fork | write N snapshot | write N give-back | write N give-back-disk | write N fork-snapshot: of `one`, its snapshot `kept` and its fork `two`; the
+//      | write N fork (or snapshot, give-back, give-back-disk, fork-snapshot, drop, standby, restore): of `one`, its snapshot `kept` and its fork `two`; the
 // daemon dies by SIGKILL before the Nth statement that changes the database, with `kill` for N as it is to end a monitor.
 // Says `ready` once it is done. At STEP (src/host/instances/context.ts) VICTIM dies by SIGKILL: this `daemon`, or its `monitor`.
 import type { Database } from "bun:sqlite";
@@ -48,6 +48,7 @@ if (verb === "write") {
     fork: () => instances.fork("one", { name: "two", fromRunning: true, targetState: "Standby" }),
     snapshot: () => instances.createSnapshot("one", { kind: "Standby", name: "kept", tags: {} }),
     "give-back": () => instances.restoreSnapshot("one", "kept", "Standby"), "give-back-disk": () => instances.restoreSnapshot("one", "kept", "Stopped"),
+    standby: () => instances.standby("one"), restore: () => instances.restore("one"), drop: () => instances.removeSnapshot("kept"),
     "fork-snapshot": () => instances.forkSnapshot("kept", { name: "two", targetState: "Standby" }),
   };
   await verbs[dieAt!]!();

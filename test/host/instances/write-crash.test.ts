@@ -1,4 +1,4 @@
-// Forks and snapshots with the daemon killed before every statement that changes the database: the next daemon finds the source as it
+// Verbs of sleep, forks and snapshots with the daemon killed before every statement that changes the database: the next daemon finds the source as it
 // was, and what was being made whole or not at all; and all of it goes without a trace.
 import { afterAll, expect, test } from "bun:test";
 import { join } from "node:path";
@@ -8,7 +8,7 @@ import { freshRoot, monitorsIn, open, removeRoots, type Fixture } from "./fixtur
 import { disks, entries, generations, remove, running, stateOf } from "./sleeping.ts";
 
 afterAll(removeRoots);
-const VERBS = ["fork", "snapshot", "give-back", "give-back-disk", "fork-snapshot"] as const;
+const VERBS = ["fork", "snapshot", "give-back", "give-back-disk", "fork-snapshot", "drop", "standby", "restore"] as const;
 type Verb = (typeof VERBS)[number];
 
 /** Has a daemon of its own do `verb` until it dies before its `nth` write, or as it is to end a monitor; false where it comes to no such thing. */
@@ -21,7 +21,7 @@ async function dieAt(root: string, nth: number | "kill", verb: Verb): Promise<bo
 }
 
 /** The kind of the snapshot that it needs. */
-const KINDS: Partial<Record<Verb, SnapshotKind>> = { "give-back": "Standby", "give-back-disk": "Stopped", "fork-snapshot": "Standby" };
+const KINDS: Partial<Record<Verb, SnapshotKind>> = { "give-back": "Standby", "give-back-disk": "Stopped", "fork-snapshot": "Standby", drop: "Standby" };
 
 /** `one` runs, and has a snapshot `kept` of that kind. */
 async function prepare(fixture: Fixture, kind: SnapshotKind | undefined): Promise<void> {
@@ -55,6 +55,7 @@ for (const verb of VERBS)
     for (let nth = 1, died = true; died; nth++) {
       const first = await open(freshRoot());
       await prepare(first, KINDS[verb]);
+      if (verb === "restore") (await first.instances.standby("one"))._unsafeUnwrap();
       await first.close();
       died = await dieAt(first.root, nth, verb);
       const next = await open(first.root);
@@ -74,6 +75,7 @@ for (const verb of VERBS)
       snapshot: ["one Running", "one Running, snapshot kept"],
       "give-back": ["one Running, snapshot kept", "one Standby, snapshot kept"],
       "give-back-disk": ["one Running, snapshot kept", "one Stopped, snapshot kept"],
+      drop: ["one Running", "one Running, snapshot kept"], standby: ["one Running", "one Standby"], restore: ["one Running", "one Standby"],
       "fork-snapshot": ["one Running, snapshot kept", "one Running, two Standby, snapshot kept"],
     }[verb]);
   }, 300_000);
