@@ -30,8 +30,8 @@ export const AutoStandbySchema = Type.Object(
   {
     enabled: Type.Optional(Type.Boolean({ default: false, description: "Whether it goes to sleep by itself, and, unless `wake_on_packet` says otherwise, wakes by itself." })),
     idle_timeout: Type.Optional(Type.String({ description: "Go duration without an open TCP connection from outside, exec session or ingress request, after which it does; needed where enabled.", examples: ["5m"] })),
-    ignore_destination_ports: Type.Optional(Type.Array(Type.Integer({ minimum: 1, maximum: 65_535 }), { maxItems: MOST_ENTRIES, description: "TCP ports that the guest listens on (not those published on the host) whose connections don't keep it awake." })),
-    ignore_source_cidrs: Type.Optional(Type.Array(Type.String(), { maxItems: MOST_ENTRIES, description: "IPv4 networks whose connections don't keep it awake.", examples: [["10.0.0.0/8"]] })),
+    ignore_destination_ports: Type.Optional(Type.Array(Type.Integer({ minimum: 1, maximum: 65_535 }), { maxItems: MOST_ENTRIES, description: "TCP ports that the guest listens on (not those published on the host) whose connections don't keep it awake; a new one wakes it all the same." })),
+    ignore_source_cidrs: Type.Optional(Type.Array(Type.String(), { maxItems: MOST_ENTRIES, description: "IPv4 networks whose connections don't keep it awake; a new one wakes it all the same.", examples: [["10.0.0.0/8"]] })),
     wake_on_packet: Type.Optional(Type.Boolean({ description: "Whether a new TCP connection, a UDP packet, an exec or an ingress request wakes it when it sleeps, however it came to that; as `enabled` by default. Where not, it answers as a closed port, and only `restore` wakes it. An extension." })),
   },
   { additionalProperties: false, description: "When it goes to sleep by itself, and whether it wakes by itself. Who is connected is seen by the host's connection tracking. Without it the instance does neither." },

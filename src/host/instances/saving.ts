@@ -44,7 +44,7 @@ interface SaveOptions {
  */
 export async function save(ctx: Context, instance: Instance, machine: Machine, { heedful, deaf }: SaveOptions): Promise<Res<Saved>> {
   const { id } = instance;
-  const begun = ctx.generations.begin(ctx.records.generationsOf(id).live);
+  const begun = ctx.generations.begin(baseOf(ctx, id));
   if (begun.isErr()) return err(begun.error);
   const generation = begun.value, under = new SaveUnderWay(machine, heedful);
   ctx.saves.set(id, under);
@@ -56,6 +56,14 @@ export async function save(ctx: Context, instance: Instance, machine: Machine, {
   // Mostly it runs on by itself; one that did not answer in time, or did not get its workload thawed, is told to.
   await resume(ctx, id, machine, generation);
   return err(under.calledOff === null ? failed(instance, result.error) : calledOff(instance, under.calledOff));
+}
+
+/** What its memory is mapped from; null where somebody has removed a part of that: the guest still has it, and all of it is written. */
+function baseOf(ctx: Context, id: string): string | null {
+  const { live } = ctx.records.generationsOf(id);
+  if (live === null || ctx.generations.isThere(live)) return live;
+  ctx.note(id, `files of its saved memory (generation ${live}, or below it) are missing: all of its memory is saved anew`, "warn");
+  return null;
 }
 
 class SaveUnderWay implements Save {

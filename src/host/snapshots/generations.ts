@@ -7,6 +7,7 @@ import { createId } from "@paralleldrive/cuid2";
 import { ok } from "neverthrow";
 import { fail, messageOf, wrap, type Res } from "../../errors.ts";
 import { decodeContainer } from "../../machine-state/container.ts";
+import { findMemory } from "./compression/files.ts";
 import { codeOf, MachineStateError } from "../../machine-state/fault.ts";
 import type { Trash } from "../trash.ts";
 
@@ -142,6 +143,9 @@ export class Generations {
         SELECT id, base_id, folder, 0 FROM generations WHERE id = ? UNION ALL SELECT g.id, g.base_id, g.folder, n + 1 FROM generations g JOIN chain ON g.id = chain.base_id)
       SELECT id, folder FROM chain ORDER BY n`).all(id).map((row) => ({ id: row.id, ...pathsIn(join(this.dir, row.folder ?? row.id)) }));
   }
+
+  /** Whether the files of it and of all below it are there, whatever is in them. */
+  isThere(id: string): boolean { return this.chain(id).every(({ dir, machine }) => existsSync(machine) && findMemory(dir) !== null); }
 
   chainIds(id: string): string[] { return this.chain(id).map((one) => one.id); }
 

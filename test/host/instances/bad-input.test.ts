@@ -93,6 +93,21 @@ test("a snapshot that can't be used is not given back in place: the instance goe
   await fixture.close();
 });
 
+for (const what of ["memory", "machine", "folder"] as const)
+  test(`saved memory of which somebody has removed the ${what} while its guest runs over it is written anew by the next standby, which wakes`, async () => {
+    const fixture = await openCompressing();
+    await asleep(fixture, "one");
+    (await fixture.instances.restore("one").andThen(() => fixture.instances.standby("one")).andThen(() => fixture.instances.restore("one")))._unsafeUnwrap();
+    const [older] = fixture.store.db.query<{ id: string }, []>("SELECT id FROM generations WHERE base_id IS NULL").all();
+    const dir = join(fixture.root, "memory", older!.id);
+    rmSync(what === "folder" ? dir : join(dir, what), { recursive: true });
+    expect((await fixture.instances.standby("one"))._unsafeUnwrap().state).toBe("Standby");
+    expect(fixture.logged.some((line) => line.includes("all of its memory is saved anew"))).toBe(true);
+    expect(generations(fixture).length).toBe(1);
+    expect((await fixture.instances.restore("one"))._unsafeUnwrap().state).toBe("Running");
+    await fixture.close();
+  });
+
 test("a sleeper whose disk somebody has removed is not woken, forked or kept as if it had an empty one; once it is back it wakes", async () => {
   const fixture = await open();
   const { id } = await asleep(fixture, "one"), disk = join(fixture.root, "instances", id, "upper.ext4"), before = picture(fixture, "one");
