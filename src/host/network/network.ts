@@ -208,10 +208,7 @@ class Network implements NetworkService {
       undo();
       throw error;
     }
-    for (const port of this.store.published()) {
-      const held = this.reservations.hold(port);
-      if (held.isErr()) this.log(`${held.error.message}; it still leads to instance ${port.instanceId}`);
-    }
+    this.reservations.keep(this.store.published(), this.log);
     if (this.resolvers().length === 0) this.log("the host has no resolver that guests can reach; give one with --dns");
     return ok();
   }
@@ -241,7 +238,7 @@ class Network implements NetworkService {
   private replacePorts(instanceId: string, ports: readonly PortMapping[]): Res<void> {
     const old = this.store.publishedOf(instanceId);
     // As at each wake: the datagram that knocked waits for its answer, whose way back must not be forgotten.
-    if (samePorts(old, ports) && ports.every((port) => this.reservations.holds(port))) return ok();
+    if (samePorts(old, ports)) return ok(this.reservations.keep(old, this.log));
     const held: PortMapping[] = [];
     const undo = () => held.forEach((port) => this.reservations.drop(port));
     const recorded = this.store.setPorts(instanceId, ports);

@@ -31,6 +31,14 @@ export class Reservations {
     }
   }
 
+  /** hold() for those whose rules are in place already: where another program has come first it is only said. */
+  keep(ports: readonly (Port & { readonly instanceId: string })[], log: (line: string) => void): void {
+    for (const port of ports) {
+      const held = this.hold(port);
+      if (held.isErr()) log(`${held.error.message}; it still leads to instance ${port.instanceId}`);
+    }
+  }
+
   holds(port: Port): boolean {
     return this.held.has(portName(port));
   }

@@ -115,6 +115,22 @@ describe("published ports", () => {
     listen().stop(true);
   });
 
+  test("that another program took while no daemon ran lead to the guest all the same, can be published as they are, and are kept once they are free", async () => {
+    await lab.start();
+    const { peer, lease } = await lab.add("a"), ports = [{ guestPort: 80, hostPort: 8080, protocol: "tcp" }] as const, said: string[] = [];
+    await peer.serve("tcp", 80, "a");
+    (await lab.network.publish("a", ports))._unsafeUnwrap();
+    lab.network.close();
+    const listen = () => Bun.listen({ hostname: "0.0.0.0", port: 8080, socket: { data() {} } }), other = listen();
+    await lab.start({ log: (line) => void said.push(line) });
+    (await lab.network.publish("a", ports))._unsafeUnwrap(); // as at each wake
+    expect(said.filter((line) => line.includes("it still leads to instance a")).length).toBe(2);
+    expect(curl("127.0.0.1", 8080)).toBe(`a sees ${lease.gateway}`);
+    other.stop(true);
+    (await lab.network.publish("a", ports))._unsafeUnwrap();
+    expect(listen).toThrow();
+  });
+
   test("are checked", async () => {
     await lab.start();
     await lab.add("a");
