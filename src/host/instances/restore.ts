@@ -188,7 +188,7 @@ function consume(ctx: Context, { id, startedAt }: Instance, saved: string | null
   // Its end was recorded as that of a sleeper's monitor, and is not told again.
   if (ctx.machines.get(id) !== machine) return fail("instance.start_failed", `Cannot restore instance ${id}: its monitor ended as soon as its guest was awake; its vmm log may say more`);
   try {
-    ctx.records.transition(id, "Running", null, { savedGeneration: null, liveGeneration: saved, startedAt: startedAt ?? Date.now() });
+    ctx.records.transition(id, "Running", null, { savedGeneration: null, liveGeneration: saved, startedAt: startedAt ?? Date.now(), stoppedAt: null });
     return ok();
   } catch (error) {
     return err(wrap("host.storage", `Cannot record that instance ${id} is awake`, error));

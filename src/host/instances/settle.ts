@@ -104,7 +104,8 @@ export function settleEnded(ctx: Context, id: string, otherwise: string): VmmSta
   const told = status?.reason ?? null;
   const message = told === null || status === null ? otherwise : (status.exitMessage || WHAT_HAPPENED[told]);
   ctx.records.transition(id, "Stopped", told ?? otherwise, {
-    ...(status?.bootedAt == null ? {} : { startedAt: status.bootedAt }),
+    // A fork's machine was booted as its source, before the fork was there.
+    ...(status?.bootedAt == null ? {} : { startedAt: Math.max(status.bootedAt, instance.startedAt ?? 0) }),
     stoppedAt: status?.endedAt ?? Date.now(),
     exitCode: status?.exitCode ?? null,
     liveGeneration: null,

@@ -27,7 +27,7 @@ export const sleepServiceOf = (ctx: Context, { auto, schedules }: SleepParts, gu
   fork: (ref, request) => guarded(`fork instance ${ref}`, () => fork(ctx, ref, request)),
   update: (ref, change) => guarded(`change instance ${ref}`, () => update(ctx, ref, change)),
   autoStandbyStatus: (ref) => guarded(`tell of the automatic standby of instance ${ref}`, () => ctx.records.get(ref).asyncAndThen(({ id }) => auto.status(id).asyncMap(async (status) => status))),
-  holdAutoStandby: (ref) => guarded(`hold off the automatic standby of instance ${ref}`, () => ctx.records.get(ref).asyncAndThen(({ id }) => hold(ctx, auto, id))),
+  holdAutoStandby: (ref) => guarded(`hold off the automatic standby of instance ${ref}`, () => ctx.records.get(ref).asyncAndThen((instance) => hold(ctx, auto, instance))),
   createSnapshot: (ref, request) => guarded(`take a snapshot of instance ${ref}`, () => createSnapshot(ctx, ref, request)),
   restoreSnapshot: (ref, snapshot, target) => guarded(`restore instance ${ref} from snapshot ${snapshot}`, () => restoreSnapshot(ctx, ref, snapshot, target)),
   forkSnapshot: (ref, request) => guarded(`fork snapshot ${ref}`, () => forkSnapshot(ctx, ref, request)),
@@ -66,10 +66,10 @@ const nullable = <T, U>(value: T | null, of: (value: T) => U): U | null => (valu
 const candidateOf = ({ id, state, network, ip, autoStandby, phaseSince }: Instance): Candidate => ({ id, state, network, ip, policy: autoStandby, runningSince: phaseSince });
 
 /** A standby by hand is called off too: whoever holds is about to connect. */
-function hold(ctx: Context, auto: AutoStandby, id: string): AsyncRes<AutoStandbyStatus> {
+function hold(ctx: Context, auto: AutoStandby, { id, name }: Instance): AsyncRes<AutoStandbyStatus> {
   callOff(ctx, id, "it was held awake");
   const over = Promise.all(Object.values(BY_HAND).map((verb) => ctx.lanes.settled(id, verb))).then(() => ok());
-  return new ResultAsync(over).andThen(() => auto.hold(id));
+  return new ResultAsync(over).andThen(() => auto.hold(id, name));
 }
 
 /** A policy of waking counts at once, also for one that sleeps already; in its lane, as a restore under way has the TAP. */

@@ -116,7 +116,7 @@ async function giveBack(ctx: Context, id: string, snapshotId: string): Promise<R
   if (ended.isErr()) return err(ended.error);
   const replaced = await ctx.deps.disks.replace(diskOf(snapshot.id), instanceDisk(id), () => {
     const state = generationId === null ? "Stopped" : "Standby";
-    ctx.records.transition(id, state, `restored from snapshot ${snapshot.id}`, { savedGeneration: generationId, liveGeneration: null, stoppedAt: Date.now(), exitCode: null, exitMessage: null });
+    ctx.records.transition(id, state, `restored from snapshot ${snapshot.id}`, { savedGeneration: generationId, liveGeneration: null, stoppedAt: generationId === null ? Date.now() : null, exitCode: null, exitMessage: null });
     // A daemon that dies now: the next one must not take this monitor for that of a start that was not written down.
     if (generationId === null) ctx.records.clearProcess(id);
   });

@@ -67,25 +67,25 @@ export class AutoStandby {
     return ok(this.statusOf(candidate));
   }
 
-  /** Keeps it awake until now + its timeout, and calls off what is under way; `instance.in_standby` where that is too late. */
-  hold(id: string): AsyncRes<AutoStandbyStatus> {
-    return new ResultAsync(this.holdNow(id));
+  /** Keeps it awake until now + its timeout, and calls off what is under way; `instance.in_standby` where that is too late. `called`: what a message calls it. */
+  hold(id: string, called = id): AsyncRes<AutoStandbyStatus> {
+    return new ResultAsync(this.holdNow(id, called));
   }
 
-  private async holdNow(id: string): Promise<Res<AutoStandbyStatus>> {
+  private async holdNow(id: string, called: string): Promise<Res<AutoStandbyStatus>> {
     const { timers, clock } = this.deps;
     const candidate = this.deps.find(id);
-    if (candidate === null) return fail("instance.not_found", `Cannot hold instance ${id}: there is none with this id`);
+    if (candidate === null) return fail("instance.not_found", `Cannot hold instance ${called}: there is none with this id`);
     if (candidate.policy?.enabled !== true) return ok(this.statusOf(candidate)); // nothing would put it to sleep
-    if (candidate.state === "Standby") return asleep(id);
+    if (candidate.state === "Standby") return asleep(called);
     try {
       timers.set(id, { ...timers.get(id), holdUntil: clock.now() + candidate.policy.idleTimeoutMs });
     } catch (error) {
-      return err(wrap("host.storage", `Cannot hold instance ${id}`, error));
+      return err(wrap("host.storage", `Cannot hold instance ${called}`, error));
     }
     const attempt = this.attempts.get(id);
     attempt?.controller.abort();
-    if (attempt !== undefined && await attempt.done) return asleep(id);
+    if (attempt !== undefined && await attempt.done) return asleep(called);
     return this.status(id);
   }
 
@@ -184,4 +184,4 @@ export class AutoStandby {
   }
 }
 
-const asleep = (id: string) => fail("instance.in_standby", `Cannot hold instance ${id}: it is in standby, or past calling that off; restore it`);
+const asleep = (called: string) => fail("instance.in_standby", `Cannot hold instance ${called}: it is in standby, or past calling that off; restore it`);

@@ -24,6 +24,16 @@ test("a running instance is forked only when asked for, runs on, and its child h
   await fixture.close();
 });
 
+test("a fork has started when it began to run, and not when its source did, once it has ended, too", async () => {
+  const fixture = await open();
+  await running(fixture, "one");
+  const child = (await fork(fixture, "one", "two", true))._unsafeUnwrap();
+  const ended = (await fixture.instances.stop("two", { graceMs: 1000 }))._unsafeUnwrap();
+  expect(child.startedAt).toBeGreaterThanOrEqual(child.createdAt);
+  expect(ended.startedAt).toBe(child.startedAt);
+  await fixture.close();
+});
+
 test("a name that is taken, and a target that can't be, are refused before the source stands still", async () => {
   const fixture = await open();
   await running(fixture, "one");
@@ -95,8 +105,10 @@ test("a snapshot is given back in place to each of its targets; what the instanc
   const fixture = await open();
   await running(fixture, "one");
   const { id } = (await fixture.instances.createSnapshot("one", { kind: "Standby", name: null, tags: {} }))._unsafeUnwrap();
-  for (const target of ["Standby", "Running", "Stopped", null] as const)
-    expect((await fixture.instances.restoreSnapshot("one", id, target))._unsafeUnwrap().state).toBe(target ?? "Running");
+  for (const target of ["Standby", "Running", "Stopped", null] as const) {
+    const { state, stoppedAt } = (await fixture.instances.restoreSnapshot("one", id, target))._unsafeUnwrap();
+    expect({ state, stopped: stoppedAt !== null }).toEqual({ state: target ?? "Running", stopped: target === "Stopped" });
+  }
   expect({ monitors: monitorsIn(fixture.root).length, generations: entries(fixture, "memory").length }).toEqual({ monitors: 1, generations: 1 });
   await running(fixture, "two");
   expect(await codeOf(fixture.instances.restoreSnapshot("two", id, null))).toBe("snapshot.not_found");
