@@ -46,7 +46,7 @@ export async function save(ctx: Context, instance: Instance, machine: Machine, {
   const { id } = instance;
   const begun = ctx.generations.begin(baseOf(ctx, id));
   if (begun.isErr()) return err(begun.error);
-  const generation = begun.value, under = new SaveUnderWay(machine, heedful);
+  const generation = begun.value, under = new SaveUnderWay(machine, heedful, () => hearAll(ctx, id));
   ctx.saves.set(id, under);
   ctx.onDeaf.set(id, () => (deaf?.(), ctx.step("deaf")));
   ctx.step("begun");
@@ -68,11 +68,12 @@ function baseOf(ctx: Context, id: string): string | null {
 
 class SaveUnderWay implements Save {
   calledOff: string | null = null;
-  constructor(private readonly machine: Machine, private readonly heedful: boolean) {}
+  constructor(private readonly machine: Machine, private readonly heedful: boolean, private readonly hearAll: () => void) {}
 
   callOff(reason: string): void {
     if (this.calledOff !== null || !this.heedful) return;
     this.calledOff = reason;
+    this.hearAll();
     // Nobody needs its answer: the save itself answers that it was called off, or was done already and is not committed.
     void this.machine.request("cancelSave", null).match(() => {}, () => {});
   }
@@ -100,6 +101,7 @@ const keepNames = (dir: string): Promise<Res<void>> =>
 
 /** After a save that is not committed, or only copied: the guest goes on, and the generation that came to nothing goes. Null, or why it does not go on. */
 export async function resume(ctx: Context, id: string, machine: Machine, unused: Generation | null): Promise<DormouseError | null> {
+  hearAll(ctx, id);
   const resumed = await machine.request("resume", null, { timeoutMs: THAW_MS });
   ctx.saves.delete(id);
   if (unused !== null) ctx.generations.abandon(unused.id);
@@ -110,6 +112,9 @@ export async function resume(ctx: Context, id: string, machine: Machine, unused:
   }
   return resumed.error;
 }
+
+/** Before a guest runs on: what belongs to its connections is let in and waits for it, though it may take long until its workload runs. */
+const hearAll = (ctx: Context, id: string): void => ctx.attempt(id, "not all packets may come through", () => ctx.taps.quiet(id));
 
 /** A committed generation is made cheap to keep and to restore: its chain shorter, and then its memory file smaller, unless nobody wants that. */
 export function condenseLater(ctx: Context, id: string, generation: string, compression: Compression | null, delayMs: number): void {

@@ -67,6 +67,7 @@ async function visitors(ctx: Context, instance: Instance, asked: AskedBy): Promi
 
 /** Between the guest's last read and the commit a knock calls it off. */
 function listenEarly(ctx: Context, id: string): void {
+  if (ctx.saves.get(id)?.calledOff !== null) return; // it runs on, and is to hear all
   const callOff = (reason: string) => ctx.saves.get(id)?.callOff(reason);
   try {
     ctx.taps.listen(id, { onKnock: () => callOff("a packet came for it"), onGone: () => callOff("its link has gone") });
@@ -76,7 +77,6 @@ function listenEarly(ctx: Context, id: string): void {
 }
 
 function stayAwake(ctx: Context, id: string, error: DormouseError): Res<Instance> {
-  ctx.taps.quiet(id);
   ctx.note(id, error.message, "warn");
   return err(error);
 }

@@ -1,6 +1,6 @@
 // TAPs of instances that sleep, wake and are changed meanwhile, over a real network in a namespace and stand-in monitors: who sleeps
 // hears knocks only, who runs hears all, whatever came in between.
-import { afterAll, afterEach, beforeAll, beforeEach, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, afterEach, beforeAll, beforeEach, expect, setDefaultTimeout, spyOn, test } from "bun:test";
 import { isReadable } from "../../../src/ffi/fd.ts";
 import { attachFilter } from "../../../src/ffi/tun.ts";
 import type { InstanceDeps } from "../../../src/host/instances/instances.ts";
@@ -8,6 +8,7 @@ import { knockFilter } from "../../../src/host/network/knock.ts";
 import { openNetwork } from "../../../src/host/network/network.ts";
 import type { Lease, NetworkService } from "../../../src/host/network/service.ts";
 import type { AutoStandbyPolicy } from "../../../src/host/snapshots/service.ts";
+import { Machine } from "../../../src/host/vmm/machine.ts";
 import { datagram, ETH_IP, ethernet, FLAGS, FrameSender, packet, segment, TCP, UDP, waiting } from "../network/frames.ts";
 import { database, enterNamespace, run } from "../network/world.ts";
 import { fail } from "../../../src/errors.ts";
@@ -171,6 +172,25 @@ for (const step of ["deaf", "saved", "asleep", "ended"] as const)
       await until("it to be awake", () => stateOf(fixture, "one") === "Running");
     }
     await until("all to come through", () => hears("one"));
+  });
+
+for (const [why, guest, guard] of [
+  ["called off by a knock", "save-slowly", null], ["called off by a connection that came late", "serve", "somebody came"], ["failed", "save-fails", null],
+] as const)
+  test(`over a standby that is ${why} all comes through before its monitor is told to go on`, async () => {
+    const seen: [string, boolean][] = [], told = Machine.prototype.request;
+    using _ = spyOn(Machine.prototype, "request").mockImplementation(function (this: Machine, ...args: Parameters<Machine["request"]>) {
+      if (args[0] === "cancelSave" || args[0] === "resume") seen.push([args[0], hears("one")]);
+      return told.apply(this, args);
+    } as Machine["request"]);
+    fixture = await open(undefined, {
+      network: looked(), guard: { forget() {}, visitors: async () => null, lateVisitors: async () => guard },
+      onStep: (at) => { if (at === "deaf" && guest === "save-slowly") knock(leaseOf("one")); },
+    });
+    await running(fixture, "one", [guest, "60000"], WAKING);
+    expect((await fixture.instances.standby("one")).isErr()).toBe(true);
+    expect(seen).toEqual(guest === "save-slowly" ? [["cancelSave", true], ["resume", true]] : [["resume", true]]);
+    expect(stateOf(fixture, "one")).toBe("Running");
   });
 
 test("noise over a standby does not call it off", async () => {
