@@ -37,91 +37,99 @@ export interface Poller {
 
 interface Entry { readonly fd: number; readonly handler: ReadyHandler; events: number }
 
+/** `failed` hears what handlers throw; they are called again. */
+export const openPoller = (failed: Unheard = rethrow): Poller => new WorkerPoller(failed);
+
 /**
  * Level-triggered without storms: each registration is one-shot and armed again after its handler, so a descriptor
  * that stays ready costs one message at a time. Tokens are never used twice, so a message about a descriptor that was
- * closed meanwhile, and whose number somebody else has now, finds nobody. `failed` hears what handlers throw; they are called again.
+ * closed meanwhile, and whose number somebody else has now, finds nobody.
  */
-export function openPoller(failed: Unheard = rethrow): Poller {
-  const epoll = must("Cannot create an epoll instance", SYS.epoll_create1, O_CLOEXEC);
-  const stop = new EventFd();
-  const event = new DataView(new ArrayBuffer(EVENT_SIZE));
-  const entries = new Map<number, Entry>();
-  let tokens = STOP_TOKEN;
+class WorkerPoller implements Poller {
+  private readonly epoll = must("Cannot create an epoll instance", SYS.epoll_create1, O_CLOEXEC);
+  private readonly stop = new EventFd();
+  private readonly event = new DataView(new ArrayBuffer(EVENT_SIZE));
+  private readonly entries = new Map<number, Entry>();
+  private tokens = STOP_TOKEN;
+  /** Resolves once the Worker has. */
+  private readonly ended: Promise<void>;
+  /** Once: the numbers of its descriptors may be somebody else's afterwards. */
+  private closed: Promise<void> | null = null;
 
-  const control = (op: number, fd: number, events: number, token: number): number => {
-    event.setUint32(0, events, true);
-    event.setUint32(4, token, true);
-    return syscall(SYS.epoll_ctl, epoll, op, fd, event);
-  };
-  const arm = (token: number, entry: Entry): void => {
-    const result = control(EPOLL_CTL_MOD, entry.fd, (entry.events | EPOLLONESHOT) >>> 0, token);
-    if (result < 0) must(`Cannot watch descriptor ${entry.fd}`, SYS.epoll_ctl, epoll, EPOLL_CTL_MOD, entry.fd, event);
-  };
+  constructor(private readonly failed: Unheard) {
+    this.control(EPOLL_CTL_ADD, this.stop.fd, EPOLLIN, STOP_TOKEN);
+    const worker = new Worker(workerUrl("poller"));
+    this.ended = new Promise((resolve) => worker.addEventListener("close", () => resolve()));
+    worker.addEventListener("message", ({ data }: MessageEvent<ReadyMessage>) => this.heed(data));
+    worker.addEventListener("error", (error) => {
+      // Without it no machine can be watched: the daemon must not go on as if nothing had happened.
+      throw new Error(`The poller's Worker failed: ${error.message}`);
+    });
+    worker.postMessage(this.epoll);
+    worker.unref();
+  }
 
-  const hear = (token: number, entry: Entry, ready: number): void => {
+  watch(fd: number, events: number, handler: ReadyHandler): Watch {
+    const token = ++this.tokens, entry: Entry = { fd, handler, events };
+    if (this.control(EPOLL_CTL_ADD, fd, (events | EPOLLONESHOT) >>> 0, token) < 0) must(`Cannot watch descriptor ${fd}`, SYS.epoll_ctl, this.epoll, EPOLL_CTL_ADD, fd, this.event);
+    this.entries.set(token, entry);
+    return {
+      modify: (next) => {
+        if (this.entries.get(token) !== entry || entry.events === next) return;
+        entry.events = next;
+        this.arm(token, entry);
+      },
+      close: () => { if (this.entries.delete(token)) this.forget(fd); },
+    };
+  }
+
+  close(): Promise<void> { return this.closed ??= this.end(); }
+
+  private async end(): Promise<void> {
+    this.entries.clear();
+    this.stop.signal();
+    await this.ended;
+    closeFd(this.epoll);
+    this.stop.close();
+  }
+
+  private control(op: number, fd: number, events: number, token: number): number {
+    this.event.setUint32(0, events, true);
+    this.event.setUint32(4, token, true);
+    return syscall(SYS.epoll_ctl, this.epoll, op, fd, this.event);
+  }
+
+  private arm(token: number, { fd, events }: Entry): void {
+    if (this.control(EPOLL_CTL_MOD, fd, (events | EPOLLONESHOT) >>> 0, token) < 0) must(`Cannot watch descriptor ${fd}`, SYS.epoll_ctl, this.epoll, EPOLL_CTL_MOD, fd, this.event);
+  }
+
+  private forget(fd: number): void {
+    const result = this.control(EPOLL_CTL_DEL, fd, 0, 0);
+    if (result < 0 && result !== -E.ENOENT && result !== -E.EBADF) must(`Cannot stop watching descriptor ${fd}`, SYS.epoll_ctl, this.epoll, EPOLL_CTL_DEL, fd, this.event);
+  }
+
+  private heed(ready: ReadyMessage): void {
+    for (let i = 0; i < ready.length; i += 2) {
+      const token = ready[i]!, entry = this.entries.get(token);
+      if (entry !== undefined) this.hear(token, entry, ready[i + 1]!);
+    }
+  }
+
+  private hear(token: number, entry: Entry, ready: number): void {
     try {
       entry.handler(ready);
-      if (entries.get(token) === entry) arm(token, entry);
+      if (this.entries.get(token) === entry) this.arm(token, entry);
     } catch (error) {
-      setTimeout(() => rearm(token, entry), AGAIN_MS).unref();
-      failed(`heed descriptor ${entry.fd}`, error);
+      setTimeout(() => this.rearm(token, entry), AGAIN_MS).unref();
+      this.failed(`heed descriptor ${entry.fd}`, error);
     }
-  };
-  const rearm = (token: number, entry: Entry): void => {
+  }
+
+  private rearm(token: number, entry: Entry): void {
     try {
-      if (entries.get(token) === entry) arm(token, entry);
+      if (this.entries.get(token) === entry) this.arm(token, entry);
     } catch (error) {
-      failed("go on with a descriptor", error);
+      this.failed("go on with a descriptor", error);
     }
-  };
-
-  control(EPOLL_CTL_ADD, stop.fd, EPOLLIN, STOP_TOKEN);
-  const worker = new Worker(workerUrl("poller"));
-  const ended = new Promise<void>((resolve) => worker.addEventListener("close", () => resolve()));
-  worker.addEventListener("message", ({ data }: MessageEvent<ReadyMessage>) => {
-    for (let i = 0; i < data.length; i += 2) {
-      const token = data[i]!;
-      const entry = entries.get(token);
-      if (entry !== undefined) hear(token, entry, data[i + 1]!);
-    }
-  });
-  worker.addEventListener("error", (error) => {
-    // Without it no machine can be watched: the daemon must not go on as if nothing had happened.
-    throw new Error(`The poller's Worker failed: ${error.message}`);
-  });
-  worker.postMessage(epoll);
-  worker.unref();
-
-  /** Once: the numbers of its descriptors may be somebody else's afterwards. */
-  let closed: Promise<void> | null = null;
-  const close = async (): Promise<void> => {
-    entries.clear();
-    stop.signal();
-    await ended;
-    closeFd(epoll);
-    stop.close();
-  };
-
-  return {
-    watch(fd, events, handler) {
-      const token = ++tokens;
-      const entry: Entry = { fd, handler, events };
-      if (control(EPOLL_CTL_ADD, fd, (events | EPOLLONESHOT) >>> 0, token) < 0) must(`Cannot watch descriptor ${fd}`, SYS.epoll_ctl, epoll, EPOLL_CTL_ADD, fd, event);
-      entries.set(token, entry);
-      return {
-        modify(next) {
-          if (entries.get(token) !== entry || entry.events === next) return;
-          entry.events = next;
-          arm(token, entry);
-        },
-        close() {
-          if (!entries.delete(token)) return;
-          const result = control(EPOLL_CTL_DEL, fd, 0, 0);
-          if (result < 0 && result !== -E.ENOENT && result !== -E.EBADF) must(`Cannot stop watching descriptor ${fd}`, SYS.epoll_ctl, epoll, EPOLL_CTL_DEL, fd, event);
-        },
-      };
-    },
-    close: () => (closed ??= close()),
-  };
+  }
 }
