@@ -3,14 +3,11 @@ import { Elysia } from "elysia";
 import type { ImageService, PullCredentials } from "../host/images/service.ts";
 import { requiredBody } from "./body.ts";
 import type { ApiDeps } from "./deps.ts";
-import { describe, imageParam } from "./describe.ts";
 import { orThrow } from "./errors.ts";
-import { CreateImage, imageExample, imageView, LoadImage, TagImage } from "./images-schema.ts";
-import { describeQuery, noQuery, readQuery, tagsParam } from "./query.ts";
+import * as docs from "./images-docs.ts";
+import { CreateImage, imageView, LoadImage, TagImage } from "./images-schema.ts";
+import { noQuery, readQuery, tagsQuery } from "./query.ts";
 import { forgiveRepeat } from "./repeat.ts";
-
-const listQuery = { tags: tagsParam };
-const tag = "Images";
 
 export const imageRoutes = ({ images, live }: ApiDeps) =>
   new Elysia({ normalize: false, prefix: "/images" })
@@ -21,67 +18,27 @@ export const imageRoutes = ({ images, live }: ApiDeps) =>
       body: CreateImage,
       parse: requiredBody,
       beforeHandle: noQuery,
-      detail: describe({
-        tag,
-        operationId: "createImage",
-        summary: "Pull and convert an image",
-        description: "Answers at once; the pull goes on in the background, one for each digest however many ask. Poll `GET /images/{name}` until `ready` or `failed`.",
-        bodyExample: { name: "docker.io/library/nginx:latest" },
-        answers: { 202: { description: "Recorded; or ready already.", schema: "Image", example: { ...imageExample, status: "pulling", size_bytes: null, progress: { done_bytes: 1024, total_bytes: 70_000_000 } } } },
-        errors: ["platform.invalid", "registry.unauthorized", "registry.unreachable", "registry.protocol", "host.storage"],
-      }),
+      detail: docs.create,
     })
-    .get("/", ({ request }) => Response.json(images.list(readQuery(request, listQuery)).map(imageView)), {
-      detail: describe({
-        tag,
-        operationId: "listImages",
-        summary: "List images",
-        description: "All images on record, whatever their status.",
-        parameters: describeQuery(listQuery),
-        answers: { 200: { description: "The images.", schema: "Image", list: true, example: [imageExample] } },
-      }),
+    .get("/", ({ request }) => Response.json(images.list(readQuery(request, tagsQuery)).map(imageView)), {
+      detail: docs.list,
     })
     .get("/:name", ({ params }) => Response.json(imageView(orThrow(images.get(params.name)))), {
       beforeHandle: noQuery,
-      detail: describe({
-        tag,
-        operationId: "getImage",
-        summary: "Get an image",
-        description: "By any reference that Docker would take, or by digest; with its progress while it is being pulled.",
-        parameters: [imageParam],
-        answers: { 200: { description: "The image.", schema: "Image", example: imageExample } },
-        errors: ["image.not_found"],
-      }),
+      detail: docs.get,
     })
     .delete("/:name", async ({ params, request }) => {
       live.keep(request);
       return deleteImage(images, params.name, request);
     }, {
       beforeHandle: noQuery,
-      detail: describe({
-        tag,
-        operationId: "deleteImage",
-        summary: "Delete an image",
-        description: "Refused while an instance uses it.",
-        parameters: [imageParam],
-        answers: { 204: { description: "Deleted." } },
-        errors: ["image.not_found", "image.in_use"],
-      }),
+      detail: docs.remove,
     })
     .post("/:name/tag", ({ params, body }) => Response.json(imageView(orThrow(images.tag(params.name, body.target))), { status: 200 }), {
       body: TagImage,
       parse: requiredBody,
       beforeHandle: noQuery,
-      detail: describe({
-        tag,
-        operationId: "tagImage",
-        summary: "Tag an image",
-        description: "Creates or moves a local tag; nothing is pulled.",
-        parameters: [imageParam],
-        bodyExample: { target: "docker.io/library/nginx:stable" },
-        answers: { 200: { description: "The image under its new tag.", schema: "Image", example: { ...imageExample, name: "docker.io/library/nginx:stable" } } },
-        errors: ["image.not_found", "image.not_ready"],
-      }),
+      detail: docs.addTag,
     })
     .post("/load", async ({ body, request }) => {
       live.keep(request);
@@ -90,15 +47,7 @@ export const imageRoutes = ({ images, live }: ApiDeps) =>
       body: LoadImage,
       parse: requiredBody,
       beforeHandle: noQuery,
-      detail: describe({
-        tag,
-        operationId: "loadImage",
-        summary: "Load an image from the daemon's host",
-        description: "From an OCI layout folder or a `docker save` tar. An extension of Dormouse.",
-        bodyExample: { path: "/var/tmp/nginx.tar", name: "nginx:local" },
-        answers: { 202: { description: "Recorded; it is converted in the background.", schema: "Image", example: { ...imageExample, status: "converting" } } },
-        errors: ["image.convert_failed", "host.storage"],
-      }),
+      detail: docs.load,
     });
 
 function pullRequest(body: CreateImage) {

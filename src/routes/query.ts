@@ -72,6 +72,8 @@ export const tagsParam: Param<Record<string, string>> = {
   deep: true,
   read: () => ({}),
 };
+/** Of lists that nothing else filters. */
+export const tagsQuery = { tags: tagsParam };
 
 /** Reads the whole query of `request` by `params`; an unknown or repeated parameter is refused by name. */
 export function readQuery<T extends object>(request: Request, params: Params<T>): T {
