@@ -144,8 +144,7 @@ export class Api {
 
   images = () => this.json<Image[]>("GET", "/images");
   image = (name: string) => this.json<Image>("GET", `/images/${enc(name)}`);
-  pull = (name: string, credentials?: Credentials, platform?: string) =>
-    this.json<Image>("POST", "/images", { body: { name, credentials, platform } });
+  pull = (name: string, credentials?: Credentials) => this.json<Image>("POST", "/images", { body: { name, credentials } });
   /** `path` is one of the daemon's host. */
   load = (path: string, name?: string) => this.json<Image>("POST", "/images/load", { body: { path, name } });
   removeImage = (name: string) => this.nothing("DELETE", `/images/${enc(name)}`);
@@ -156,7 +155,7 @@ export class Api {
   createIngress = (body: IngressCreate) => this.json<Ingress>("POST", "/ingresses", { body });
   removeIngress = (ref: string) => this.nothing("DELETE", `/ingresses/${enc(ref)}`);
 
-  instances = (query: Query = {}) => this.json<Instance[]>("GET", "/instances", { query });
+  instances = () => this.json<Instance[]>("GET", "/instances");
   instance = (ref: string) => this.json<Instance>("GET", `/instances/${enc(ref)}`);
   create = (body: InstanceCreate) => this.json<Instance>("POST", "/instances", { body });
   start = (ref: string) => this.json<Instance>("POST", `/instances/${enc(ref)}/start`, { body: {} });

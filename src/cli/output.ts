@@ -44,7 +44,8 @@ export function table(head: readonly string[], rows: readonly (readonly string[]
 }
 
 /** The start of a long reason, for a table; `inspect` has all of it. */
-export const shorten = (text: string, length = 60): string => (text.length <= length ? text : `${text.slice(0, length - 1)}…`);
+export const shorten = (text: string): string => (text.length <= REASON_LENGTH ? text : `${text.slice(0, REASON_LENGTH - 1)}…`);
+const REASON_LENGTH = 60;
 
 /** Text from elsewhere (names, messages of guests and registries) on one line, unable to move a terminal's cursor. */
 export const plain = (text: string): string =>
@@ -73,4 +74,4 @@ export function span(ms: number): string {
 }
 
 /** `3 minutes ago` for an RFC 3339 time. */
-export const ago = (time: string, now = Date.now()): string => `${span(now - Date.parse(time))} ago`;
+export const ago = (time: string): string => `${span(Date.now() - Date.parse(time))} ago`;

@@ -14,8 +14,8 @@ export class Inotify {
   private readonly buffer = new DataView(new ArrayBuffer(16 * 1024));
 
   /** Watches a file. The answer names it in events; the same file has the same one. */
-  add(path: string, mask = IN_MODIFY | IN_MOVE_SELF | IN_DELETE_SELF): number {
-    return must(`Cannot watch ${path}`, SYS.inotify_add_watch, this.fd, cstring(path), mask);
+  add(path: string): number {
+    return must(`Cannot watch ${path}`, SYS.inotify_add_watch, this.fd, cstring(path), IN_MODIFY | IN_MOVE_SELF | IN_DELETE_SELF);
   }
 
   /** Ends a watch; one that the kernel has ended already (the file is gone) is fine. */

@@ -68,8 +68,8 @@ export class Mapping {
     return toArrayBuffer((this.address + offset) as Pointer, 0, length);
   }
 
-  bytes(offset = 0, length = this.length - offset): Uint8Array {
-    return new Uint8Array(this.buffer(offset, length));
+  bytes(): Uint8Array {
+    return new Uint8Array(this.buffer());
   }
 
   close(): void {

@@ -10,6 +10,8 @@ import { must, syscall } from "./syscall.ts";
 const FLAGS = SOCKET.SOCK_NONBLOCK | SOCKET.SOCK_CLOEXEC;
 /** SCM_MAX_FD of the kernel is 253; nothing of ours sends near as many. */
 const MAX_FDS = 64;
+/** A daemon connects, and the next one: more at once never do. */
+const BACKLOG = 8;
 const CONTROL_SIZE = cmsghdr.size + MAX_FDS * 4;
 const O_PATH = 0o10000000, O_DIRECTORY = 0o200000;
 
@@ -24,10 +26,10 @@ export const streamPair = (): [number, number] => socketPair(SOCKET.SOCK_STREAM)
 export const packetPair = (): [number, number] => socketPair(SOCKET.SOCK_SEQPACKET);
 
 /** Binds and listens at `path`, which must not exist. Mode is what umask leaves. */
-export function listenSeqpacket(path: string, backlog = 8): number {
+export function listenSeqpacket(path: string): number {
   return withSocket(path, (fd, address) => {
     must(`Cannot bind a socket to ${path}`, SYS.bind, fd, address, address.length);
-    must(`Cannot listen on ${path}`, SYS.listen, fd, backlog);
+    must(`Cannot listen on ${path}`, SYS.listen, fd, BACKLOG);
   });
 }
 

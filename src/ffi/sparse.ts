@@ -13,10 +13,10 @@ const COPY_MAX = 1 << 30; // copy_file_range(2) takes at most 2 GiB less a page 
  * Copies `from` to the new file `to`. True where the two share their blocks, which costs nothing; false where the data
  * was copied, holes kept. Blocks for as long as that takes: use it on files whose data is small.
  */
-export function cloneFile(from: string, to: string, mode = 0o600): boolean {
+export function cloneFile(from: string, to: string): boolean {
   const source = openFd(from, O_RDONLY);
   try {
-    const target = openFd(to, O_RDWR | O_CREAT | O_EXCL, mode);
+    const target = openFd(to, O_RDWR | O_CREAT | O_EXCL, 0o600);
     try {
       const result = syscall(SYS.ioctl, target, FICLONE, source);
       if (result === 0) return true;

@@ -12,7 +12,7 @@ interface RuleRow {
 }
 
 export class Records {
-  constructor(private readonly db: Database, private readonly now: () => number = Date.now) {}
+  constructor(private readonly db: Database) {}
 
   /** Oldest first. */
   list(): Ingress[] {
@@ -41,7 +41,7 @@ export class Records {
   }
 
   insert(id: string, { name, tags, rules }: CreateIngress): Ingress {
-    const createdAt = this.now();
+    const createdAt = Date.now();
     this.db.transaction(() => {
       this.db.query("INSERT INTO ingresses VALUES (?, ?, ?, ?)").run(id, name, JSON.stringify(tags), createdAt);
       rules.forEach((rule, position) =>

@@ -46,7 +46,7 @@ export class Records {
   private readonly listeners = new Set<(instance: Instance) => void>();
 
   /** `failed` hears what a listener throws: what is committed is committed, whoever can't bear the news. */
-  constructor(private readonly db: Database, private readonly failed: (error: unknown) => void = rethrow, private readonly now: () => number = Date.now) {}
+  constructor(private readonly db: Database, private readonly failed: (error: unknown) => void = rethrow) {}
 
   subscribe(listener: (instance: Instance) => void): () => void {
     this.listeners.add(listener);
@@ -55,13 +55,13 @@ export class Records {
 
   /** Records it as Created. `instance.already_exists` where the name is taken. */
   insert(id: string, request: CreateInstance, imageDigest: string): Res<Instance> {
-    const at = this.now();
+    const at = Date.now();
     return this.db.transaction(() => this.insertFree(id, request, imageDigest, at)).immediate().map(() => this.changed(id));
   }
 
   /** As insert(), for one that is nothing yet: unless kept() comes, it is deleted, by the next daemon if need be. */
   insertForming(id: string, request: CreateInstance, imageDigest: string): Res<Instance> {
-    const at = this.now();
+    const at = Date.now();
     return this.db.transaction(() => this.insertFree(id, request, imageDigest, at).map(() => this.markRemoving(id))).immediate().map(() => this.changed(id));
   }
 
@@ -92,7 +92,7 @@ export class Records {
 
   find(id: string): Instance | null {
     const row = this.db.query<Row, [string]>(`${SELECT} WHERE i.id = ?`).get(id);
-    return row === null ? null : decodeRow(row, this.now());
+    return row === null ? null : decodeRow(row, Date.now());
   }
 
   /** As idOf(). */
@@ -115,7 +115,7 @@ export class Records {
       ? this.db.query<Row, []>(`${SELECT} ORDER BY i.created_at, i.id`).all()
       : this.db.query<Row, [string]>(`${SELECT} WHERE i.state = ? ORDER BY i.created_at, i.id`).all(filter.state);
     const wanted = Object.entries(filter.tags ?? {});
-    return rows.map((row) => decodeRow(row, this.now())).filter((one) => wanted.every(([key, value]) => one.tags[key] === value));
+    return rows.map((row) => decodeRow(row, Date.now())).filter((one) => wanted.every(([key, value]) => one.tags[key] === value));
   }
 
   /**
@@ -148,7 +148,7 @@ export class Records {
 
   private hop(id: string, from: InstanceState, to: InstanceState, reason: string | null): void {
     if (!canHop(from, to)) throw new Error(`instance ${id} can't go from ${from} to ${to}`);
-    const at = this.now();
+    const at = Date.now();
     this.db.query("UPDATE instances SET state = ? WHERE id = ?").run(to, id);
     this.db.query("INSERT INTO instance_transitions (instance_id, from_state, to_state, at, reason) VALUES (?, ?, ?, ?, ?)").run(id, from, to, at, reason);
     // A clock that was set back must not make a phase negative.

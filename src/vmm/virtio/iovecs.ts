@@ -44,10 +44,9 @@ export class Iovecs {
     return this.address + entry * IOVEC_SIZE;
   }
 
-  /** Copies `count` entries within the arena, or from another one. */
-  move(to: number, from: number, count: number, source: Iovecs = this): void {
-    if (source === this) this.words.copyWithin(to * 4, from * 4, (from + count) * 4);
-    else this.words.set(source.words.subarray(from * 4, (from + count) * 4), to * 4);
+  /** Copies `count` entries within the arena. */
+  move(to: number, from: number, count: number): void {
+    this.words.copyWithin(to * 4, from * 4, (from + count) * 4);
   }
 
   /**

@@ -28,8 +28,9 @@ export interface Port {
  */
 export class SinkPort implements Port {
   readonly waiting = false;
+  readonly console = true;
   wake = (): void => {};
-  constructor(readonly name: string, private readonly sink: LogSink, readonly console = true) {}
+  constructor(readonly name: string, private readonly sink: LogSink) {}
 
   output(queue: Queue): void {
     if (queue.readCount > 0) this.sink.writev(queue.arena.at(queue.firstRead), queue.readCount, queue.readBytes);
