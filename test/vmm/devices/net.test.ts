@@ -6,7 +6,7 @@ import { Epoll } from "../../../src/ffi/epoll.ts";
 import { closeFd, O_RDONLY, openFd, tryRead, tryWrite } from "../../../src/ffi/fd.ts";
 import { packetPair } from "../../../src/ffi/socket.ts";
 import { must, syscall } from "../../../src/ffi/syscall.ts";
-import { openTapDevice } from "../../../src/ffi/tun.ts";
+import { attachFilter, openTapDevice } from "../../../src/ffi/tun.ts";
 import { NetDevice } from "../../../src/vmm/devices/net/device.ts";
 import { TokenBucket } from "../../../src/vmm/devices/token-bucket.ts";
 import { Driver } from "../driver.ts";
@@ -212,12 +212,7 @@ function sockaddr(address: readonly number[], port = 0): Uint8Array {
   return new Uint8Array([AF_INET, 0, port >> 8, port & 0xff, ...address, 0, 0, 0, 0, 0, 0, 0, 0]);
 }
 
-function ifreq(name: string, rest: Uint8Array): Uint8Array {
-  const bytes = new Uint8Array(40);
-  bytes.set(Buffer.from(name));
-  bytes.set(rest, 16);
-  return bytes;
-}
+const ifreq = (name: string, rest: Uint8Array): Uint8Array => Buffer.concat([Buffer.from(name.padEnd(16, "\0")), rest], 40);
 
 /** A TAP at 10.9.0.1/24 with 10.9.0.2 behind it, and a UDP socket at port 700, in a namespace that lives as long as they do. */
 function tapRig(): { tap: number; socket: number } {
@@ -261,6 +256,15 @@ test("UDP goes both ways through a real TAP, checksums left to the other side", 
   let n = -E.EAGAIN;
   d.run(() => (n = syscall(SYS.recvfrom, socket, text, 16, 0, 0, 0)) !== -E.EAGAIN);
   expect(Buffer.from(text.slice(0, n)).toString()).toBe("pong");
+});
+
+test("who hears again hears all: the filter that a daemon had put on the TAP is off", () => {
+  const { tap, socket } = tapRig(), { d, device } = rig(tap), take = receiver(d, 100, 1536), got: Uint8Array[] = [];
+  device.gate(true, false);
+  attachFilter(tap, new Uint8Array([6, 0, 0, 0, 0, 0, 0, 0])); // BPF_RET 0: nothing passes
+  device.gate(false, false);
+  must("Cannot send", SYS.sendto, socket, Buffer.from("ping"), 4, 0, sockaddr([10, 9, 0, 2], 800), 16);
+  d.run(() => got.push(...take().filter(isUdp)) > 0);
 });
 
 test("a frame whose header makes no sense is dropped", () => {

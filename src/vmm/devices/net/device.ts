@@ -5,7 +5,8 @@ import { SYS } from "../../../ffi/abi/syscalls.ts";
 import { VIRTIO_ID } from "../../../ffi/abi/virtio_ids.ts";
 import { VIRTIO_NET, virtio_net_config, virtio_net_hdr_mrg_rxbuf } from "../../../ffi/abi/virtio_net.ts";
 import { EPOLLIN, type Epoll } from "../../../ffi/epoll.ts";
-import { syscall } from "../../../ffi/syscall.ts";
+import { syscall, SysError } from "../../../ffi/syscall.ts";
+import { detachFilter } from "../../../ffi/tun.ts";
 import { bits, hasBit, RareLog, type Device, type DeviceContext, type Log } from "../../virtio/device.ts";
 import type { Queue } from "../../virtio/queue.ts";
 import type { TokenBucket } from "../token-bucket.ts";
@@ -92,6 +93,7 @@ export class NetDevice implements Device {
 
   /** `deaf`: nothing is read from the TAP, what comes waits in it. `mute`: the guest's frames wait in its queue. */
   gate(deaf: boolean, mute: boolean): void {
+    if (this.deaf && !deaf) dropFilter(this.fd);
     this.deaf = deaf;
     this.mute = mute;
     if (deaf) this.arm(false);
@@ -214,3 +216,12 @@ const FIXED_FEATURES = bits(
   VIRTIO_NET.VIRTIO_NET_F_CSUM, VIRTIO_NET.VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET.VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET.VIRTIO_NET_F_HOST_ECN,
   VIRTIO_NET.VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET.VIRTIO_NET_F_MAC, VIRTIO_NET.VIRTIO_NET_F_STATUS, VIRTIO_NET.VIRTIO_NET_F_MTU,
 );
+
+/** Whoever listened for knocks while the guest heard nothing may have died over that. What is no TAP has no filter. */
+function dropFilter(fd: number): void {
+  try {
+    detachFilter(fd);
+  } catch (error) {
+    if (!(error instanceof SysError)) throw error;
+  }
+}
