@@ -2,8 +2,9 @@
 import { resolve } from "node:path";
 import type { Command } from "commander";
 import type { Image } from "./api.ts";
-import { apiCommand, apiOf, show, wantsJson } from "./command.ts";
-import { ago, bytes, print, printJson, shorten, table } from "./output.ts";
+import { apiCommand, apiOf, show } from "./command.ts";
+import { each } from "./each.ts";
+import { ago, bytes, shorten, table } from "./output.ts";
 import { pullImage, settle } from "./pull.ts";
 
 export function addImageCommands(program: Command): void {
@@ -31,11 +32,10 @@ export function addImageCommands(program: Command): void {
     });
 
   apiCommand(program, "rmi <image...>", "Remove images")
-    .action(async (names: string[], _: unknown, command: Command) => {
-      const api = apiOf(command);
-      for (const name of names) await api.removeImage(name).then(() => wantsJson(command) || print(name));
-      if (wantsJson(command)) printJson(names);
-    });
+    .action((names: string[], _: unknown, command: Command) => each(names, command, async (api, name) => {
+      await api.removeImage(name);
+      return name;
+    }));
 }
 
 const shortDigest = (digest: string): string => digest.replace(/^sha256:/, "").slice(0, 12);

@@ -25,7 +25,9 @@ export function addInspectCommands(program: Command): void {
       for (const name of names) found.push(await api.instance(name).catch((cause: unknown) => orImage(cause, () => api.image(name))));
       printJson(found);
     });
+}
 
+export function addServerCommands(program: Command): void {
   apiCommand(program, "df", "Show what images, instances, snapshots and sleep take on disk")
     .action(async (_: unknown, command: Command) => {
       show(command, await apiOf(command).usage(), usageTable);

@@ -62,7 +62,7 @@ describe("lists", () => {
     const loaded = api.images.list().find(({ status }) => status !== "ready" && status !== "failed");
     if (loaded !== undefined) api.images.add(loaded.name, { status: "ready" });
     expect(await loading.ended).toMatchObject({ status: 0, out: expect.stringContaining("mine:1") });
-    expect((await cli(["rmi", NGINX])).out).toBe(`${NGINX}\n`);
+    expect(await cli(["rmi", "nosuch:1", NGINX])).toMatchObject({ status: 1, out: `${NGINX}\n`, err: expect.stringContaining("nosuch") });
     expect(await cli(["rmi", NGINX])).toMatchObject({ status: 1, err: expect.stringContaining("Cannot") });
   });
 
@@ -100,6 +100,13 @@ describe("errors", () => {
       expect([args, status]).toEqual([args, 125]);
       expect(err).toStartWith("dormouse: ");
     }
+  });
+
+  test("help groups the commands, and knows each", async () => {
+    const { status, out } = await cli(["help"]);
+    expect(status).toBe(0);
+    expect(out.match(/^\S.*:$/gm)).toEqual(["Options:", "Instances:", "Sleep, forks and snapshots:", "Images:", "Ingress:", "Daemon and host:"]);
+    expect((await cli(["help", "standby"])).out).toStartWith("Usage: dormouse standby [options] <instance...>\n");
   });
 
   test("wrong usage says where the right one is told", async () => {
