@@ -77,13 +77,13 @@ export const ingressView = ({ id, name, createdAt, rules, tags }: Ingress) => ({
 
 export const createIngressExample = {
   name: "sites",
-  rules: [{ match: { hostname: "{instance}.example.com" }, target: { instance: "{instance}", port: 8080 } }],
+  rules: [{ match: { hostname: "{instance}.example.com" }, target: { instance: "{instance}", port: 80 } }],
   tags: { team: "web" },
 };
 export const ingressExample = {
   id: "tz4a98xxat96iws9zmbrgj3a",
   name: "sites",
   created_at: "2026-01-02T03:04:05.000Z",
-  rules: [{ match: { hostname: "{instance}.example.com", port: 80 }, target: { instance: "{instance}", port: 8080 }, tls: false, redirect_http: false }],
+  rules: [{ match: { hostname: "{instance}.example.com", port: 80 }, target: { instance: "{instance}", port: 80 }, tls: false, redirect_http: false }],
   tags: { team: "web" },
 };

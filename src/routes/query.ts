@@ -7,6 +7,7 @@ import { bad } from "./errors.ts";
 export interface Param<T> {
   readonly schema: TSchema | Record<string, unknown>;
   readonly description: string;
+  /** Stands in the form of the documentation's page before anybody has typed: a filter has none, or it would hide all that is there. */
   readonly example?: unknown;
   /** Present where `name[key]=value` repeats into a record. */
   readonly deep?: true;
@@ -47,10 +48,12 @@ export function choiceParam<const V extends string, F extends V | undefined | nu
   values: readonly V[],
   fallback: F,
   description: string,
+  example?: V,
 ): Param<F extends undefined ? V | undefined : V> {
   return {
     schema: { type: "string", enum: [...values], ...(typeof fallback === "string" ? { default: fallback } : {}) },
     description,
+    ...(example === undefined ? {} : { example }),
     ...(fallback === null ? { required: true as const } : {}),
     read: (text, name) => {
       const found = values.find((value) => value === text) ?? (text === undefined || text === "" ? fallback : null);
@@ -60,15 +63,15 @@ export function choiceParam<const V extends string, F extends V | undefined | nu
   };
 }
 
-export function textParam<T>(description: string, example: string, read: (text: string | undefined, name: string) => T): Param<T> {
+export function textParam<T>(description: string, example: string | undefined, read: (text: string | undefined, name: string) => T): Param<T> {
   return { schema: { type: "string" }, description, example, read };
 }
 
 /** `tags[team]=backend&tags[env]=staging`; all must match. */
 export const tagsParam: Param<Record<string, string>> = {
   schema: { type: "object", additionalProperties: { type: "string" } },
-  description: "Only what has all of these tags: `tags[team]=backend&tags[env]=staging`.",
-  example: { team: "backend" },
+  description: "Only what has all of these tags: `tags[team]=backend&tags[env]=staging`; as JSON, `{\"team\": \"backend\"}`.",
+  example: {},
   deep: true,
   read: () => ({}),
 };

@@ -68,6 +68,12 @@ describe("GET /swagger/json", () => {
     const of = (status: string) => Object.keys(document.paths["/instances/{id}/standby"]!["post"]!.responses[status]!.content!["application/json"]!.examples!);
     expect([of("409"), of("500")]).toEqual([["invalid_state", "conflict", "ambiguous"], ["host_storage", "host_process", "internal_error"]]);
   });
+  test("forms of lists begin without a filter, so that what is there is listed", () => {
+    const lists = operations.filter(([name]) => /^GET \/[a-z]+$/.test(name) && !name.endsWith("/health"));
+    const begun = lists.flatMap(([name, { parameters }]) => parameters.map((one) => `${name} ${one.name}: ${JSON.stringify((one as { example?: unknown }).example)}`));
+    expect(begun.length).toBeGreaterThan(5);
+    expect(begun.filter((one) => !/: (undefined|\{\})$/.test(one))).toEqual([]);
+  });
   test("answers are as described", async () => {
     api.images.add("nginx");
     const { id } = await api.client.instances.create({ name: "web", image: "nginx", tags: { a: "b" } });

@@ -25,7 +25,7 @@ export const stopQuery = {
   }),
 };
 export const waitQuery = {
-  state: choiceParam(INSTANCE_STATES, null, "State to wait for."),
+  state: choiceParam(INSTANCE_STATES, null, "State to wait for.", "Running"),
   timeout: textParam("Go duration; 60s by default, capped at 5m.", "30s", (text, name) =>
     text === undefined || text === "" ? WAIT_DEFAULT_MS : orThrow(parseDuration(text, name)),
   ),

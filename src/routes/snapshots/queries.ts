@@ -7,7 +7,7 @@ const given = (text: string | undefined) => text || undefined;
 
 export const listQuery = {
   kind: choiceParam(KINDS, undefined, "Only snapshots of this kind."),
-  name: textParam("Only snapshots of exactly this name.", "before-upgrade", given),
-  source_instance_id: textParam("Only snapshots of this instance: its id, also once it is deleted, or while it is there its name or a prefix of the id.", "tz4a98xxat96iws9zmbrgj3a", given),
+  name: textParam("Only snapshots of exactly this name, such as `before-upgrade`.", undefined, given),
+  source_instance_id: textParam("Only snapshots of this instance: its id, also once it is deleted, or while it is there its name or a prefix of the id.", undefined, given),
   tags: tagsParam,
 };
