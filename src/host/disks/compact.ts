@@ -57,6 +57,10 @@ export class Compactor {
   private forget(): void {
     const now = Date.now(), due = this.stale.filter(({ at }) => now - at >= GRACE_MS);
     this.stale = this.stale.filter((one) => !due.includes(one));
-    for (const { files } of due) drop(this.trash, files);
+    try {
+      for (const { files } of due) drop(this.trash, files);
+    } catch (error) {
+      this.options.failed(error); // the next start sweeps them
+    }
   }
 }

@@ -87,7 +87,7 @@ export class Disks implements DiskService {
       }
       records.dropUnused();
     });
-    await sweep(this.options.dataDir, records);
+    await sweep(this.options.dataDir, records, this.options.trash);
     const boot = bootId();
     if (records.boot !== boot) {
       for (const map of this.paths.maps()) if (await exists(map)) await revert(map);

@@ -12,6 +12,8 @@ const SEEK_DATA = 3, SEEK_HOLE = 4; // linux/fs.h
 const FALLOC_FL_KEEP_SIZE = 1, FALLOC_FL_PUNCH_HOLE = 2; // linux/falloc.h
 /** Of a map, and of data: little enough to stay out of others' way. */
 const CHUNK = 64 * 1024, COPY = 1 << 20;
+/** Most of a file that is freed in one call, which holds up everybody. */
+const PUNCH = 64 << 20;
 
 /** `upper`'s map and data are sealed, and so are `lower`'s afterwards. */
 export async function mergeInto(lower: DiskLayer, upper: DiskLayer): Promise<void> {
@@ -79,7 +81,7 @@ function* runs(bits: Uint8Array): Generator<[number, number]> {
 async function copy(from: FileHandle, to: FileHandle, start: number, end: number): Promise<void> {
   for (let at = start; at < end; ) {
     const data = seek(from, at, SEEK_DATA, end);
-    if (data > at) punch(to, at, data - at);
+    if (data > at) await punch(to, at, data - at);
     const hole = data < end ? seek(from, data, SEEK_HOLE, end) : end;
     for (let done = data; done < hole; done += COPY) {
       const bytes = await part(from, done, Math.min(COPY, hole - done));
@@ -97,7 +99,10 @@ function seek(file: FileHandle, offset: number, whence: number, end: number): nu
   return Math.min(found, end);
 }
 
-function punch(file: FileHandle, offset: number, length: number): void {
-  const result = syscall(SYS.fallocate, file.fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, offset, length);
-  if (result < 0) throw new SysError("Cannot make a hole in a layer", -result);
+async function punch(file: FileHandle, offset: number, length: number): Promise<void> {
+  for (let done = 0; done < length; done += PUNCH) {
+    const result = syscall(SYS.fallocate, file.fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, offset + done, Math.min(PUNCH, length - done));
+    if (result < 0) throw new SysError("Cannot make a hole in a layer", -result);
+    await new Promise(setImmediate); // others' turn
+  }
 }
