@@ -50,7 +50,10 @@ export function sleepParts(ctx: Context): SleepParts {
     timers: new TimerStore(db), clock: systemClock, logger,
   });
   // Whoever came, woke, or got another policy is looked at anew.
-  ctx.records.subscribe(({ autoStandby }) => { if (autoStandby?.enabled === true) auto.kick(); });
+  ctx.records.subscribe(({ id, autoStandby }) => {
+    if (autoStandby?.enabled === true) auto.kick();
+    else auto.switchedOff(id);
+  });
   const schedules = new Schedules({
     db, stateOf: (id) => ctx.records.find(id)?.state ?? null,
     createSnapshot: (id, kind, name, tags) => createSnapshot(ctx, id, { kind, name, tags }),

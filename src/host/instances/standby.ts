@@ -42,8 +42,8 @@ async function standbyNow(ctx: Context, id: string, options: StandbyOptions, ask
   if (wrong !== null || machine === undefined)
     return fail("instance.invalid_state", `Cannot put instance ${instance.name} to sleep: ${wrong === null ? "its monitor has gone" : `it is ${wrong}`}`, { details: { state: instance.state } });
   const inUse = options.force ? null : await visitors(ctx, instance, asked);
-  if (signal?.aborted) return err(calledOff(instance, "its reason has gone"));
   if (inUse !== null) return err(calledOff(instance, inUse));
+  if (signal?.aborted) return err(calledOff(instance, "its reason has gone"));
   ctx.note(id, "going to sleep");
   const saved = await save(ctx, instance, machine, { heedful: true, deaf: () => listenEarly(ctx, id) });
   if (saved.isErr()) return stayAwake(ctx, id, saved.error);

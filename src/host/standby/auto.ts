@@ -56,6 +56,11 @@ export class AutoStandby {
     this.rounds.in(0);
   }
 
+  /** Its policy is not enabled (any more): a standby that was asked for by it is called off. */
+  switchedOff(id: string): void {
+    this.attempts.get(id)?.controller.abort();
+  }
+
   /** Looks no more. What was asked for already goes on, and is whoever's it was asked of. */
   close(): void {
     this.rounds.stop();

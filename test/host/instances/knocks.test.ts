@@ -277,3 +277,14 @@ test("what waited for a guest whose place a snapshot takes wakes nobody", async 
   knock(lease);
   await until("it to be awake", () => stateOf(fixture, "one") === "Running");
 });
+
+for (const change of [null, policy(true)])
+  test(`a policy that is ${change === null ? "removed" : "disabled"} calls off the standby that it has asked for`, async () => {
+    const deaf = Promise.withResolvers<void>();
+    fixture = await open(undefined, { network: looked(), onStep: (at) => { if (at === "deaf") deaf.resolve(); } });
+    await running(fixture, "one", ["save-slowly", "60000"], { network: true, autoStandby: { ...policy(true), enabled: true, idleTimeoutMs: 1 } });
+    await deaf.promise;
+    (await fixture.instances.update("one", { autoStandby: change }))._unsafeUnwrap();
+    await until("the standby to be over", () => fixture.logged.some((line) => line.includes("auto_standby.called_off") && line.includes("its reason has gone")));
+    expect({ state: stateOf(fixture, "one"), left: entries(fixture, "memory"), hears: hears("one") }).toEqual({ state: "Running", left: [], hears: true });
+  });
