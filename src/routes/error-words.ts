@@ -47,7 +47,7 @@ export const ERROR_WORDS: Readonly<Record<ErrorCode, Words>> = {
   "host.kvm_missing": words("the host has no KVM; `dormouse doctor` says what to do", "Cannot start a virtual machine: /dev/kvm is missing"),
   "host.kvm_unable": words("the host's KVM can't run kernels; `dormouse doctor` says what to do", "Cannot start a virtual machine: this KVM is not complete"),
   "host.network": words("the host's kernel refused a change of its network", "Cannot set up dormouse-1: it disappeared while it was being made"),
-  "host.storage": words("a file or the database can't be written, mostly because the disk is full; nothing half-made stays", "Cannot take a snapshot of instance web: the disk is full"),
+  "host.storage": words("a file or the database can't be written, mostly because the disk is full; nothing half-made stays", "Cannot save instance web: Cannot save the machine: cannot write guest memory: ENOSPC; the disk is full: free some space; `dormouse df` shows what takes it"),
   "host.process": words("a monitor can't be started, or does not answer", "Cannot start the monitor: it ended at once; the vmm log may say why"),
   internal: words("a bug, or the daemon is stopping; its log has all of it", "Cannot answer this request: an internal error, which the daemon's log has in full."),
 };

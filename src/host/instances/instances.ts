@@ -14,7 +14,7 @@ import { sleepParts, sleepServiceOf, type SleepParts } from "./sleep.ts";
 import { start } from "./start.ts";
 import { obstacle } from "./states.ts";
 import { stop } from "./stop.ts";
-import { isStorage } from "./storage.ts";
+import { isStorage, withRemedy } from "./storage.ts";
 import { wait } from "./wait.ts";
 
 export { instanceMigrations } from "./migrations.ts";
@@ -60,9 +60,9 @@ const serviceOf = (ctx: Context, parts: SleepParts): InstanceService => ({
   close: () => close(ctx, parts),
 });
 
-/** What a verb throws (the database, mostly: a full disk) as the error that it is. */
+/** What a verb throws (the database, mostly: a full disk) as the error that it is; a full disk says what to do. */
 const guarded = <T>(what: string, verb: () => AsyncRes<T>): AsyncRes<T> =>
-  ResultAsync.fromPromise((async () => verb())(), (cause) => wrap(isStorage(cause) ? "host.storage" : "internal", `Cannot ${what}`, cause)).andThen((result) => result);
+  ResultAsync.fromPromise((async () => verb())(), (cause) => wrap(isStorage(cause) ? "host.storage" : "internal", `Cannot ${what}`, cause)).andThen((result) => result).mapErr(withRemedy);
 
 function stats(ctx: Context, ref: string): AsyncRes<InstanceStats> {
   return ctx.records.get(ref).asyncAndThen((instance) => {

@@ -8,3 +8,12 @@ const REFUSALS = /\b(ENOSPC|EDQUOT|EFBIG|EIO|EROFS)\b/;
 /** Whether the disk is full, or fails. */
 export const isStorage = (error: unknown): boolean =>
   error instanceof SQLiteError || (error instanceof DormouseError && error.code === "host.storage") || REFUSALS.test(messageOf(error));
+
+const FULL = /\b(ENOSPC|EDQUOT)\b|database or disk is full/;
+const REMEDY = "the disk is full: free some space; `dormouse df` shows what takes it";
+
+/** With what to do, where a full disk is named by its errno or in the database's words only. */
+export function withRemedy(error: DormouseError): DormouseError {
+  if (error.code !== "host.storage" || !FULL.test(error.message) || error.message.includes("the disk is full")) return error;
+  return new DormouseError(error.code, `${error.message}; ${REMEDY}`, { cause: error, ...(error.details === undefined ? {} : { details: error.details }) });
+}

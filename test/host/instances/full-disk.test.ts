@@ -63,7 +63,7 @@ test("standby with any little room: Running as before, or asleep whole; and the 
     const slept = await withRoom(pages, () => fixture.instances.standby("one"));
     seen.push(slept.isOk() ? "done" : slept.error.code);
     expect({ pages, state: stateOf(fixture, "one"), monitors: monitorsIn(fixture.root).length }).toEqual(slept.isOk() ? { pages, state: "Standby", monitors: 0 } : { pages, state: "Running", monitors: 1 });
-    if (slept.isErr()) expect({ pages, code: slept.error.code, left: generations(fixture) }).toEqual({ pages, code: "host.storage", left: kept });
+    if (slept.isErr()) expect({ pages, code: slept.error.code, message: slept.error.message, left: generations(fixture) }).toEqual({ pages, code: "host.storage", message: expect.stringMatching(/^Cannot .*; the disk is full: free some space/), left: kept });
     if (slept.isOk()) expect((await fixture.instances.restore("one"))._unsafeUnwrap().state).toBe("Running");
   }
   expect(new Set(seen)).toEqual(new Set(["host.storage", "done"]));
