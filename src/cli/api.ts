@@ -27,7 +27,7 @@ export interface AutoStandbyStatus {
   readonly active_inbound_connections: number;
   readonly idle_timeout?: string | null;
   readonly idle_since?: string | null;
-  readonly countdown_remaining?: string | null;
+  readonly next_standby_at?: string | null;
   readonly hold_until?: string | null;
 }
 

@@ -74,4 +74,11 @@ export function span(ms: number): string {
 }
 
 /** `3 minutes ago` for an RFC 3339 time. */
-export const ago = (time: string): string => `${span(Date.now() - Date.parse(time))} ago`;
+export const ago = (time: string, now = Date.now()): string => `${span(now - Date.parse(time))} ago`;
+
+/** What is left until an RFC 3339 time, to the second, as durations are given: `4m59s`. */
+export function left(time: string, now = Date.now()): string {
+  const seconds = Math.max(0, Math.ceil((Date.parse(time) - now) / 1000));
+  const parts = [[Math.floor(seconds / 3600), "h"], [Math.floor(seconds / 60) % 60, "m"], [seconds % 60, "s"]] as const;
+  return parts.filter(([count]) => count > 0).map(([count, unit]) => `${count}${unit}`).join("") || "0s";
+}

@@ -1,6 +1,6 @@
 // How sleeping, forks and snapshots read.
 import type { AutoStandbyStatus, Instance, Schedule, Snapshot } from "./api.ts";
-import { ago, bytes, plain, shorten, span, table } from "./output.ts";
+import { ago, bytes, left, plain, shorten, table } from "./output.ts";
 
 /** What a fork prints: its id, as `run -d` does. */
 export const forkLine = ({ id }: Instance): string => id;
@@ -26,8 +26,8 @@ export function status(now: AutoStandbyStatus): string {
     ["connections", String(now.active_inbound_connections)],
     ["idle time", now.idle_timeout],
     ["idle since", now.idle_since && ago(now.idle_since)],
-    ["sleeps in", now.countdown_remaining],
-    ["held for", now.hold_until && span(Date.parse(now.hold_until) - Date.now())],
+    ["sleeps in", now.next_standby_at && left(now.next_standby_at)],
+    ["held for", now.hold_until && left(now.hold_until)],
   ];
   return table(["WHAT", "NOW"], rows.filter((row): row is [string, string] => typeof row[1] === "string"));
 }
@@ -45,14 +45,14 @@ function compressed({ compression_state, compression_error, compression }: Snaps
   return compression_state === "none" || compression_state === undefined ? "" : `${compression?.algorithm ?? ""} ${compression_state}`.trim();
 }
 
-export function schedule(one: Schedule): string {
+export function schedule(one: Schedule, now = Date.now()): string {
   const { max_count, max_age } = one.retention;
   const rows = [
     ["every", one.interval],
-    ["keeps", [max_count === undefined ? "" : `${max_count} at most`, max_age === undefined ? "" : `${max_age} at most`].filter(Boolean).join(", ")],
+    ["keeps", [max_count === undefined ? "" : `the newest ${max_count}`, max_age === undefined ? "" : `none older than ${max_age}`].filter(Boolean).join(", ")],
     ...(one.name_prefix ? [["names", `${one.name_prefix}-…`]] : []),
-    ["next", one.next_run_at],
-    ["last", one.last_run_at ?? "never"],
+    ["next", `in ${left(one.next_run_at, now)}`],
+    ["last", one.last_run_at == null ? "never" : ago(one.last_run_at, now)],
     ...(one.last_error ? [["failed", plain(one.last_error)]] : []),
   ];
   return table(["WHAT", "IS"], rows);

@@ -2,7 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { environment, memorySize, portMapping } from "../../src/cli/command.ts";
 import { normalize, registryOf } from "../../src/cli/credentials.ts";
 import { usageTable } from "../../src/cli/inspect.ts";
-import { bytes, plain, span, table } from "../../src/cli/output.ts";
+import { bytes, left, plain, span, table } from "../../src/cli/output.ts";
 import { makeName } from "../../src/cli/run.ts";
 import { describePorts, describeState } from "../../src/cli/states.ts";
 import { DetachFilter } from "../../src/cli/terminal.ts";
@@ -58,6 +58,11 @@ describe("what people read", () => {
   test("bytes() and span() choose readable units", () => {
     expect([0, 999, 1000, 1_234_000, 142_300_000, 1_050_000_000, 999_600].map(bytes)).toEqual(["0B", "999B", "1.00KB", "1.23MB", "142MB", "1.05GB", "1.00MB"]);
     expect([0, 1000, 59_999, 60_000, 3_600_000, 86_400_000 * 3, -5].map(span)).toEqual(["less than a second", "1 second", "59 seconds", "1 minute", "1 hour", "3 days", "less than a second"]);
+  });
+
+  test("left() counts down to the second", () => {
+    const now = Date.parse("2026-01-01T00:00:00Z");
+    expect(["2026-01-01T00:04:58.961Z", "2026-01-01T01:00:00Z", "2026-01-02T01:02:03Z", "2026-01-01T00:00:00Z", "2025-01-01T00:00:00Z"].map((time) => left(time, now))).toEqual(["4m59s", "1h", "25h2m3s", "0s", "0s"]);
   });
 
   test("describeState() tells how long, and how it ended", () => {
