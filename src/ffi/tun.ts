@@ -51,6 +51,16 @@ export function tapName(fd: number): string {
   return Buffer.from(bytes.subarray(0, bytes.indexOf(0))).toString();
 }
 
+/** False once the device was removed from the host, whoever has it open. */
+export function isTapThere(fd: number): boolean {
+  try {
+    return tapName(fd) !== "";
+  } catch (error) {
+    if (error instanceof SysError && error.errno === E.EBADFD) return false;
+    throw error;
+  }
+}
+
 /** Has the kernel drop the frames for which the classic BPF program (one `struct sock_filter` after another) returns 0. Replaces the one before. */
 export function attachFilter(fd: number, program: Uint8Array): void {
   const fprog = new DataView(new ArrayBuffer(sock_fprog.size));

@@ -64,9 +64,15 @@ async function listen(ctx: Context, id: string): Promise<Res<void>> {
   if (instance === null || instance.state !== "Standby" || lease === null) return ok();
   const closed = await ctx.taps.open(lease).andThen(() => ctx.deps.network.setClosed(id, !wakes(instance)));
   if (closed.isErr()) return err(closed.error);
-  if (wakes(instance)) ctx.taps.listen(id, { onKnock: () => knock(ctx, id), onGone: () => ctx.note(id, "no packet will wake it any more: its link was removed", "warn") });
+  if (wakes(instance)) ctx.taps.listen(id, { onKnock: () => knock(ctx, id), onGone: () => linkAnew(ctx, id) });
   else ctx.taps.quiet(id);
   return ok();
+}
+
+function linkAnew(ctx: Context, id: string): void {
+  if (ctx.closing) return;
+  ctx.note(id, "its link was removed from the host: making it anew", "warn");
+  void eventually(ctx, `make the link of instance ${id} anew`, () => ctx.lanes.run(id, "listen", () => listen(ctx, id)));
 }
 
 function knock(ctx: Context, id: string): void {

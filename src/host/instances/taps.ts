@@ -3,6 +3,7 @@
 import { okAsync } from "neverthrow";
 import type { AsyncRes } from "../../errors.ts";
 import { closeFd } from "../../ffi/fd.ts";
+import { isTapThere } from "../../ffi/tun.ts";
 import { Doorbell, type Visit } from "../network/doorbell.ts";
 import type { Lease, NetworkService } from "../network/service.ts";
 import type { Poller } from "../poller.ts";
@@ -14,10 +15,12 @@ export class Taps {
 
   constructor(private readonly network: Pick<NetworkService, "openTap" | "adoptTap" | "lease">, private readonly poller: Poller) {}
 
-  /** The instance's TAP, opened where it is not held yet. It stays ours. */
+  /** The instance's TAP, opened where it is not held yet, or was removed from the host meanwhile. It stays ours. */
   open(lease: Lease): AsyncRes<number> {
     const there = this.held.get(lease.instanceId);
-    return there === undefined ? this.network.openTap(lease).map((fd) => this.keep(lease, fd)) : okAsync(there.fd);
+    if (there !== undefined && isTapThere(there.fd)) return okAsync(there.fd);
+    this.close(lease.instanceId);
+    return this.network.openTap(lease).map((fd) => this.keep(lease, fd));
   }
 
   /** Takes over the descriptor that a monitor handed back. */

@@ -271,7 +271,6 @@ test("what waited for a guest whose place a snapshot takes wakes nobody", async 
   const { id } = await running(fixture, "one", ["serve"], WAKING), lease = leaseOf("one");
   (await fixture.instances.createSnapshot("one", { kind: "Standby", name: "kept", tags: {} }))._unsafeUnwrap();
   send(lease, packet(TCP, "192.0.2.77", lease.ip, segment(FLAGS.ACK))); // of a connection that it has; the stand-in reads nothing
-  expect(isReadable(taps.get(id)!)).toBe(true);
   expect((await fixture.instances.restoreSnapshot("one", "kept", "Standby"))._unsafeUnwrap().state).toBe("Standby");
   expect({ waits: isReadable(taps.get(id)!), hears: hears("one") }).toEqual({ waits: false, hears: false });
   knock(lease);
@@ -287,4 +286,15 @@ for (const change of [null, policy(true)])
     (await fixture.instances.update("one", { autoStandby: change }))._unsafeUnwrap();
     await until("the standby to be over", () => fixture.logged.some((line) => line.includes("auto_standby.called_off") && line.includes("its reason has gone")));
     expect({ state: stateOf(fixture, "one"), left: entries(fixture, "memory"), hears: hears("one") }).toEqual({ state: "Running", left: [], hears: true });
+  });
+
+for (const [how, change] of [["wakes by packet", WAKING], ["does not", SILENT]] as const)
+  test(`a link that somebody removes under a sleeper that ${how} is made anew, at the latest as it wakes`, async () => {
+    fixture = await open(undefined, { network: looked() });
+    await asleep(fixture, "one", ["serve"], change);
+    const lease = leaseOf("one");
+    run("ip", "link", "del", lease.tap);
+    if (change === WAKING) await until("it to be awake", () => run("ip", "-br", "link").includes(lease.tap) && (knock(lease), stateOf(fixture, "one") === "Running"));
+    else (await fixture.instances.restore("one"))._unsafeUnwrap();
+    expect(hears("one")).toBe(true);
   });
