@@ -137,7 +137,8 @@ void port_ack(const char *id, bool ok) {
   struct buffer pairs = {0};
   pair_put(&pairs, "id", id);
   pair_put(&pairs, "ok", ok ? "1" : "0");
-  if (!ok) pair_put(&pairs, "error", failure);
+  if (ok) pair_put_number(&pairs, "realtime_ns", realtime_ns());
+  else pair_put(&pairs, "error", failure);
   put(ACK, &pairs);
 }
 

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/timex.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -33,13 +34,13 @@ int requests_start(void) {
 
 // The pairs of any request.
 struct request {
-  const char *id, *signal, *grace_ms, *realtime_ns, *seed, *hostname, *ip, *gateway, *mac;
+  const char *id, *signal, *grace_ms, *realtime_ns, *offset_ns, *seed, *hostname, *ip, *gateway, *mac;
 };
 
 static int parse(struct request *request, char *payload, size_t n) {
   const struct { const char *key; const char **at; } keys[] = {
     {"id", &request->id}, {"signal", &request->signal}, {"grace_ms", &request->grace_ms}, {"realtime_ns", &request->realtime_ns},
-    {"seed", &request->seed}, {"hostname", &request->hostname}, {"ip", &request->ip}, {"gateway", &request->gateway}, {"mac", &request->mac},
+    {"offset_ns", &request->offset_ns}, {"seed", &request->seed}, {"hostname", &request->hostname}, {"ip", &request->ip}, {"gateway", &request->gateway}, {"mac", &request->mac},
   };
   struct pair_reader reader = {payload, payload + n};
   char *key, *value;
@@ -188,6 +189,15 @@ static int set_clock(const char *text) {
   return clock_settime(CLOCK_REALTIME, &now) < 0 ? fail("Cannot set the clock") : 0;
 }
 
+// By how much, and not to when: it is as right however late the request is heard.
+static int shift_clock(const char *text) {
+  long long ns;
+  if (parse_number("offset_ns", text, -INT64_MAX, INT64_MAX, &ns) < 0) return -1;
+  long long down = ns % NS_PER_S < 0;  // the kernel wants the fraction to be positive
+  struct timex shift = {.modes = ADJ_SETOFFSET | ADJ_NANO, .time = {.tv_sec = ns / NS_PER_S - down, .tv_usec = ns % NS_PER_S + down * NS_PER_S}};
+  return adjtimex(&shift) < 0 ? fail("Cannot shift the clock") : 0;
+}
+
 static int reseed(const char *hex) {
   struct { struct rand_pool_info info; uint8_t bytes[SEED_MAX]; } seed;
   size_t n = strlen(hex) / 2;
@@ -201,7 +211,9 @@ static int reseed(const char *hex) {
 }
 
 static void wake(const struct request *request) {
-  if ((request->realtime_ns && set_clock(request->realtime_ns) < 0) || (request->seed && reseed(request->seed) < 0)) return port_ack(request->id, false);
+  bool bad = (request->realtime_ns && set_clock(request->realtime_ns) < 0) || (request->offset_ns && shift_clock(request->offset_ns) < 0) ||
+             (request->seed && reseed(request->seed) < 0);
+  if (bad) return port_ack(request->id, false);
   if (request->hostname && sethostname(request->hostname, strlen(request->hostname)) < 0) {
     fail("Cannot set the host name");
     return port_ack(request->id, false);

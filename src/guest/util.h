@@ -44,3 +44,4 @@ int set_nonblocking(int fd);
 void close_fd(int *fd);
 
 uint64_t now_ms(void);
+long long realtime_ns(void);

@@ -3,7 +3,9 @@ import { EPOLLIN, TimerFd, type Epoll } from "../ffi/epoll.ts";
 import { randomHex } from "../ffi/random.ts";
 import { encodePairs, pairValue, type Pair } from "../pairs.ts";
 
-interface Pending { readonly what: string; readonly timer: TimerFd; readonly done: (error: string | null) => void }
+/** Hears null and the pairs of the acknowledgement, or why there was none; once. */
+type Answered = (error: string | null, answer: readonly Pair[]) => void;
+interface Pending { readonly what: string; readonly timer: TimerFd; readonly done: Answered }
 
 /** One request after another; an answer to an older one, or of a guest that was saved before, is nobody's. */
 export class Agent {
@@ -15,11 +17,11 @@ export class Agent {
   /** `send` puts a frame on the control port; false where the guest has left too many unread. */
   constructor(private readonly epoll: Epoll, private readonly send: (type: number, payload: Uint8Array) => boolean) {}
 
-  /** `done` hears null once the guest has acknowledged, or why it did not; once. Returns a function that gives up waiting. */
-  request(type: number, what: string, pairs: readonly Pair[], timeoutMs: number, done: (error: string | null) => void): () => void {
+  /** Returns a function that gives up waiting. */
+  request(type: number, what: string, pairs: readonly Pair[], timeoutMs: number, done: Answered): () => void {
     const id = `${this.prefix}-${++this.count}`;
     if (!this.send(type, encodePairs([["id", id], ...pairs]))) {
-      done(`the guest does not read what it is told (${what})`);
+      done(`the guest does not read what it is told (${what})`, []);
       return () => {};
     }
     const timer = new TimerFd();
@@ -34,16 +36,16 @@ export class Agent {
     const id = pairValue(pairs, "id") ?? "", pending = this.pending.get(id);
     if (pending === undefined) return;
     const refusal = pairValue(pairs, "error") ?? "without a reason";
-    this.settle(id, pairValue(pairs, "ok") === "1" ? null : `the guest refused to ${pending.what}: ${refusal.slice(0, MAX_REASON)}`);
+    this.settle(id, pairValue(pairs, "ok") === "1" ? null : `the guest refused to ${pending.what}: ${refusal.slice(0, MAX_REASON)}`, pairs);
   }
 
-  private settle(id: string, error: string | null): void {
+  private settle(id: string, error: string | null, answer: readonly Pair[] = []): void {
     const pending = this.pending.get(id);
     if (pending === undefined) return;
     this.pending.delete(id);
     this.epoll.remove(pending.timer.fd);
     pending.timer.close();
-    pending.done(error);
+    pending.done(error, answer);
   }
 }
 

@@ -20,7 +20,7 @@ import { GuestMemory } from "./memory.ts";
 import type { PciFunction } from "./pci.ts";
 import { Discarded } from "./snapshot/discarded.ts";
 import { checkCpu, load } from "./snapshot/load.ts";
-import { wakePairs } from "./snapshot/wake.ts";
+import { realtimeNs, wakePairs } from "./snapshot/wake.ts";
 import type { TransportState } from "./virtio/transport.ts";
 
 const MEMORY_BYTES = 2 ** 20, DISK_BYTES = 2 ** 16, TSC_KHZ = 1_000_000;
@@ -50,7 +50,7 @@ export function rehearse(kvmFd: number): void {
     second.shutGates();
     const refused = second.restore(loaded.machine.devices);
     stage.bus.restore(loaded.machine.board.bars);
-    encodePairs(wakePairs({ hostname: ID, ip: "192.0.2.1", gateway: "192.0.2.2", mac: MAC }));
+    encodePairs(wakePairs({ hostname: ID, ip: "192.0.2.1", gateway: "192.0.2.2", mac: MAC }, realtimeNs()));
     second.close();
     if (refused !== null) throw new Error(`Cannot rehearse a restore: ${refused}`);
   } finally {

@@ -5,18 +5,19 @@ import type { Guest } from "./guest.ts";
 import { Frame, type SaveParams, type SaveResult, type VmmStatus, type WakeIdentity } from "./protocol.ts";
 import type { Record } from "./record.ts";
 import { Save } from "./snapshot/save.ts";
-import { timePairs, wakePairs } from "./snapshot/wake.ts";
+import { ClockOffset } from "./snapshot/clock.ts";
+import { realtimeNs, wakePairs } from "./snapshot/wake.ts";
 
 /** Before it acknowledges a thaw, a woken guest writes files; its disk may be slow. */
 const THAW_TIMEOUT_MS = 30_000;
 
 /**
  * A guest's clock is behind by the way of what it was told. The first word waits until the guest runs at all, which takes long where much
- * of its memory must be read or its instructions are emulated: it is told again until the time between word and answer says that it can't
- * be off by more than this, or so often. If the second answer took long too, that is what a word takes here: half of it is added to the next.
+ * of its memory must be read or its instructions are emulated. Where it may be off by more than this, it is asked the time until the answers
+ * say as well as that what to take from its clock, or so often: on a host that is overloaded, each is on its way for half a second.
  */
-const CLOCK_OFF_MS = 20;
-const CLOCK_TELLINGS = 5;
+const CLOCK_OFF_NS = 20_000_000n;
+const CLOCK_QUESTIONS = 8;
 
 /**
  * `gated`: restored, it runs with its gates shut and its workload frozen. `thawing`: it runs, its workload does not yet;
@@ -31,7 +32,8 @@ export interface SleepHost {
   deaf(): void;
 }
 
-interface Telling { readonly nth: number; readonly aheadMs: number }
+/** Of a WAKE: what the guest is to do, and what it is told for that. */
+type Word = readonly [what: string, pairs: readonly Pair[]];
 type Settle<T> = (result: T | null, error: string) => void;
 
 export class Sleep {
@@ -40,8 +42,8 @@ export class Sleep {
   /** Those who asked that the guest runs on. */
   private waiting: Settle<VmmStatus>[] = [];
 
-  /** `now`: milliseconds of any clock that only goes on. */
-  constructor(private readonly guest: Guest, private readonly host: SleepHost, private readonly now: () => number = () => performance.now()) {}
+  /** `now`: the time of day in nanoseconds. */
+  constructor(private readonly guest: Guest, private readonly host: SleepHost, private readonly now: () => bigint = realtimeNs) {}
 
   pause(done: () => void): void {
     if (this.state !== "awake" && this.state !== "paused") throw new Error(`Cannot pause the guest: it is ${this.state}`);
@@ -104,20 +106,20 @@ export class Sleep {
   wake(identity: WakeIdentity, deadlineMs: number, running: () => void, done: (error: string | null) => void): void {
     const { machine, devices } = this.guest;
     this.state = "gated";
-    if (devices.agent) this.tell("be who it is", wakePairs(identity), { nth: 1, aheadMs: 0 }, deadlineMs, done);
+    if (devices.agent) this.setClock(["be who it is", wakePairs(identity, this.now())], deadlineMs, done);
     machine.resume();
     running();
     if (!devices.agent) done(null);
   }
 
-  /** `aheadMs`: by how much the time among the pairs is later than it is. */
-  private tell(what: string, pairs: readonly Pair[], { nth, aheadMs }: Telling, deadlineMs: number, done: (error: string | null) => void): void {
-    const asked = this.now();
-    this.guest.agent.request(Frame.WAKE, what, pairs, deadlineMs, (error) => {
-      const wayMs = this.now() - asked; // set at some moment of it, so the clock is ahead by at most aheadMs, or behind by what is left
-      if (error !== null || nth === CLOCK_TELLINGS || Math.max(aheadMs, wayMs - aheadMs) <= CLOCK_OFF_MS) return done(error);
-      const next = { nth: nth + 1, aheadMs: nth === 1 ? 0 : wayMs / 2 };
-      this.tell("set its clock", timePairs(next.aheadMs), next, deadlineMs, done);
+  /** A first word that sets the clock, and what it takes until that is right or can't be told better. `known`: by answers before this, the nth. */
+  private setClock([what, pairs]: Word, deadlineMs: number, done: (error: string | null) => void, known: ClockOffset | null = null, nth = 1): void {
+    const { agent } = this.guest, asked = this.now();
+    agent.request(Frame.WAKE, what, pairs, deadlineMs, (error, answer) => {
+      const offset = ClockOffset.heard(answer, asked, this.now())?.and(known) ?? null;
+      if (error !== null || offset === null || offset.worst <= CLOCK_OFF_NS) return done(error);
+      if (offset.doubt > CLOCK_OFF_NS && nth < CLOCK_QUESTIONS) return this.setClock(["say the time", []], deadlineMs, done, offset, nth + 1);
+      agent.request(Frame.WAKE, "shift its clock", [["offset_ns", String(-offset.middle)]], deadlineMs, done);
     });
   }
 

@@ -165,7 +165,13 @@ test("freeze stops the workload, thaw lets it go on, sync and wake are acknowled
   expect(machine.output).toBe(seen);
   machine.request(Frame.WAKE, ["id", "w1"], ["realtime_ns", "4100000000000000000"], ["seed", randomBytes(64).toString("hex")],
     ["hostname", "newname"], ["ip", "10.9.0.8"], ["gateway", "10.9.0.2"], ["mac", "02:00:00:00:00:08"]);
-  expect(await machine.ack("w1")).toEqual(new Map([["id", "w1"], ["ok", "1"]]));
+  // Each answer tells the time. A clock that is shifted is set by nothing else.
+  const set = await machine.ack("w1");
+  expect([...set.keys()]).toEqual(["id", "ok", "realtime_ns"]);
+  for (const [id, offset_ns] of [["w2", "100000000000000001"], ["w3", "-1"]] as const) machine.request(Frame.WAKE, ["id", id], ["offset_ns", offset_ns]);
+  const shifted = BigInt((await machine.ack("w3")).get("realtime_ns")!) - BigInt(set.get("realtime_ns")!) - 100_000_000_000_000_000n;
+  expect(shifted).toBeGreaterThanOrEqual(0n);
+  expect(shifted).toBeLessThan(100_000_000_000n);
   machine.request(Frame.THAW, ["id", "t1"]);
   expect((await machine.ack("t1")).get("ok")).toBe("1");
   await machine.ended();
@@ -179,6 +185,8 @@ test("a bad wake is refused with its reason, and the workload stays", async () =
   await machine.state("running");
   machine.request(Frame.WAKE, ["id", "a"], ["seed", "xyz"]);
   expect((await machine.ack("a")).get("error")).toContain("seed");
+  machine.request(Frame.WAKE, ["id", "c"], ["offset_ns", "1e9"]);
+  expect((await machine.ack("c")).get("error")).toContain("offset_ns");
   machine.request(Frame.WAKE, ["id", "b"], ["ip", "10.0.0.1"], ["gateway", "10.0.0.2"]);
   expect((await machine.ack("b")).get("error")).toContain("no interface eth0");
   machine.request(Frame.SHUTDOWN, ["signal", "9"], ["grace_ms", "1000"]);

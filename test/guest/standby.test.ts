@@ -93,8 +93,8 @@ async function cycle(sleepers: readonly Sleeper[], number: number): Promise<void
   await Promise.all(sleepers.map(fallAsleep));
   if (number % EVERY === DEATH_ASLEEP) await restartDaemon();
   if (number % EVERY === MERGED) await merged();
-  // One after the other: what a guest is told the time is as late as it hears it, and wakes that share emulated processors are late for each other.
-  for (const one of sleepers) await wake(one);
+  // Together, on processors that they share: each hears late what it is told, and its clock must be right all the same.
+  await Promise.all(sleepers.map(wake));
   if (number % EVERY === DEATH_AWAKE) await restartDaemon();
   await Promise.all(sleepers.map(({ soak }, i) => soak.goesOnFrom(before[i]!)));
   if (number % EVERY === MERGED) await Promise.all(sleepers.map(checked));

@@ -72,8 +72,8 @@ function sleeper() {
   const record = new Record(() => {});
   record.booted();
   record.running();
-  const clock = { ms: 0 };
-  const sleep = new Sleep(guest, { epoll, pagemapFd: -1, record, deaf: note("deaf") }, () => clock.ms);
+  const clock = { ns: 1_700_000_000_000_000_000n };
+  const sleep = new Sleep(guest, { epoll, pagemapFd: -1, record, deaf: note("deaf") }, () => clock.ns);
   const errors: string[] = [];
   const save = () => sleep.saveTo({ id: "g", base: null }, { machine: -1, memory: -1 }, (_result, error) => void errors.push(error));
   return { epoll, sleep, sent, ack, done, record, errors, save, clock };
@@ -104,14 +104,14 @@ test("cancelSave() ends the wait for the freeze at once", () => {
 });
 
 test("a woken guest answers after it has said who it is; its gates open before its workload is let go", () => {
-  const { sent, ack, done, sleep, record } = sleeper();
+  const { sent, ack, done, sleep, record, clock } = sleeper();
   const heard: (string | null)[] = [], released: string[] = [];
   record.restored(1, 2);
   sleep.wake({ hostname: "box", ip: "10.0.0.2", gateway: "10.0.0.1" }, 60_000, () => void done.push("running"), (error) => void heard.push(error));
   const wake = new Map(sent[0]!.pairs);
   expect([...wake.keys()]).toEqual(["id", "realtime_ns", "seed", "hostname", "ip", "gateway"]);
   expect(wake.get("seed")).toMatch(/^[0-9a-f]{128}$/);
-  expect(Math.abs(Number(wake.get("realtime_ns")) / 1e6 - Date.now())).toBeLessThan(60_000);
+  expect(wake.get("realtime_ns")).toBe(String(clock.ns));
   expect(heard).toEqual([]);
   expect(sleep.refusal(null)).toContain("it is gated");
   ack(0, ["ok", "1"]);
@@ -123,22 +123,48 @@ test("a woken guest answers after it has said who it is; its gates open before i
   expect(released).toEqual(["running"]);
 });
 
-test("a guest whose answers take long is told the time again, from the third time on with the way added, until its clock can't be far off or it was told often enough", () => {
-  for (const [wayMs, expected] of [[20, 1], [21, 3], [40, 3], [41, 5], [20_000, 5]] as const) {
-    const { sent, ack, clock, sleep, record } = sleeper();
+/** A guest whose agent hears each word some time after it was said, and is heard some time after it has answered; those times in order. */
+function clockOf(ways: readonly (readonly [thereMs: number, backMs: number])[]) {
+  const { sent, ack, clock, sleep, record } = sleeper();
+  const heard: (string | null)[] = [];
+  let guestNs = 5n - clock.ns; // what its clock is ahead
+  record.restored(1, 2);
+  sleep.wake({ hostname: "box" }, 60_000, () => {}, (error) => void heard.push(error));
+  for (let i = 0; heard.length === 0; i++) {
+    const [thereMs, backMs] = ways[Math.min(i, ways.length - 1)]!, told = new Map(sent[i]!.pairs);
+    clock.ns += BigInt(thereMs) * 1_000_000n;
+    const set = told.get("realtime_ns"), shift = told.get("offset_ns");
+    if (set !== undefined) guestNs = BigInt(set) - clock.ns;
+    if (shift !== undefined) guestNs += BigInt(shift);
+    const answer: Pair = ["realtime_ns", String(clock.ns + guestNs)];
+    clock.ns += BigInt(backMs) * 1_000_000n;
+    ack(i, ["ok", "1"], answer);
+  }
+  expect(heard).toEqual([null]);
+  expect(sent.map(({ type }) => type)).toEqual(sent.map(() => Frame.WAKE));
+  return { offMs: Number(guestNs) / 1e6, words: sent.map(({ pairs }) => pairs.map(([key]) => key).at(-1)) };
+}
+
+test("a guest's clock is put right however long each word takes, and only as often as it must be asked", () => {
+  expect(clockOf([[20, 0]])).toEqual({ offMs: -20, words: ["hostname"] });
+  // Late for the first word, as a guest that has yet to run: its next answer says by how much.
+  expect(clockOf([[800, 1], [5, 5]])).toEqual({ offMs: -2, words: ["hostname", "id", "offset_ns"] });
+  // Now the ways there take long, now those back: no answer says enough, two of them do.
+  expect(clockOf([[800, 500], [1, 300], [300, 1], [999, 999]])).toEqual({ offMs: 0, words: ["hostname", "id", "id", "offset_ns"] });
+  // A shift that is late shifts as well as another.
+  expect(clockOf([[400, 400], [15, 25], [70_000, 0]]).offMs).toBe(5);
+  // Always slow: as right as can be told.
+  expect(clockOf([[100, 200]])).toEqual({ offMs: 50, words: ["hostname", ...Array<string>(7).fill("id"), "offset_ns"] });
+});
+
+test("a guest that says nothing of its clock, or no number, or any number, is asked no more than another", () => {
+  for (const [text, words] of [[null, 1], ["noon", 1], ["-1", 1], ["1e9", 1], ["0", 2], ["9".repeat(19), 2], ["9".repeat(20), 1]] as const) {
+    const { sent, ack, sleep, record } = sleeper();
     const heard: (string | null)[] = [];
     record.restored(1, 2);
     sleep.wake({ hostname: "box" }, 60_000, () => {}, (error) => void heard.push(error));
-    for (let i = 0; i < expected; i++) {
-      expect(heard).toEqual([]);
-      clock.ms += wayMs;
-      ack(i, ["ok", "1"]);
-    }
-    expect(heard).toEqual([null]);
-    expect(sent.map(({ type }) => type)).toEqual(sent.map(() => Frame.WAKE));
-    expect(sent.slice(1).map(({ pairs }) => pairs.map(([key]) => key))).toEqual(sent.slice(1).map(() => ["id", "realtime_ns"]));
-    const told = sent.map(({ pairs }) => BigInt(new Map(pairs).get("realtime_ns")!));
-    if (expected > 1) expect(told[2]! - told[1]!).toBeGreaterThanOrEqual(BigInt(wayMs) * 500_000n); // both read a clock that went on in between
+    for (let i = 0; heard.length === 0; i++) ack(i, ["ok", "1"], ...(text === null ? [] : [["realtime_ns", text] as const]));
+    expect({ text, words: sent.length }).toEqual({ text, words });
   }
 });
 

@@ -8,18 +8,16 @@ import type { WakeIdentity } from "../protocol.ts";
 const SEED_BYTES = 64;
 const CLOCK_REALTIME = 0;
 
-export function wakePairs({ hostname, ip, gateway, mac }: WakeIdentity): Pair[] {
+export function wakePairs({ hostname, ip, gateway, mac }: WakeIdentity, nowNs: bigint): Pair[] {
   const optional: (readonly [string, string | undefined])[] = [["ip", ip], ["gateway", gateway], ["mac", mac]];
   return [
-    ...timePairs(0), ["seed", randomHex(SEED_BYTES)], ["hostname", hostname],
+    ["realtime_ns", String(nowNs)], ["seed", randomHex(SEED_BYTES)], ["hostname", hostname],
     ...optional.filter((pair): pair is readonly [string, string] => pair[1] !== undefined),
   ];
 }
 
-/** The time that it will be in `aheadMs`. */
-export const timePairs = (aheadMs: number): Pair[] => [["realtime_ns", String(realtimeNs() + BigInt(Math.round(aheadMs * 1e6)))]];
-
-function realtimeNs(): bigint {
+/** The host's time of day. */
+export function realtimeNs(): bigint {
   const time = new BigInt64Array(2); // struct timespec
   must("Cannot read the clock", SYS.clock_gettime, CLOCK_REALTIME, time);
   return time[0]! * 1_000_000_000n + time[1]!;
