@@ -42,11 +42,11 @@ static void running(void) {
   agent_serve(agent);
 }
 
+// Whoever sees the path can connect to it: the socket listens before it gets its name.
 static int listen_at(const char *path) {
-  struct sockaddr_un address = {.sun_family = AF_UNIX};
+  struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "unnamed.sock"};
   int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  strcpy(address.sun_path, path);
-  if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, 128) < 0) {
+  if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, 128) < 0 || rename(address.sun_path, path) < 0) {
     fail("Cannot listen at %s", path);
     give_up();
   }
