@@ -11,36 +11,22 @@
 // it holds what came later. The target has no disk then, and nobody else refers to the layer.
 import type { Database } from "bun:sqlite";
 import { mkdirSync, statSync } from "node:fs";
-import { link, mkdir } from "node:fs/promises";
-import { createId } from "@paralleldrive/cuid2";
 import { err, ok, ResultAsync } from "neverthrow";
 import { fail, wrap, type AsyncRes, type DormouseError, type Res } from "../../errors.ts";
 import { bootId } from "../../ffi/process.ts";
 import type { Trash } from "../trash.ts";
 import { Compactor } from "./compact.ts";
-import { hasSmallBlocks } from "./ext4.ts";
-import { exists, makeTop, reflink, revert, seal, syncFolders } from "./files.ts";
-import { DiskPaths, requireAll, drop } from "./paths.ts";
-import { DiskRecords, type Top } from "./records.ts";
+import { exists, revert } from "./files.ts";
+import { DiskPaths, drop, requireAll } from "./paths.ts";
+import { Preparer } from "./prepare.ts";
+import { DiskRecords } from "./records.ts";
 import type { Clone, DiskLayer, DiskOwner, DiskService } from "./service.ts";
 import { sweep } from "./sweep.ts";
 
 export { diskMigrations } from "./migrations.ts";
 
-/** A monitor takes no more than 64, and the source of a clone needs one. */
-const MAX_DEPTH = 63;
 /** st_blocks counts in these, stat(2). */
 const STAT_BLOCK = 512;
-
-/** Files that are there, and what makes them somebody's disk. */
-interface Prepared {
-  readonly made: readonly string[];
-  readonly target: Top;
-  /** The source was never started and has no file yet: neither has a clone, nor a record that says so. */
-  readonly empty?: true;
-  /** Where the source's file becomes a layer. */
-  readonly source: { readonly before: Top; readonly after: Top & { readonly layer: string } } | null;
-}
 
 export interface DisksOptions {
   /** With `diskMigrations` applied. */
@@ -58,6 +44,7 @@ export interface DisksOptions {
 export class Disks implements DiskService {
   private readonly records: DiskRecords;
   private readonly paths: DiskPaths;
+  private readonly preparer: Preparer;
   private readonly compactor: Compactor;
   /** Sources of clones that are not finished, `kind/id`. */
   private readonly cloning = new Set<string>();
@@ -66,6 +53,7 @@ export class Disks implements DiskService {
   private constructor(private readonly options: DisksOptions) {
     this.records = new DiskRecords(options.db);
     this.paths = new DiskPaths(options.dataDir, this.records);
+    this.preparer = new Preparer(this.records, this.paths, options.trash, (name) => this.step(name));
     this.compactor = new Compactor(this.records, this.paths, options.trash, {
       quiet: () => this.cloning.size === 0 && this.exchanges === 0, failed: (error) => options.onError?.(error), step: (name) => this.step(name),
     });
@@ -119,14 +107,14 @@ export class Disks implements DiskService {
 
   private async begin(from: DiskOwner, to: DiskOwner): Promise<Clone> {
     const { records } = this;
-    const prepared = await this.prepare(from, to), { source, target, empty } = prepared;
+    const prepared = await this.preparer.prepare(from, to), { source, target, empty } = prepared;
     try {
       if (source !== null) records.transaction(() => {
         records.addLayer(source.after.layer, source.before.layer);
         records.openClone({ from, top: source.after });
       });
     } catch (error) {
-      this.discard(prepared.made);
+      this.preparer.discard(prepared.made);
       this.paths.dropFolder(to);
       throw error;
     }
@@ -160,7 +148,7 @@ export class Disks implements DiskService {
 
   private async exchange(from: DiskOwner, to: DiskOwner, also: () => void): Promise<void> {
     const { records } = this, old = records.top(to);
-    const prepared = await this.prepare(from, to), { source, target } = prepared;
+    const prepared = await this.preparer.prepare(from, to), { source, target } = prepared;
     let dropped: string[] = [];
     try {
       dropped = records.transaction(() => {
@@ -174,7 +162,7 @@ export class Disks implements DiskService {
         return records.dropUnused();
       });
     } catch (error) {
-      this.discard(prepared.made);
+      this.preparer.discard(prepared.made);
       throw error;
     }
     this.step("finished");
@@ -216,73 +204,7 @@ export class Disks implements DiskService {
     return files.flatMap(({ path, map }) => [path, map]).reduce((sum, path) => sum + (path === null ? 0 : (statSync(path, { throwIfNoEntry: false })?.blocks ?? 0) * STAT_BLOCK), 0);
   }
 
-  /** Makes all files that a clone needs. None of them is anybody's yet. */
-  private async prepare(from: DiskOwner, to: DiskOwner): Promise<Prepared> {
-    const source = this.records.top(from), own = this.paths.own(from, source), id = createId();
-    const copy: Top = { file: `upper.${id}`, layer: source.layer }, made: string[] = [];
-    if (this.records.find(from) === null && !(await exists(own!.path))) return { made, source: null, target: copy, empty: true };
-    try {
-      requireAll(this.paths.stack(from, source)); // or an empty disk would be made in its place at the next start
-      await mkdir(this.paths.folder(to), { recursive: true, mode: 0o700 });
-      if (own === null) return { made, source: null, target: await this.top(to, id, source.layer!, await this.size(from), made) };
-      if (await this.share(own, this.paths.own(to, copy)!, made)) return { made, source: null, target: copy };
-      return await this.split(from, source, to, id, made);
-    } catch (error) {
-      this.discard(made);
-      this.paths.dropFolder(to);
-      throw error;
-    }
-  }
-
-  private async share(from: DiskLayer, to: DiskLayer, made: string[]): Promise<boolean> {
-    made.push(to.path, ...(to.map === null ? [] : [to.map]));
-    if (!(await reflink(from.path, to.path))) return false;
-    this.step("reflinked");
-    if (from.map !== null && !(await reflink(from.map, to.map!))) throw new Error(`${from.map} can't be shared, and ${from.path} can`);
-    await seal(to);
-    await syncFolders(to.path);
-    this.step("shared");
-    return true;
-  }
-
-  /** The source's own file gets a second name as layer `id`, and both owners new files above it where they need any. */
-  private async split(from: DiskOwner, before: Top, to: DiskOwner, id: string, made: string[]): Promise<Prepared> {
-    if (this.records.chain(before.layer).length + 1 >= MAX_DEPTH)
-      throw new Error(`it has ${MAX_DEPTH} layers already, which is the limit; delete snapshots and forks that came from it, or put the data folder on a file system with reflinks (XFS, Btrfs)`);
-    const own = this.paths.own(from, before)!, layer = this.paths.layer(id, before.layer !== null), bytes = await this.size(from);
-    if (before.layer === null && hasSmallBlocks(own.path)) throw new Error("an earlier version made it with blocks below 4 KiB, and layers need that; put the data folder on a file system with reflinks (XFS, Btrfs)");
-    await seal(own);
-    this.step("sealed");
-    for (const [old, name] of [[own.path, layer.path], [own.map, layer.map]] as const) {
-      if (old === null || name === null) continue;
-      made.push(name);
-      await link(old, name);
-      this.step(`linked ${name === layer.path ? "file" : "map"}`);
-    }
-    const after = await this.top(from, id, id, bytes, made);
-    this.step("new top of the source");
-    const target = await this.top(to, id, id, bytes, made);
-    await syncFolders(layer.path);
-    this.step("new top of the target");
-    return { made, target, source: { before, after: { file: after.file, layer: id } } };
-  }
-
-  /** What an owner has over a layer: an instance an empty file, a snapshot nothing. */
-  private async top(owner: DiskOwner, id: string, layer: string, bytes: number, made: string[]): Promise<Top> {
-    if (owner.kind === "snapshot") return { file: null, layer };
-    const top: Top = { file: `upper.${id}`, layer }, own = this.paths.own(owner, top)!;
-    made.push(own.path, own.map!);
-    await makeTop(own, bytes);
-    await syncFolders(own.path);
-    return top;
-  }
-
-  private async size(owner: DiskOwner): Promise<number> { return Bun.file(this.paths.stack(owner, this.records.top(owner))[0]!.path).size; }
-
-  private drop(files: DiskLayer | null): void { drop(this.options.trash, files); }  /** Files that no row tells of. */
-  private discard(paths: readonly string[]): void {
-    for (const path of paths) this.options.trash.drop(path);
-  }
+  private drop(files: DiskLayer | null): void { drop(this.options.trash, files); }
 
   private attempt<T>(what: string, work: () => T): Res<T> {
     try {
