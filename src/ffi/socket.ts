@@ -103,8 +103,9 @@ export interface Packet { readonly bytes: Uint8Array; readonly fds: readonly num
 export function receivePacket(fd: number, buffer: Uint8Array): Packet | "again" | null {
   const message = messageHeader(buffer, new Uint8Array(CONTROL_SIZE));
   let received: number;
+  // A peer that ended before it had read all that it was sent shows first as ECONNRESET, once; its own last packets still come behind that.
   do received = syscall(SYS.recvmsg, fd, message.header, SOCKET.MSG_CMSG_CLOEXEC);
-  while (received === -E.EINTR);
+  while (received === -E.EINTR || received === -E.ECONNRESET);
   if (received === -E.EAGAIN) return "again";
   if (received < 0) return null;
   const fds = descriptorsIn(message.control, Number(message.header.getBigUint64(msghdr.at.msg_controllen, true)));

@@ -44,6 +44,17 @@ test("receivePacket() says again, end, and drops what does not fit with its desc
   expect(sendPacket(b, new Uint8Array(1))).toBe(-E.EPIPE);
 });
 
+test("receivePacket() hears the last words of a peer that ended without reading what it was sent", () => {
+  const [a, b] = own(packetPair());
+  sendPacket(a, Buffer.from("a question"));
+  sendPacket(b, Buffer.from("no"));
+  sendPacket(b, Buffer.from("farewell"));
+  closeFd(open.splice(open.indexOf(b), 1)[0]!);
+  expect(Buffer.from(received(a).bytes).toString()).toBe("no");
+  expect(Buffer.from(received(a).bytes).toString()).toBe("farewell");
+  expect(receivePacket(a, new Uint8Array(8))).toBeNull();
+});
+
 test("sendPacket() answers EAGAIN when the peer does not read, and EINVAL for too many descriptors", () => {
   const [a] = own(packetPair());
   let result = 0;
