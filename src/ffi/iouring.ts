@@ -48,7 +48,8 @@ export class IoUring {
     this.cqes = word(cq("cqes"));
     this.sqMask = words[word(sq("ring_mask"))]!;
     this.cqMask = words[word(cq("ring_mask"))]!;
-    for (let i = 0; i <= this.sqMask; i++) words[word(sq("array")) + i] = i; // entry n always stands at place n
+    const array = word(sq("array"));
+    for (let i = 0; i <= this.sqMask; i++) words[array + i] = i; // entry n always stands at place n
   }
 
   /** Null where the host has no io_uring or forbids it. Sizes are powers of two; completions are never lost for want of room. */
