@@ -1,6 +1,8 @@
-// The daemon's restore of a tiny guest of our own, on whatever KVM there is: from the HTTP request to the guest's first instruction, with
-// the monitor out of the pool and started for it. Instance domain, store, routes, pool and monitor are the real ones; image and network are not needed.
+// The daemon's restore of a tiny guest of our own, on whatever KVM there is: from the HTTP request until its vCPU is let go, by the clock that
+// monitor and bench share (a guest that begins with an access has made it 10 to 25 µs later); with the monitor out of the pool and started
+// for it. Instance domain, store, routes, pool and monitor are the real ones; image and network are not needed.
 import { join } from "node:path";
+import { monotonicMs } from "../src/ffi/clock.ts";
 import { Records } from "../src/host/instances/records.ts";
 import { openPoller } from "../src/host/poller.ts";
 import { openPool, spawning, type Monitors } from "../src/host/vmm/pool.ts";
@@ -17,11 +19,11 @@ import { figure, judged, percentile, say, type Metrics } from "./metric.ts";
 
 const ROUNDS = 25;
 const GOAL_POOL_MS = 5, GOAL_SPAWN_MS = 25;
-/** What a pool's monitor makes ahead takes about a tenth of it. */
+/** What a standby leaves in the background is over (a chain that is merged), and what a pool's monitor makes ahead. */
 const SETTLE_MS = 300;
 const COMMAND = [executable, "vmm"];
 
-interface Round { readonly firstInstruction: number; readonly whole: number }
+interface Round { readonly running: number; readonly whole: number }
 
 export async function run(): Promise<Metrics> {
   if ((await Bun.spawn([process.execPath, "build.ts"], { cwd: join(import.meta.dir, ".."), stdin: "ignore", stdout: "ignore", stderr: "inherit" }).exited) !== 0) throw new Error("the executable can't be built");
@@ -31,23 +33,22 @@ export async function run(): Promise<Metrics> {
   const fromPool = await rounds(dir.join("from-pool"), pool, () => until("a full pool", () => pool.idle === 2).then(() => Bun.sleep(SETTLE_MS)));
   pool.close();
   await poller.close();
-  const started = await rounds(dir.join("started"), spawning(COMMAND), async () => {});
+  const started = await rounds(dir.join("started"), spawning(COMMAND), () => Bun.sleep(SETTLE_MS));
   return {
-    pool_p50: judged(fromPool.map(({ firstInstruction }) => firstInstruction), "ms", "at most", GOAL_POOL_MS), pool_p99: { ...figure([percentile(fromPool.map(({ firstInstruction }) => firstInstruction), 99)], "ms"), runs: ROUNDS },
+    pool_p50: judged(fromPool.map(({ running }) => running), "ms", "at most", GOAL_POOL_MS), pool_p99: { ...figure([percentile(fromPool.map(({ running }) => running), 99)], "ms"), runs: ROUNDS },
     pool_whole_request: figure(fromPool.map(({ whole }) => whole), "ms"),
-    spawn_p50: judged(started.map(({ firstInstruction }) => firstInstruction), "ms", "at most", GOAL_SPAWN_MS), spawn_p99: { ...figure([percentile(started.map(({ firstInstruction }) => firstInstruction), 99)], "ms"), runs: ROUNDS },
+    spawn_p50: judged(started.map(({ running }) => running), "ms", "at most", GOAL_SPAWN_MS), spawn_p99: { ...figure([percentile(started.map(({ running }) => running), 99)], "ms"), runs: ROUNDS },
     spawn_whole_request: figure(started.map(({ whole }) => whole), "ms"),
   };
 }
 
 async function rounds(root: string, monitors: Monitors, ready: () => Promise<void>): Promise<Round[]> {
-  let woken = 0;
+  let runningAt = 0;
   const kernel = tinyGuest("ticker");
   const kernelPath = `/proc/${process.pid}/fd/${kernel.fd}`;
   const host = await open(root, {
     monitors, logger: createLogger("error", () => {}), artifacts: { kernelPath, initramfsPath: "/dev/null" },
-    // All vCPUs are on their way into the guest when the monitor answers.
-    onStep: (step) => { if (step === "acknowledged") woken = performance.now(); },
+    onRunning: (atMs) => { runningAt = atMs; },
   });
   await Bun.write(join(root, "rootfs"), new Uint8Array(2 ** 20));
   // These routes ask for nothing else.
@@ -65,11 +66,11 @@ async function rounds(root: string, monitors: Monitors, ready: () => Promise<voi
     for (let i = 0; i <= ROUNDS; i++) {
       await post("standby");
       await ready();
-      const asked = performance.now();
+      const asked = monotonicMs();
       await post("restore");
-      if (i > 0) found.push({ firstInstruction: woken - asked, whole: performance.now() - asked });
+      if (i > 0) found.push({ running: runningAt - asked, whole: monotonicMs() - asked });
     }
-    say(`${found.map(({ firstInstruction }) => firstInstruction.toFixed(1)).join(" ")} ms`);
+    say(`${found.map(({ running }) => running.toFixed(1)).join(" ")} ms`);
     return found;
   } finally {
     await host.instances.remove("tiny", { graceful: false });

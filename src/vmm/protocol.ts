@@ -66,17 +66,25 @@ export interface SaveResult {
 }
 
 /**
- * Parameters of `restore`: those of `boot` without what only a boot needs. Descriptors as there (`kvm`, `tap`, `disk0`…, logs, `status`),
- * and `machine0`, `memory0` for the newest generation, `machine1`, `memory1` for its base, and so on.
+ * Parameters of `load`: what the machine will be, and which generations it is made from, the newest first. Descriptors: `kvm`, `machine0` and
+ * `memory0` for the newest generation, `machine1` and `memory1` for its base, and so on.
  */
-export interface RestoreParams extends Omit<BootParams, "cmdline"> {
+export interface LoadParams extends Pick<BootParams, "memoryBytes" | "vcpus" | "xsave"> {
   readonly generations: readonly string[];
+}
+
+/** Parameters of `restore`: the rest of what `boot` takes, but for what only a boot needs. Descriptors as there (`tap`, `disk0`…, logs, `status`). */
+export interface RestoreParams extends Pick<BootParams, "disks" | "mac"> {
   readonly identity: WakeIdentity;
   /** How long the guest may take to acknowledge who and when it is. */
   readonly deadlineMs: number;
 }
-/** Milliseconds of each step, for benches. */
-export interface RestoreResult { readonly status: VmmStatus; readonly stepsMs: { readonly load: number; readonly machine: number; readonly run: number; readonly acknowledged: number } }
+/** Milliseconds of each step, and when the vCPUs were let go, by the host's monotonic clock (src/ffi/clock.ts). For logs and benches. */
+export interface RestoreResult {
+  readonly status: VmmStatus;
+  readonly stepsMs: { readonly load: number; readonly machine: number; readonly run: number; readonly acknowledged: number };
+  readonly runsSinceMs: number;
+}
 
 export type GuestState = "created" | "initializing" | "running" | "paused" | "ended";
 
@@ -126,7 +134,12 @@ export interface Methods {
   /** Calls a `save` off that is under way: it fails, and the guest runs on. Nothing where none is. */
   cancelSave: { params: null; result: null };
   /**
-   * Puts a saved machine into this monitor and lets it run with its gates shut: nothing is written to disks, nothing crosses the TAP.
+   * Reads a saved machine and makes one of it, but for its devices: what can be done while the daemon is still busy with the rest. Nothing of
+   * the guest has a consequence yet, and a monitor that is hung up on here ends. A failure ends it too. Once, and before `restore`.
+   */
+  load: { params: LoadParams; result: null };
+  /**
+   * Gives the machine that was loaded its devices and lets it run with its gates shut: nothing is written to disks, nothing crosses the TAP.
    * Answers once the guest has acknowledged its identity. A failure ends the monitor.
    */
   restore: { params: RestoreParams; result: RestoreResult };

@@ -4,6 +4,7 @@
 import { kvm_clock_data, kvm_debugregs, kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_pit_state2, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave } from "../ffi/abi/kvm.ts";
 import { PCI } from "../ffi/abi/pci_regs.ts";
 import { STATUS } from "../ffi/abi/virtio_ring.ts";
+import { realtimeNs } from "../ffi/clock.ts";
 import { Epoll, EventFd } from "../ffi/epoll.ts";
 import { closeFd, memoryFile, pwriteAll } from "../ffi/fd.ts";
 import { Mapping } from "../ffi/memory.ts";
@@ -20,7 +21,7 @@ import { GuestMemory } from "./memory.ts";
 import type { PciFunction } from "./pci.ts";
 import { Discarded } from "./snapshot/discarded.ts";
 import { checkCpu, load } from "./snapshot/load.ts";
-import { realtimeNs, wakePairs } from "./snapshot/wake.ts";
+import { wakePairs } from "./snapshot/wake.ts";
 import type { TransportState } from "./virtio/transport.ts";
 
 const MEMORY_BYTES = 2 ** 20, DISK_BYTES = 2 ** 16, TSC_KHZ = 1_000_000;

@@ -1,5 +1,6 @@
 // One monitor's life: waits for `boot` or `restore`, runs the machine, answers the daemon, keeps the record, ends.
 import { EPOLLIN, TimerFd, type Epoll } from "../ffi/epoll.ts";
+import { monotonicMs } from "../ffi/clock.ts";
 import { closeFd, fileSize, O_RDONLY, openFd } from "../ffi/fd.ts";
 import { faultMessage, MachineStateError } from "../machine-state/fault.ts";
 import { decodePairs, encodePairs, pairValue } from "../pairs.ts";
@@ -9,16 +10,18 @@ import { Devices } from "./devices/devices.ts";
 import type { Guest } from "./guest.ts";
 import { Machine, MAX_MEMORY, MAX_VCPUS, MIN_MEMORY, type MachineEnd } from "./machine.ts";
 import { panicMessage, Tail } from "./panic.ts";
-import { Frame, type BootParams, type EndReason, type PrepareParams, type RestoreParams, type SaveParams, type VmmStats, type VmmStatus } from "./protocol.ts";
+import { Frame, type BootParams, type EndReason, type LoadParams, type PrepareParams, type RestoreParams, type SaveParams, type VmmStats, type VmmStatus } from "./protocol.ts";
 import { Record } from "./record.ts";
 import { rehearse } from "./rehearsal.ts";
-import { restore } from "./restore.ts";
+import { loadMachine, restoreDevices, type Loaded } from "./restore.ts";
 import { Sleep } from "./sleep.ts";
 import { NO_CHAIN } from "./snapshot/plan.ts";
 import { Spares } from "./spares.ts";
 
 /** What a shutdown may take beyond the workload's grace: killing the rest, syncing, unmounting. */
 const SHUTDOWN_SLACK_MS = 5000;
+/** What a start has left in the heap is collected once it is over and nobody waits any more. */
+const COLLECT_MS = 5000;
 /** A monitor that nobody is connected to ends: its daemon died between starting it and `boot`. */
 const UNUSED_MS = 60_000;
 
@@ -29,13 +32,17 @@ export class Session {
   done = false;
   private readonly record: Record;
   private readonly control: Control;
+  /** Of a monitor without a guest, then of its first moments, then of a guest that is to shut down. */
   private readonly deadline = new TimerFd();
+  private shuttingDown = false;
   private readonly serial = new Tail();
   /** The one file that a monitor opens by itself, and early: later it may not be allowed to. */
   private readonly pagemapFd = openPagemap();
   /** From its first line on, also while it is still being made. */
   private devices: Devices | null = null;
   private agent: Agent;
+  /** What a restore has begun with. */
+  private loaded: Loaded | null = null;
   private running: Running | null = null;
   private spares = Spares.NONE;
 
@@ -56,6 +63,7 @@ export class Session {
         reply({ result: null });
       },
       boot: (params, fds, reply) => reply({ result: this.boot(params, fds) }),
+      load: (params, fds, reply) => this.load(params, fds, reply),
       restore: (params, fds, reply) => this.restore(params, fds, reply),
       status: (_params, _fds, reply) => reply({ result: this.record.status }),
       stats: (_params, _fds, reply) => reply({ result: this.stats() }),
@@ -76,7 +84,7 @@ export class Session {
   }
 
   private prepare(params: PrepareParams, fds: RequestFds): void {
-    if (this.running !== null || this.spares !== Spares.NONE) throw new Error("this monitor is prepared already");
+    if (this.running !== null || this.loaded !== null || this.spares !== Spares.NONE) throw new Error("this monitor is prepared already");
     check(params);
     const kvm = fds.take("kvm");
     try {
@@ -89,7 +97,8 @@ export class Session {
   }
 
   private boot(params: BootParams, fds: RequestFds): VmmStatus {
-    this.begin(params, fds);
+    this.begin(params);
+    this.openRecord(fds);
     const machine = new Machine(this.epoll, { kvmFd: fds.take("kvm"), memoryBytes: params.memoryBytes, vcpus: params.vcpus, xsave: params.xsave, ...this.machineEvents() });
     const devices = new Devices(this.epoll, machine, params, fds, this.deviceEvents(), this.spares);
     this.run({ machine, devices, agent: this.agent, params, chain: NO_CHAIN });
@@ -102,28 +111,51 @@ export class Session {
     return this.record.status;
   }
 
-  /** Whatever fails ends the monitor: a machine that is half there is of no use, and nothing of it has run. */
+  private load(params: LoadParams, fds: RequestFds, reply: Reply<"load">): void {
+    this.begin(params);
+    this.orEnd(reply, () => {
+      this.loaded = loadMachine(this.epoll, params, fds, this.machineEvents());
+      reply({ result: null });
+    });
+  }
+
   private restore(params: RestoreParams, fds: RequestFds, reply: Reply<"restore">): void {
-    this.begin(params, fds);
-    const fail = (error: unknown) => {
-      const message = error instanceof MachineStateError ? faultMessage(error) : error instanceof Error ? error.message : String(error);
-      reply({ error: message });
-      this.end("internal", message);
-    };
-    try {
-      const { machine, devices, chain, saved, loadMs, machineMs } = restore(this.epoll, params, fds, this.machineEvents(), this.deviceEvents());
-      const { sleep } = this.run({ machine, devices, agent: this.agent, params, chain });
-      this.record.restored(saved.guest.bootedAt, saved.guest.runningAt);
-      const startedAt = performance.now();
-      let run = 0;
-      sleep.wake(params.identity, params.deadlineMs, () => { run = performance.now() - startedAt; }, (error) => {
+    const { loaded } = this;
+    if (loaded === null || this.running !== null) throw new Error("no saved machine was loaded for this");
+    this.orEnd(reply, () => {
+      const startedAt = performance.now(), { machine, chain, saved: { guest }, loadMs } = loaded;
+      this.openRecord(fds);
+      const devices = restoreDevices(this.epoll, loaded, params, fds, this.deviceEvents(), this.spares);
+      const { sleep } = this.run({ machine, devices, agent: this.agent, params: loaded.params, chain });
+      this.record.restored(guest.bootedAt, guest.runningAt);
+      const readyAt = performance.now();
+      let run = 0, runsSinceMs = 0;
+      const running = () => {
+        runsSinceMs = monotonicMs();
+        run = performance.now() - readyAt;
+      };
+      sleep.wake(params.identity, params.deadlineMs, running, (error) => {
         if (this.done) return;
-        if (error !== null) return fail(new Error(`Cannot wake the guest: ${error}`));
-        reply({ result: { status: this.record.status, stepsMs: { load: loadMs, machine: machineMs, run, acknowledged: performance.now() - startedAt } } });
+        if (error !== null) return this.fail(reply, new Error(`Cannot wake the guest: ${error}`));
+        const stepsMs = { load: loadMs, machine: loaded.machineMs + readyAt - startedAt, run, acknowledged: performance.now() - readyAt };
+        reply({ result: { status: this.record.status, stepsMs, runsSinceMs } });
       });
+    });
+  }
+
+  /** Whatever fails ends the monitor: a machine that is half there is of no use, and nothing of it has run. */
+  private orEnd(reply: (answer: { error: string }) => void, work: () => void): void {
+    try {
+      work();
     } catch (error) {
-      fail(error);
+      this.fail(reply, error);
     }
+  }
+
+  private fail(reply: (answer: { error: string }) => void, error: unknown): void {
+    const message = error instanceof MachineStateError ? faultMessage(error) : error instanceof Error ? error.message : String(error);
+    reply({ error: message });
+    this.end("internal", message);
   }
 
   private save(params: SaveParams, fds: RequestFds, reply: Reply<"save">): void {
@@ -134,9 +166,12 @@ export class Session {
     sleep.saveTo(params, { machine: fds.take("machine"), memory: fds.take("memory") }, (result, error) => reply(result === null ? { error } : { result }));
   }
 
-  private begin(params: Pick<BootParams, "vcpus" | "memoryBytes">, fds: RequestFds): void {
-    if (this.running !== null) throw new Error("this monitor runs a guest already");
+  private begin(params: Pick<BootParams, "vcpus" | "memoryBytes">): void {
+    if (this.running !== null || this.loaded !== null) throw new Error("this monitor runs a guest already");
     check(params);
+  }
+
+  private openRecord(fds: RequestFds): void {
     if (fds.has("status")) this.record.open(fds.take("status"));
   }
 
@@ -144,7 +179,7 @@ export class Session {
     const { epoll, pagemapFd, record } = this;
     this.devices = guest.devices;
     this.running = { guest, sleep: new Sleep(guest, { epoll, pagemapFd, record, deaf: () => this.control.send({ event: "deaf" }) }) };
-    this.deadline.arm(0);
+    this.deadline.arm(COLLECT_MS);
     return this.running;
   }
 
@@ -169,6 +204,7 @@ export class Session {
 
   private shutdown(graceMs: number, signal: number): VmmStatus {
     this.need().guest.devices.sendFrame(Frame.SHUTDOWN, encodePairs([["signal", String(signal)], ["grace_ms", String(graceMs)]]));
+    this.shuttingDown = true;
     this.deadline.arm(graceMs + SHUTDOWN_SLACK_MS);
     return this.record.status;
   }
@@ -182,6 +218,7 @@ export class Session {
   private onDeadline(): void {
     this.deadline.drain();
     if (this.running === null) this.done = !this.control.connected;
+    else if (!this.shuttingDown) Bun.gc(true);
     else this.end("killed", "the guest did not shut down in time and was killed");
   }
 

@@ -1,4 +1,5 @@
 // Whether the guest of this monitor runs, and the ways between: pause, save, being called off, resume, and waking after a restore.
+import { realtimeNs } from "../ffi/clock.ts";
 import type { Epoll } from "../ffi/epoll.ts";
 import type { Pair } from "../pairs.ts";
 import type { Guest } from "./guest.ts";
@@ -6,7 +7,7 @@ import { Frame, type SaveParams, type SaveResult, type VmmStatus, type WakeIdent
 import type { Record } from "./record.ts";
 import { Save } from "./snapshot/save.ts";
 import { ClockOffset } from "./snapshot/clock.ts";
-import { realtimeNs, wakePairs } from "./snapshot/wake.ts";
+import { wakePairs } from "./snapshot/wake.ts";
 
 /** Before it acknowledges a thaw, a woken guest writes files; its disk may be slow. */
 const THAW_TIMEOUT_MS = 30_000;

@@ -6,7 +6,7 @@ import { streamPair } from "../../src/ffi/socket.ts";
 import { closeFd, O_CREAT, O_RDONLY, O_RDWR, openFd } from "../../src/ffi/fd.ts";
 import { AgentStream } from "../../src/host/agent/stream.ts";
 import { probeKvm } from "../../src/host/doctor/probe.ts";
-import { BootFds, bootParams, openBootFds, openMachineFds, restoreParams } from "../../src/host/instances/boot.ts";
+import { BootFds, bootParams, loadParams, openBootFds, openKvm, openMachineFds, restoreParams } from "../../src/host/instances/boot.ts";
 import { cpio } from "../../src/host/instances/cpio.ts";
 import { openPoller, type Poller } from "../../src/host/poller.ts";
 import { VmmClient } from "../../src/host/vmm/client.ts";
@@ -65,14 +65,17 @@ export class Vm extends Agent {
   /** Another monitor with the machine that `generations` (folders by id, newest first) hold; its workload waits for release(). */
   static async restore(options: Omit<VmOptions, "config">, generations: Readonly<Record<string, string>>, hostname: string): Promise<{ readonly vm: Vm; readonly result: RestoreResult }> {
     const vm = Vm.spawn(options.folder);
-    const fds = new BootFds();
+    const machineFds = new BootFds(), fds = new BootFds();
     const disk = { layers: [{ path: options.disk, map: null }] }, probe = probeKvm();
-    for (const [i, folder] of Object.values(generations).entries()) for (const name of ["machine", "memory"]) fds.open(`${name}${i}`, join(folder, name), O_RDONLY);
+    for (const [i, folder] of Object.values(generations).entries()) for (const name of ["machine", "memory"]) machineFds.open(`${name}${i}`, join(folder, name), O_RDONLY);
+    openKvm(machineFds);
     openMachineFds({ dir: options.folder, rootfsPath: options.image, disk }, fds);
     const guest = { memoryBytes: options.memoryBytes ?? 256 << 20, vcpus: options.vcpus ?? 1, mac: null, name: hostname };
-    const params = restoreParams(guest, probe.able && probe.xsave, disk, Object.keys(generations), null, 60_000);
-    const restored = await vm.client.request("restore", params, { fds: fds.fds, timeoutMs: 120_000 });
+    const loading = vm.client.request("load", loadParams(guest, probe.able && probe.xsave, Object.keys(generations)), { fds: machineFds.fds, timeoutMs: 120_000 });
+    const asked = vm.client.request("restore", restoreParams(guest, disk, null, 60_000), { fds: fds.fds, timeoutMs: 120_000 });
+    machineFds.close();
     fds.close();
+    const restored = await loading.andThen(() => asked);
     if (restored.isErr()) throw restored.error;
     return { vm, result: restored.value };
   }

@@ -6,8 +6,8 @@ import type { Poller } from "../../src/host/poller.ts";
 import { VmmClient } from "../../src/host/vmm/client.ts";
 import { socketPath } from "../../src/host/vmm/files.ts";
 import { spawnVmm, vmmCommand } from "../../src/host/vmm/spawn.ts";
-import type { RestoreParams, RestoreResult, SaveParams, VmmStatus } from "../../src/vmm/protocol.ts";
-import type { Res } from "../../src/errors.ts";
+import type { LoadParams, RestoreParams, RestoreResult, SaveParams, VmmStatus } from "../../src/vmm/protocol.ts";
+import type { AsyncRes, Res } from "../../src/errors.ts";
 import { findGuestRam } from "../support/guest-ram.ts";
 import { until } from "../support/until.ts";
 import { tinyGuest } from "./guests/build.ts";
@@ -43,11 +43,11 @@ export class Monitor {
 
   private fds(more: Readonly<Record<string, number>>): Record<string, number> {
     const file = (name: string) => openFd(join(this.dir, name), O_RDWR | O_CREAT);
-    return { kvm: openFd("/dev/kvm", O_RDWR), disk0: file("disk"), app0: file("app.0.log"), app1: file("app.1.log"), vmm0: file("vmm.0.log"), vmm1: file("vmm.1.log"), status: file("status.json"), ...more };
+    return { disk0: file("disk"), app0: file("app.0.log"), app1: file("app.1.log"), vmm0: file("vmm.0.log"), vmm1: file("vmm.1.log"), status: file("status.json"), ...more };
   }
 
   async boot(guest: string, change: Partial<typeof SHAPE> = {}): Promise<void> {
-    const fds = this.fds({ kernel: tinyGuest(guest).fd, initrd: openFd("/dev/null", O_RDONLY), config: openFd("/dev/null", O_RDONLY) });
+    const fds = this.fds({ kvm: openFd("/dev/kvm", O_RDWR), kernel: tinyGuest(guest).fd, initrd: openFd("/dev/null", O_RDONLY), config: openFd("/dev/null", O_RDONLY) });
     const answer = await this.client.request("boot", { ...SHAPE, cmdline: "", ...change }, { fds, timeoutMs: TIMEOUT_MS });
     Object.values(fds).forEach(closeFd);
     answer._unsafeUnwrap();
@@ -69,10 +69,19 @@ export class Monitor {
   }
 
   /** `folders` and their generations, newest first. */
-  async restore(folders: readonly string[], generations: readonly string[], change: Partial<RestoreParams> = {}): Promise<Res<RestoreResult>> {
+  async restore(folders: readonly string[], generations: readonly string[], change: Partial<LoadParams & RestoreParams> = {}): Promise<Res<RestoreResult>> {
+    const { memoryBytes, vcpus, xsave, ...devices } = { ...SHAPE, identity: { hostname: "box" }, deadlineMs: 10_000, ...change };
+    const loading = this.load(folders, { memoryBytes, vcpus, xsave, generations }), fds = this.fds({});
+    const answer = this.client.request("restore", devices, { fds, timeoutMs: TIMEOUT_MS });
+    Object.values(fds).forEach(closeFd);
+    return loading.andThen(() => answer);
+  }
+
+  /** The first half of restore(). */
+  load(folders: readonly string[], params: Partial<LoadParams> & Pick<LoadParams, "generations">): AsyncRes<null> {
     const chain = folders.flatMap((folder, i): [string, number][] => [[`machine${i}`, openFd(join(folder, "machine"), O_RDONLY)], [`memory${i}`, openFd(join(folder, "memory"), O_RDONLY)]]);
-    const fds = this.fds(Object.fromEntries(chain));
-    const answer = await this.client.request("restore", { ...SHAPE, generations, identity: { hostname: "box" }, deadlineMs: 10_000, ...change }, { fds, timeoutMs: TIMEOUT_MS });
+    const fds = { kvm: openFd("/dev/kvm", O_RDWR), ...Object.fromEntries(chain) }, { memoryBytes, vcpus, xsave } = SHAPE;
+    const answer = this.client.request("load", { memoryBytes, vcpus, xsave, ...params }, { fds, timeoutMs: TIMEOUT_MS });
     Object.values(fds).forEach(closeFd);
     return answer;
   }

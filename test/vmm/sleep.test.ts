@@ -4,6 +4,8 @@ import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { monotonicMs } from "../../src/ffi/clock.ts";
+import { processStart } from "../../src/ffi/process.ts";
 import { openPoller, type Poller } from "../../src/host/poller.ts";
 import { decodeMachine, encodeMachine } from "../../src/machine-state/saved-machine.ts";
 import { command } from "../support/command.ts";
@@ -54,9 +56,11 @@ test("a guest goes on in another monitor where it was, by its loop and by its ti
   await first.end();
 
   const second = monitor();
-  const { status, stepsMs } = (await second.restore([files], ["g1"]))._unsafeUnwrap();
+  const asked = monotonicMs(), { status, stepsMs, runsSinceMs } = (await second.restore([files], ["g1"]))._unsafeUnwrap();
   expect(status).toMatchObject({ state: "paused", bootedAt: first.statuses.find((one) => one.bootedAt !== null)!.bootedAt });
   expect(Object.values(stepsMs).every((ms) => ms >= 0)).toBe(true);
+  expect(runsSinceMs).toBeGreaterThan(asked);
+  expect(runsSinceMs).toBeLessThan(monotonicMs());
   expect(second.loop).toBeGreaterThanOrEqual(loop);
   expect(second.ticks).toBeGreaterThanOrEqual(ticks);
   expect(second.word(FILLED + 299 * 4096)).toBe(filled);
@@ -211,6 +215,22 @@ test("what is damaged, another machine's or another host's is refused by name, a
   (await sound.restore([files], ["g1"]))._unsafeUnwrap();
   (await sound.client.request("resume", null))._unsafeUnwrap(); // a daemon that adopts it knows no better
   await runs(sound);
+}, 120_000);
+
+test("a machine is loaded once, and restored only then; a daemon that goes away before that leaves no monitor", async () => {
+  const first = await ticking();
+  const files = generation();
+  (await first.save(files, { id: "g1", base: null }))._unsafeUnwrap();
+  await first.end();
+  const second = monitor();
+  const early = await second.client.request("restore", { disks: [], identity: { hostname: "box" }, deadlineMs: 10_000 });
+  expect(early._unsafeUnwrapErr().message).toContain("no saved machine was loaded");
+  (await second.load([files], { generations: ["g1"] }))._unsafeUnwrap();
+  expect((await second.load([files], { generations: ["g1"] }))._unsafeUnwrapErr().message).toContain("already");
+  expect((await second.prepare(MEMORY, 1))._unsafeUnwrapErr().message).toContain("already");
+  expect(second.closed).toBe("");
+  second.client.close();
+  await until("the monitor's end", () => processStart(second.pid) === null);
 }, 120_000);
 
 test("a guest that resets itself ends after a wake as ever", async () => {

@@ -3,7 +3,7 @@ import { E } from "../../ffi/abi/errno.ts";
 import { closeFd, memoryFile, fileSize, O_CREAT, O_RDONLY, O_RDWR, openFd, pwriteAll } from "../../ffi/fd.ts";
 import { SYS } from "../../ffi/abi/syscalls.ts";
 import { must, SysError } from "../../ffi/syscall.ts";
-import type { BootParams, DiskConfig, RestoreParams } from "../../vmm/protocol.ts";
+import type { BootParams, DiskConfig, LoadParams, RestoreParams } from "../../vmm/protocol.ts";
 import { hasSmallBlocks } from "../disks/ext4.ts";
 import type { DiskLayer } from "../disks/service.ts";
 import type { Lease } from "../network/service.ts";
@@ -59,17 +59,20 @@ export interface BootFiles extends MachineFiles {
   readonly config: Uint8Array;
 }
 
+/** What KVM is asked through. */
+export const openKvm = (into: BootFds): void => into.open("kvm", "/dev/kvm", O_RDWR);
+
 /** Opens all that `boot` takes but the TAP. Throws SysError naming the file; the caller closes what is open by then. */
 export function openBootFds(files: BootFiles, into: BootFds): void {
   into.open("kernel", files.kernelPath, O_RDONLY);
   into.open("initrd", files.initramfsPath, O_RDONLY);
   into.add("config", fileOf("dormouse-config", files.config));
+  openKvm(into);
   openMachineFds(files, into);
 }
 
 /** What `boot` and `restore` both take, but the TAP. */
 export function openMachineFds(files: MachineFiles, into: BootFds): void {
-  into.open("kvm", "/dev/kvm", O_RDWR);
   into.open("disk0", files.rootfsPath, O_RDONLY);
   files.disk.layers.forEach(({ path, map }, i) => {
     const suffix = i === 0 ? "" : `.${i}`;
@@ -102,20 +105,18 @@ type Guest = Pick<Instance, "memoryBytes" | "vcpus" | "mac" | "name">;
 const upperConfig = ({ layers }: DiskFiles): DiskConfig =>
   ({ readonly: false, serial: "upper", ...(layers.length > 1 ? { layers: layers.length } : hasSmallBlocks(layers[0]!.path) ? { blockBytes: 512 } : {}) });
 
-const machineParams = ({ memoryBytes, vcpus, mac }: Guest, xsave: boolean, disk: DiskFiles): Omit<BootParams, "cmdline"> => ({
-  memoryBytes,
-  vcpus,
-  xsave,
+const deviceParams = ({ mac }: Guest, disk: DiskFiles): Pick<BootParams, "disks" | "mac"> => ({
   disks: [{ readonly: true, serial: "rootfs" }, upperConfig(disk)],
   ...(mac === null ? {} : { mac }),
 });
 
-export const bootParams = (guest: Guest, xsave: boolean, disk: DiskFiles): BootParams => ({ ...machineParams(guest, xsave, disk), cmdline: CMDLINE });
+export const bootParams = (guest: Guest, xsave: boolean, disk: DiskFiles): BootParams => ({ memoryBytes: guest.memoryBytes, vcpus: guest.vcpus, xsave, ...deviceParams(guest, disk), cmdline: CMDLINE });
 
 /** `generations`: ids, the newest first. */
-export const restoreParams = (guest: Guest, xsave: boolean, disk: DiskFiles, generations: readonly string[], lease: Lease | null, deadlineMs: number): RestoreParams => ({
-  ...machineParams(guest, xsave, disk),
-  generations,
+export const loadParams = ({ memoryBytes, vcpus }: Guest, xsave: boolean, generations: readonly string[]): LoadParams => ({ memoryBytes, vcpus, xsave, generations });
+
+export const restoreParams = (guest: Guest, disk: DiskFiles, lease: Lease | null, deadlineMs: number): RestoreParams => ({
+  ...deviceParams(guest, disk),
   identity: { hostname: guest.name, ...(lease === null ? {} : { ip: lease.ip, gateway: lease.gateway, mac: lease.mac }) },
   deadlineMs,
 });

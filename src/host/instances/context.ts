@@ -67,6 +67,8 @@ export interface InstanceDeps {
   readonly saveTimeoutMs?: (memoryBytes: number) => number;
   /** Told of each step of a standby and a restore as it is done: for tests that kill whoever is at work there. */
   readonly onStep?: (step: SleepStep) => void;
+  /** Told when the vCPUs of a guest that wakes were let go, by the host's monotonic clock in milliseconds: for benches. */
+  readonly onRunning?: (atMs: number) => void;
   /** What guests may have at most; the host's own unless given. */
   readonly host?: { readonly memoryBytes: number; readonly vcpus: number };
 }

@@ -5,7 +5,7 @@ import { DormouseError, fail, messageOf, wrap, type AsyncRes, type Res } from ".
 import { O_RDONLY } from "../../ffi/fd.ts";
 import type { RestoreResult } from "../../vmm/protocol.ts";
 import type { Machine } from "../vmm/machine.ts";
-import { BootFds, openMachineFds, restoreParams } from "./boot.ts";
+import { BootFds, loadParams, openKvm, openMachineFds, restoreParams } from "./boot.ts";
 import type { Context } from "./context.ts";
 import { eventually } from "./eventually.ts";
 import { callOff, THAW_MS } from "./saving.ts";
@@ -98,9 +98,10 @@ export async function restoreNow(ctx: Context, id: string, instance = ctx.record
   const { saved } = ctx.records.generationsOf(id), chain = saved === null ? [] : ctx.generations.chain(saved);
   const letGo = saved === null ? () => {} : ctx.merger.hold(saved, chain.map((one) => one.id));
   try {
-    const fds = new BootFds();
-    const loaded = await load(ctx, instance, chain, fds).catch((error: unknown): Res<Loaded> => err(wrap(isStorage(error) ? "host.storage" : "instance.start_failed", `Cannot restore instance ${instance.name}`, error)));
-    fds.close();
+    const machineFds = new BootFds(), deviceFds = new BootFds();
+    const loaded = await load(ctx, instance, chain, machineFds, deviceFds).catch((error: unknown): Res<Loaded> => err(wrap(isStorage(error) ? "host.storage" : "instance.start_failed", `Cannot restore instance ${instance.name}`, error)));
+    machineFds.close();
+    deviceFds.close();
     if (loaded.isErr()) return await stayAsleep(ctx, id, loaded.error);
     return await release(ctx, instance, saved, loaded.value);
   } finally {
@@ -113,11 +114,18 @@ type Chain = ReturnType<Context["generations"]["chain"]>;
 
 interface Loaded { readonly machine: Machine; readonly result: RestoreResult }
 
-async function load(ctx: Context, instance: Instance, chain: Chain, fds: BootFds): Promise<Res<Loaded>> {
-  const { id } = instance;
-  if (chain.length === 0) return fail("snapshot.damaged", `Cannot restore instance ${instance.name}: no saved machine of it is on record`);
-  const opened = await openChain(ctx, chain, fds);
+/** The monitor reads the saved machine while the rest is found and opened here. */
+async function load(ctx: Context, instance: Instance, chain: Chain, machineFds: BootFds, fds: BootFds): Promise<Res<Loaded>> {
+  const { id, name } = instance, { xsave } = ctx.deps;
+  if (chain.length === 0) return fail("snapshot.damaged", `Cannot restore instance ${name}: no saved machine of it is on record`);
+  const opened = await openChain(ctx, chain, machineFds);
   if (opened.isErr()) return err(opened.error);
+  openKvm(machineFds);
+  let loading: AsyncRes<null> = okAsync(null);
+  const started = startMonitor(ctx, instance, (machine) => { loading = machine.request("load", loadParams(instance, xsave, chain.map((one) => one.id)), { fds: machineFds.fds, timeoutMs: LOAD_MS }); });
+  if (started.isErr()) return err(started.error);
+  ctx.step("started");
+  const machine = started.value;
   const image = ctx.deps.images.ready(instance.imageDigest);
   if (image.isErr()) return err(image.error);
   const lease = await lendTap(ctx, instance, fds);
@@ -125,15 +133,14 @@ async function load(ctx: Context, instance: Instance, chain: Chain, fds: BootFds
   const disk = ctx.disk(id, true);
   if (disk.isErr()) return err(disk.error);
   openMachineFds({ dir: ctx.dir(id), rootfsPath: image.value.rootfsPath, disk: disk.value }, fds);
-  const machine = startMonitor(ctx, instance);
-  if (machine.isErr()) return err(machine.error);
-  ctx.step("started");
-  const params = restoreParams(instance, ctx.deps.xsave, disk.value, chain.map((one) => one.id), lease.value, ACKNOWLEDGE_MS);
-  const asked = machine.value.request("restore", params, { fds: fds.fds, timeoutMs: LOAD_MS + ACKNOWLEDGE_MS });
-  const settled = settleIn(ctx, id, machine.value);
+  const asked = machine.request("restore", restoreParams(instance, disk.value, lease.value, ACKNOWLEDGE_MS), { fds: fds.fds, timeoutMs: LOAD_MS + ACKNOWLEDGE_MS });
+  const settled = settleIn(ctx, id, machine);
   if (settled.isErr()) return err(settled.error);
-  const result = await asked;
-  return result.map((value) => ({ machine: machine.value, result: value })).mapErr((error) => named(instance, error));
+  // Where that failed, the monitor has gone before it was asked for this.
+  const result = await loading.andThen(() => asked);
+  if (result.isErr()) return err(named(instance, result.error));
+  ctx.deps.onRunning?.(result.value.runsSinceMs);
+  return ok({ machine, result: result.value });
 }
 
 /** Each file is opened as soon as it is there: what is open stays, also if somebody else has it compressed meanwhile. */

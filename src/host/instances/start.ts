@@ -6,7 +6,7 @@ import { bootId, ProcessHandle, SIGKILL } from "../../ffi/process.ts";
 import { describeError } from "../../log.ts";
 import type { Lease } from "../network/service.ts";
 import type { Machine } from "../vmm/machine.ts";
-import { closeHeld, type Taken } from "../vmm/spawn.ts";
+import type { Spawned } from "../vmm/spawn.ts";
 import { argvOf } from "./argv.ts";
 import { BootFds, bootParams, isKvmMissing, openBootFds, type DiskFiles } from "./boot.ts";
 import type { Context } from "./context.ts";
@@ -102,20 +102,28 @@ async function launch(ctx: Context, instance: Instance, fds: BootFds, disk: Disk
   return ok();
 }
 
-/** Starts one and holds it; on record before anything is asked of it. Ask it at once, then settleIn(). */
-export function startMonitor(ctx: Context, { id, memoryBytes, vcpus }: Pick<Instance, "id" | "memoryBytes" | "vcpus">): Res<Machine> {
+/**
+ * Starts one and holds it; `begin` asks it for what has no consequence yet: a monitor without a guest ends when it is hung up on. Then it
+ * is on record, before anything else is asked of it. Ask it at once, then settleIn().
+ */
+export function startMonitor(ctx: Context, { id, memoryBytes, vcpus }: Pick<Instance, "id" | "memoryBytes" | "vcpus">, begin: (machine: Machine) => void = () => {}): Res<Machine> {
   const taken = ctx.deps.monitors.take(ctx.dir(id), { memoryBytes, vcpus });
   if (taken.isErr()) return err(taken.error);
-  const { pid, start: began } = taken.value;
+  const { pid, start } = taken.value;
+  const held = hold(ctx, id, taken.value, restartIfAsked);
+  if (held.isErr()) {
+    end(taken.value);
+    return err(held.error);
+  }
+  if (held.value === null) return fail("host.process", "Cannot start the monitor: it ended at once; the vmm log may say why");
+  begin(held.value);
   try {
     // A daemon that dies from here on leaves a monitor that is found again.
-    ctx.records.setProcess(id, { pid, start: began, bootId: bootId() });
+    ctx.records.setProcess(id, { pid, start, bootId: bootId() });
+    return ok(held.value);
   } catch (error) {
-    end(taken.value);
     return err(wrap(isStorage(error) ? "host.storage" : "host.process", "Cannot start the monitor", error));
   }
-  return hold(ctx, id, taken.value, restartIfAsked).andThen((machine) =>
-    machine === null ? fail("host.process", "Cannot start the monitor: it ended at once; the vmm log may say why") : ok(machine));
 }
 
 /** What a monitor's work need not wait for. Where it fails, the monitor is to be ended, as after a failure of its own. */
@@ -129,12 +137,11 @@ export function settleIn(ctx: Context, id: string, { pid }: Machine): Res<void> 
   }
 }
 
-/** One that nobody has asked for anything yet. */
-function end({ pid, start: began, held }: Taken): void {
-  const handle = held?.process ?? ProcessHandle.open(pid, began);
+/** One that nobody holds or has asked for anything yet. */
+function end({ pid, start: began }: Spawned): void {
+  const handle = ProcessHandle.open(pid, began);
   handle?.signal(SIGKILL);
-  if (held === undefined) handle?.close();
-  else closeHeld(held);
+  handle?.close();
 }
 
 /** A guest that asked for a restart (`reboot` in it) gets one, unless somebody wants it stopped. */

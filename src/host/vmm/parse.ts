@@ -52,8 +52,8 @@ function parseSaveResult(value: unknown): SaveResult | null {
 
 function parseRestoreResult(value: unknown): RestoreResult | null {
   const it = asObject(value);
-  const status = parseStatus(it?.["status"]), stepsMs = counts(it?.["stepsMs"], ["load", "machine", "run", "acknowledged"]);
-  return status === null || stepsMs === null ? null : { status, stepsMs };
+  const status = parseStatus(it?.["status"]), stepsMs = counts(it?.["stepsMs"], ["load", "machine", "run", "acknowledged"]), runsSinceMs = it?.["runsSinceMs"];
+  return status === null || stepsMs === null || !isCount(runsSinceMs) ? null : { status, stepsMs, runsSinceMs };
 }
 
 const nothing = (value: unknown): null | undefined => (value === null || value === undefined ? null : undefined);
@@ -69,6 +69,7 @@ export const RESULTS: { readonly [M in Method]: (value: unknown) => Methods[M]["
   resume: status,
   save: (value) => parseSaveResult(value) ?? undefined,
   cancelSave: nothing,
+  load: nothing,
   restore: (value) => parseRestoreResult(value) ?? undefined,
   release: status,
   tap: nothing,

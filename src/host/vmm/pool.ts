@@ -43,7 +43,7 @@ export interface PoolOptions {
 }
 
 /** Monitors that are started when they are asked for. */
-export const spawning = (command: readonly string[]): Monitors => ({ take: (dir) => spawnVmm(command, dir) });
+export const spawning = (command: readonly string[]): Monitors => ({ take: (dir, { memoryBytes }) => spawnVmm(command, dir, memoryBytes) });
 
 /** What an instance has unless told otherwise. */
 const USUAL: Shape = { memoryBytes: 2 ** 30, vcpus: 2 };
@@ -91,7 +91,7 @@ class Pool implements VmmPool {
       if (move(next, dir)) return ok({ pid: next.process.pid, start: next.start, held: { process: next.process, connection: next.connection.give() } });
       this.discard(next);
     }
-    return spawnVmm(this.options.command, dir);
+    return spawnVmm(this.options.command, dir, shape.memoryBytes);
   }
 
   private pick(shape: Shape): Idle | undefined {
@@ -139,7 +139,7 @@ class Pool implements VmmPool {
     try {
       listener = listenSeqpacket(socket);
       const made = connection = new Connection(connectSeqpacket(socket), poller, { prepared: () => this.onPrepared(made), lost: () => this.onLost(made) });
-      const idle = spawnWith(command, listener, logOf(dir)).andThen(({ pid, start }) => {
+      const idle = spawnWith(command, listener, logOf(dir), shape.memoryBytes).andThen(({ pid, start }) => {
         const process = ProcessHandle.open(pid, start);
         return process === null ? fail("host.process", `Cannot start an idle monitor: it ended at once; ${logOf(dir)} may say why`) : ok({ socket, process, start, connection: made, shape });
       });

@@ -33,6 +33,7 @@ let saved = false;
 const MEMORY = 16 * PAGE_BYTES;
 
 interface SavedGuest { readonly argv: string[]; readonly bootedAt: number | null; readonly runningAt: number | null }
+let loaded: SavedGuest | null = null;
 
 /** The newest machine of the chain, checked as the product does it. */
 function newestOf(generations: readonly string[], fds: { take(name: string): number }) {
@@ -103,21 +104,27 @@ const control: Control = new Control(epoll, CONTROL_FD, {
     finishSave?.("Cannot save the machine: it was called off");
     reply({ result: null });
   },
-  restore(params, fds, reply) {
+  load(params, fds, reply) {
     const newest = newestOf(params.generations, fds).devices[0] as SavedGuest;
-    for (const name of ["kvm", ...params.disks.map((_, i) => `disk${i}`)]) fstatSync(fds.take(name));
+    fstatSync(fds.take("kvm"));
+    if (newest.argv[0] === "needs-feature") throw new Error("snapshot.incompatible: Cannot restore the machine: this host lacks CPUID 0x7.0.ebx bit 16 (incompatible)");
+    loaded = newest;
+    reply({ result: null });
+  },
+  restore(params, fds, reply) {
+    if (loaded === null) throw new Error("no saved machine was loaded for this");
+    for (const name of [...params.disks.map((_, i) => `disk${i}`)]) fstatSync(fds.take(name));
     record.open(fds.take("status"));
     if (fds.has("tap")) tap = fds.take("tap");
     app = new LogSink([fds.take("app0"), fds.take("app1")]);
-    argv = newest.argv;
+    argv = loaded.argv;
     booted = true;
-    record.restored(newest.bootedAt, newest.runningAt);
-    if (argv[0] === "needs-feature") throw new Error("snapshot.incompatible: Cannot restore the machine: this host lacks CPUID 0x7.0.ebx bit 16 (incompatible)");
+    record.restored(loaded.bootedAt, loaded.runningAt);
     if (argv[0] === "refuse-wake") {
       reply({ error: "Cannot restore the machine: the guest did not acknowledge who it is" });
       return end("internal", "the guest did not acknowledge who it is");
     }
-    reply({ result: { status: record.status, stepsMs: { load: 1, machine: 1, run: 1, acknowledged: 1 } } });
+    reply({ result: { status: record.status, stepsMs: { load: 1, machine: 1, run: 1, acknowledged: 1 }, runsSinceMs: 1 } });
     if (argv[0] === "die-awake") process.kill(process.pid, "SIGKILL");
   },
   tap(_params, _fds, reply) {

@@ -84,8 +84,8 @@ test("save() is heard to go deaf, and brings what it wrote; a restore's status i
   say({ id: save.message.id, ok: true, result: { dataBytes: 4096, zeroPages: 3, pausedMs: 12.5 } });
   expect((await saving)._unsafeUnwrap()).toEqual({ dataBytes: 4096, zeroPages: 3, pausedMs: 12.5 });
   expect(deaf).toBe(1);
-  const restoring = client.request("restore", { memoryBytes: 0, vcpus: 1, xsave: true, disks: [], generations: ["g1"], identity: { hostname: "a" }, deadlineMs: 1 });
-  const result = { status, stepsMs: { load: 1, machine: 2, run: 3, acknowledged: 4 } };
+  const restoring = client.request("restore", { disks: [], identity: { hostname: "a" }, deadlineMs: 1 });
+  const result = { status, stepsMs: { load: 1, machine: 2, run: 3, acknowledged: 4 }, runsSinceMs: 5 };
   say({ id: (await requested()).message.id, ok: true, result });
   expect((await restoring)._unsafeUnwrap()).toEqual(result);
   expect(heard).toEqual([status]);

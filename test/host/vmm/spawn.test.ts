@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { SMALL_ENGINE, spawnVmm } from "../../../src/host/vmm/spawn.ts";
+import { engineOptions, spawnVmm } from "../../../src/host/vmm/spawn.ts";
 import { logPaths } from "../../../src/host/vmm/files.ts";
 import { TempDir } from "../../support/paths.ts";
 import { until } from "../../support/until.ts";
@@ -11,9 +11,9 @@ async function refusal(env: Readonly<Record<string, string>>): Promise<string> {
   return status === 0 ? "" : words.trim();
 }
 
-// After an update of Bun: an option that its engine has no more has to go from SMALL_ENGINE, or no monitor starts.
+// After an update of Bun: an option that its engine has no more has to go from engineOptions(), or no monitor starts.
 test("the engine knows every option that monitors are started with, and refuses one that it doesn't know", async () => {
-  const refusals = await Promise.all(Object.entries(SMALL_ENGINE).map(async ([name, value]) => ({ name, refusal: await refusal({ [name]: value }) })));
+  const refusals = await Promise.all([...Object.entries(engineOptions(0)), ...Object.entries(engineOptions(2 ** 40))].map(async ([name, value]) => ({ name, refusal: await refusal({ [name]: value }) })));
   expect(refusals.filter((one) => one.refusal !== "")).toEqual([]);
   expect(await refusal({ BUN_JSC_noSuchOption: "1" })).toContain("BUN_JSC_noSuchOption");
 });
