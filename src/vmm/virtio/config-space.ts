@@ -26,6 +26,8 @@ export class ConfigSpace {
   private readonly bytes = new DataView(new ArrayBuffer(256));
   /** The bits that the driver may write. */
   private readonly writable = new Uint8Array(256);
+  /** Where they are. */
+  private readonly places: number[] = [];
   /** Offset of the window's data register (VIRTIO_PCI_CAP_PCI_CFG). */
   readonly windowData: number;
   private readonly window: number;
@@ -89,11 +91,14 @@ export class ConfigSpace {
   }
 
   restore(bytes: readonly number[]): void {
-    bytes.slice(0, 256).forEach((byte, at) => this.write(at, 1, byte));
+    for (const at of this.places) this.write(at, 1, bytes[at] ?? 0);
   }
 
   private allow(at: number, size: number, mask: number): void {
-    for (let i = 0; i < size; i++) this.writable[at + i] = (mask >>> (i * 8)) & 0xff;
+    for (let i = 0; i < size; i++) {
+      this.writable[at + i] = (mask >>> (i * 8)) & 0xff;
+      this.places.push(at + i);
+    }
   }
 
   private addMsix(vectors: number): void {
