@@ -5,22 +5,12 @@ import { SYS } from "../../../ffi/abi/syscalls.ts";
 import { closeFd, fileSize, O_RDONLY, openFd, pwriteAll } from "../../../ffi/fd.ts";
 import { dataExtents } from "../../../ffi/sparse.ts";
 import { must } from "../../../ffi/syscall.ts";
+import { Stopped, type Watch } from "../task-worker.ts";
 import { CODECS, type Algorithm } from "./codec.ts";
 import { checkChunk, checkTrailer, CHUNK_BYTES, CHUNK_RUNS, damagedFile, decodeHeader, decodeRecord, decodeRuns, decodeTrailer, encodeChunk, encodeHeader, encodeRuns, encodeTrailer, hash, HEADER_BYTES, RECORD_BYTES, RUN_BYTES, type Header, type Run } from "./format.ts";
 
 /** `dataBytes` of the memory, `fileBytes` compressed. */
 export interface Totals { readonly dataBytes: number; readonly fileBytes: number }
-
-/** The job was called off. */
-export class Stopped extends Error {
-  override readonly name = "Stopped";
-}
-
-export interface Watch {
-  /** Asked between chunks; true ends the job with Stopped. */
-  readonly stopped: () => boolean;
-  readonly progress: (chunks: number) => void;
-}
 
 /** Reads the data of `rawFd` and writes `packedFd` (empty, not shared with anyone) whole, synced. */
 export async function pack(rawFd: number, packedFd: number, algorithm: Algorithm, level: number, watch: Watch): Promise<Totals> {
@@ -34,7 +24,8 @@ export async function pack(rawFd: number, packedFd: number, algorithm: Algorithm
     const raw = buffer.subarray(0, readRuns(rawFd, runs, buffer));
     at += await writeChunk(packedFd, at, header, runs, raw, chunks);
     dataBytes += raw.length;
-    watch.progress(++chunks);
+    chunks++;
+    watch.progress();
   }
   const fileBytes = at + RECORD_BYTES;
   pwriteAll(packedFd, encodeTrailer({ kind: "trailer", chunks, dataBytes, fileBytes }, header.nonce), at);
@@ -113,7 +104,8 @@ export async function unpack(packedFd: number, rawFd: number, watch: Watch): Pro
     at += payload.length;
     dataBytes += head.rawBytes;
     end = runs.at(-1)!.offset + runs.at(-1)!.bytes;
-    watch.progress(++chunks);
+    chunks++;
+    watch.progress();
   }
   must("Cannot sync", SYS.fsync, rawFd);
   return { dataBytes, fileBytes };

@@ -8,6 +8,7 @@ import { must } from "../../../ffi/syscall.ts";
 import { chainOf, dataRuns, flatten } from "../../../machine-state/extents.ts";
 import { MachineStateError } from "../../../machine-state/fault.ts";
 import { checkChain, decodeMachine, encodeMachine, PAGE_BYTES, type SavedMachine } from "../../../machine-state/saved-machine.ts";
+import { Stopped, type Watch } from "../task-worker.ts";
 
 /** What is copied between two looks at whether it was called off; and how much of it may wait for the disk, so that syncing is no long step either. */
 const PIECE = 4 << 20, SYNC_EVERY = 16;
@@ -18,17 +19,6 @@ export interface Segment {
   readonly base: string | null;
   readonly machines: readonly number[];
   readonly memories: readonly number[];
-}
-
-/** The job was called off. */
-export class Stopped extends Error {
-  override readonly name = "Stopped";
-}
-
-export interface Watch {
-  /** Asked between pieces; true ends the job with Stopped. */
-  readonly stopped: () => boolean;
-  readonly progress: () => void;
 }
 
 /** Writes the newest of `segment` as a delta over what the oldest is one over: `into` are empty files, synced afterwards. Answers the bytes of data in it. */

@@ -1,6 +1,6 @@
 // Takes snapshots of instances by their schedules, and deletes those of them that retention no longer keeps.
 import type { Database } from "bun:sqlite";
-import { ok } from "neverthrow";
+import { err, ok } from "neverthrow";
 import { fail, messageOf, type AsyncRes, type Res } from "../../../errors.ts";
 import { Rounds, type Unheard } from "../../background.ts";
 import { systemClock, type Clock } from "../../clock.ts";
@@ -49,7 +49,7 @@ export class Schedules {
   /** `request.bad`, `instance.not_found`. */
   set(instanceId: string, wanted: SetSchedule): Res<SnapshotSchedule> {
     const checked = checkSchedule(wanted);
-    if (checked.isErr()) return checked.map(() => null as never);
+    if (checked.isErr()) return err(checked.error);
     if (this.deps.stateOf(instanceId) === null) return fail("instance.not_found", `Cannot set the snapshot schedule of instance ${instanceId}: there is no such instance`);
     this.records.set(instanceId, checked.value, this.clock.now());
     this.rounds.now();

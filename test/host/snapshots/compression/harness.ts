@@ -3,7 +3,8 @@ import { closeSync, fstatSync, ftruncateSync, openSync, readSync, statSync, writ
 import { openStore, type Store } from "../../../../src/host/store/store.ts";
 import { snapshotMigrations } from "../../../../src/host/snapshots/migrations.ts";
 import { compressionMigrations } from "../../../../src/host/snapshots/compression/migrations.ts";
-import { pack, unpack, type Totals, type Watch } from "../../../../src/host/snapshots/compression/pack.ts";
+import { pack, unpack, type Totals } from "../../../../src/host/snapshots/compression/pack.ts";
+import type { Watch } from "../../../../src/host/snapshots/task-worker.ts";
 import type { Algorithm } from "../../../../src/host/snapshots/compression/codec.ts";
 
 export const PAGE = 4096;

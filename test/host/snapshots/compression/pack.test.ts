@@ -4,7 +4,8 @@ import { TempDir } from "../../../support/paths.ts";
 import type { Algorithm } from "../../../../src/host/snapshots/compression/codec.ts";
 import { encodeChunk, encodeHeader, encodeRuns, encodeTrailer, FormatError, hash, HEADER_BYTES, RECORD_BYTES } from "../../../../src/host/snapshots/compression/format.ts";
 import { lz4Compress, lz4Decompress } from "../../../../src/host/snapshots/compression/lz4.ts";
-import { chunksOf, inspect, Stopped } from "../../../../src/host/snapshots/compression/pack.ts";
+import { Stopped } from "../../../../src/host/snapshots/task-worker.ts";
+import { chunksOf, inspect } from "../../../../src/host/snapshots/compression/pack.ts";
 import { allocated, digest, memoryLike, noise, packFile, PAGE, readAt, unpackFile, writeSparse, type Piece } from "./harness.ts";
 
 const dir = new TempDir("pack");
@@ -58,7 +59,7 @@ test("chunksOf() cuts and gathers extents", () => {
 test("pack() and unpack() end when they are called off", async () => {
   writeSparse(raw, 8 << 20, [{ at: 0, data: memoryLike(8 << 20) }]);
   let chunks = 0;
-  const twice = { stopped: () => chunks === 2, progress: (n: number) => { chunks = n; } };
+  const twice = { stopped: () => chunks === 2, progress: () => { chunks++; } };
   await expect(packFile(raw, packed, "zstd", 1, twice)).rejects.toThrow(Stopped);
   chunks = 0;
   await packFile(raw, packed, "zstd", 1);
