@@ -7,6 +7,8 @@ import { must, syscall, SysError } from "./syscall.ts";
 
 const FICLONE = _IOW(0x94, 9, 4); // linux/fs.h
 const SEEK_DATA = 3, SEEK_HOLE = 4; // linux/fs.h
+/** Of file systems that share no blocks, or not between these two (ioctl_ficlone(2)). */
+const NO_CLONE: readonly number[] = [E.ENOTSUP, E.ENOTTY, E.EXDEV, E.EINVAL];
 const COPY_MAX = 1 << 30; // copy_file_range(2) takes at most 2 GiB less a page at once
 
 /**
@@ -20,7 +22,7 @@ export function cloneFile(from: string, to: string): boolean {
     try {
       const result = syscall(SYS.ioctl, target, FICLONE, source);
       if (result === 0) return true;
-      if (![E.ENOTSUP, E.ENOTTY, E.EXDEV, E.EINVAL].includes(-result as never)) throw new SysError(`Cannot clone ${from}`, -result);
+      if (!NO_CLONE.includes(-result)) throw new SysError(`Cannot clone ${from}`, -result);
       copyExtents(source, target, fileSize(source));
       return false;
     } finally {

@@ -12,7 +12,7 @@ const RETRY_MS = 5_000;
 const CLIENTS_MAX = 8192;
 
 export class Listeners {
-  private readonly open = new Map<number, TCPSocketListener<Wire>>();
+  private readonly open = new Map<number, TCPSocketListener<Wire | undefined>>();
   private readonly clients = new Map<Client, number>();
   private readonly missing = new Set<number>();
   private retry: Timer | null = null;
@@ -27,7 +27,7 @@ export class Listeners {
     try {
       const accept = (socket: Parameters<typeof this.accept>[0]) => this.accept(socket, port);
       const bug = (error: unknown) => this.log.error("ingress.bug", { error: describeError(error, true) });
-      this.open.set(port, Bun.listen<Wire>({ hostname: this.address, port, allowHalfOpen: true, data: undefined as unknown as Wire, socket: Wire.handlers(accept, bug) }));
+      this.open.set(port, Bun.listen<Wire | undefined>({ hostname: this.address, port, allowHalfOpen: true, data: undefined, socket: Wire.handlers(accept, bug) }));
     } catch (error) {
       const what = `Cannot listen on port ${port} of ${this.address}`;
       if ((error as { code?: string }).code !== "EADDRINUSE") return fail("host.network", `${what}: ${messageOf(error)}`, { cause: error });

@@ -123,4 +123,5 @@ export const restoreParams = (guest: Guest, disk: DiskFiles, lease: Lease | null
 
 /** Whether a start failed because /dev/kvm is not there or not ours. */
 export const isKvmMissing = (error: unknown): boolean =>
-  error instanceof SysError && error.what.endsWith("/dev/kvm") && [E.ENOENT, E.EACCES, E.EPERM, E.ENODEV, E.ENXIO].includes(error.errno as never);
+  error instanceof SysError && error.what.endsWith("/dev/kvm") && NOT_OURS.includes(error.errno);
+const NOT_OURS: readonly number[] = [E.ENOENT, E.EACCES, E.EPERM, E.ENODEV, E.ENXIO];

@@ -1,5 +1,4 @@
 // A client's connection: one request at a time, those that were sent ahead in their turn.
-import type { Socket } from "bun";
 import { timingSafeEqual } from "node:crypto";
 import { hostOf } from "../hostname.ts";
 import type { RequestHeaderAuth, Route } from "../service.ts";
@@ -8,7 +7,7 @@ import type { ClientSide } from "./ask.ts";
 import { Exchange } from "./exchange.ts";
 import { requestFraming } from "./framing.ts";
 import { cutHead, type Field, Malformed, parseRequest, type RequestHead, skipEmptyLines, tokensOf, valuesOf } from "./head.ts";
-import { EMPTY, join, type Ledger, Wire, type WireHandler } from "./wire.ts";
+import { EMPTY, join, type Ledger, type RawSocket, Wire, type WireHandler } from "./wire.ts";
 import type { Pool } from "./upstream.ts";
 import type { Reach } from "./reach.ts";
 
@@ -41,7 +40,7 @@ export class Client implements WireHandler, ClientSide {
   private working = false;
   private retired = false;
 
-  constructor(socket: Socket<Wire>, private readonly port: number, private readonly proxy: Proxy, private readonly onClose: (client: Client) => void) {
+  constructor(socket: RawSocket, private readonly port: number, private readonly proxy: Proxy, private readonly onClose: (client: Client) => void) {
     this.wire = new Wire(socket, this, proxy.ledger);
     this.wire.keepAlive(KEEP_ALIVE_MS);
     this.wire.limit(proxy.headS);

@@ -1,6 +1,5 @@
 // Connections to targets: made, lent to one request at a time, kept for the next one, and dropped with their instance.
-import type { Socket } from "bun";
-import { type Ledger, Wire, type WireHandler } from "./wire.ts";
+import { type Ledger, type RawSocket, Wire, type WireHandler } from "./wire.ts";
 
 /** Idle connections kept for each target. */
 const IDLE_MAX = 16;
@@ -75,7 +74,7 @@ export class Pool {
 
   private open(instanceId: string, ip: string, port: number, done: (outcome: Upstream | NoConnection) => void): void {
     this.count(instanceId, 1);
-    const opened = (socket: Socket<Wire>) => {
+    const opened = (socket: RawSocket) => {
       this.count(instanceId, -1);
       const upstream = new Upstream(new Wire(socket, IGNORE, this.ledger), instanceId, keyOf(instanceId, ip, port));
       upstream.wire.handler = this.idleHandler(upstream);
@@ -85,7 +84,7 @@ export class Pool {
       this.count(instanceId, -1);
       done(new NoConnection((error as { code?: string }).code ?? "unknown"));
     };
-    Bun.connect<Wire>({ hostname: ip, port, allowHalfOpen: true, data: undefined as unknown as Wire, socket: Wire.handlers(opened, this.bug) }).catch(failed);
+    Bun.connect<Wire | undefined>({ hostname: ip, port, allowHalfOpen: true, data: undefined, socket: Wire.handlers(opened, this.bug) }).catch(failed);
   }
 
   private count(instanceId: string, by: 1 | -1): void {

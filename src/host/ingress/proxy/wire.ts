@@ -26,6 +26,9 @@ export class Ledger {
   }
 }
 
+/** Bun's, which has no Wire before `open` has made one. */
+export type RawSocket = Socket<Wire | undefined>;
+
 /** Owns the socket. */
 export class Wire {
   private queue: Uint8Array[] = [];
@@ -36,7 +39,7 @@ export class Wire {
   private closed = false;
   private paused = false;
 
-  constructor(private readonly socket: Socket<Wire>, public handler: WireHandler, private readonly ledger: Ledger) {
+  constructor(private readonly socket: RawSocket, public handler: WireHandler, private readonly ledger: Ledger) {
     socket.data = this;
     socket.setNoDelay(true);
   }
@@ -145,7 +148,7 @@ export class Wire {
   }
 
   /** For Bun.listen and Bun.connect; `open` makes the Wire. A bug in a handler ends its connection, not the daemon. */
-  static handlers(open: (socket: Socket<Wire>) => void, bug: (error: unknown) => void): SocketHandler<Wire> {
+  static handlers(open: (socket: RawSocket) => void, bug: (error: unknown) => void): SocketHandler<Wire | undefined> {
     return {
       binaryType: "buffer",
       open,
