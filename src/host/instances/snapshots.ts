@@ -23,11 +23,15 @@ export interface TakeSnapshot {
 const diskOf = (id: string): DiskOwner => ({ kind: "snapshot", id });
 const instanceDisk = (id: string): DiskOwner => ({ kind: "instance", id });
 
-export function createSnapshot(ctx: Context, ref: string, request: TakeSnapshot): AsyncRes<Snapshot> {
+/** `kind` null: the one that fits its state, as that is when its turn has come. */
+export function createSnapshot(ctx: Context, ref: string, request: Omit<TakeSnapshot, "kind"> & { readonly kind: SnapshotKind | null }): AsyncRes<Snapshot> {
   const named = request.name === null ? ok() : checkName(request.name);
   // Each is one of its own: two without a name are two snapshots, and none joins another.
   const id = ctx.snapshots.newId();
-  return named.andThen(() => ctx.records.get(ref)).asyncAndThen((source) => new ResultAsync(ctx.lanes.run(source.id, `snapshot ${id}`, () => take(ctx, source.id, id, request))));
+  return named.andThen(() => ctx.records.get(ref)).asyncAndThen((source) => new ResultAsync(ctx.lanes.run(source.id, `snapshot ${id}`, () => {
+    const kind = request.kind ?? (ctx.records.stateOf(source.id) === "Stopped" ? "Stopped" : "Standby");
+    return take(ctx, source.id, id, { ...request, kind });
+  })));
 }
 
 async function take(ctx: Context, sourceId: string, id: string, request: TakeSnapshot): Promise<Res<Snapshot>> {

@@ -149,3 +149,17 @@ for (const state of ["Stopped", "Standby"] as const)
     for (const name of ["one", "two"]) await remove(fixture, name);
     await fixture.close();
   });
+
+test("a scheduled snapshot of an instance that is being stopped is of its disk, and none is missed", async () => {
+  const fixture = await open(), wanted = { intervalMs: 60_000, maxCount: 1, maxAgeMs: null, namePrefix: null, metadata: {} };
+  await running(fixture, "one", ["deaf"]);
+  const { instanceId } = (await fixture.instances.setSchedule("one", wanted))._unsafeUnwrap();
+  fixture.store.db.query("UPDATE snapshot_schedules SET next_run_at = 0").run();
+  const stopped = fixture.instances.stop("one", { graceMs: 200 });
+  (await fixture.instances.setSchedule("one", wanted))._unsafeUnwrap(); // it is due: what it sees still runs
+  (await stopped)._unsafeUnwrap();
+  await until("the run to end", () => fixture.instances.getSchedule("one")._unsafeUnwrap().lastRunAt !== null);
+  expect(fixture.instances.getSchedule("one")._unsafeUnwrap().lastError).toBeNull();
+  expect(fixture.instances.listSnapshots({ sourceInstanceId: instanceId }).map(({ kind }) => kind)).toEqual(["Stopped"]);
+  await fixture.close();
+});
