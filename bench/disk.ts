@@ -1,10 +1,11 @@
 // fio in the guest on a raw file: 4 KiB random reads at depth 32, 1 MiB sequential reads and writes; ours against QEMU's virtio-blk with its default aio.
-import { closeSync, existsSync, ftruncateSync, mkdirSync, openSync, writeSync } from "node:fs";
+import { closeSync, existsSync, ftruncateSync, openSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { TempDir } from "../test/support/paths.ts";
 import { benchInitrd, benchRootfs, guestKernel } from "./files.ts";
-import { Guest, monitors, type Monitor } from "./guest.ts";
-import { figure, ratio, say, type Metrics } from "./metric.ts";
+import { Guest, type Monitor } from "./guest.ts";
+import { figure, ratio, type Metrics } from "./metric.ts";
+import { inTurns } from "./rounds.ts";
 
 export const needsKvm = true;
 export const prepare = async (): Promise<void> => {
@@ -63,18 +64,10 @@ export async function run(): Promise<Metrics> {
     kernel: await guestKernel(), initrd: benchInitrd(dir.path), memoryMib: 512, vcpus: 1, job: { job: "disk", seconds: String(SECONDS) },
     disks: [{ path: await benchRootfs(), readonly: true }, { path: disk, readonly: false }],
   };
-  const samples: Record<Monitor, Record<Job, number[]>> = { ours: { randread_4k: [], read_1m: [], write_1m: [] }, QEMU: { randread_4k: [], read_1m: [], write_1m: [] } };
-  for (let round = 0; round < ROUNDS; round++)
-    for (const monitor of monitors) {
-      const folder = dir.join(`${monitor}-${round}`);
-      mkdirSync(folder);
-      const values = await measure(monitor, spec, folder);
-      say(`${monitor}: ${jobs.map((name) => `${name} ${values[name].toFixed(0)} ${JOBS[name].unit}`).join(", ")}`);
-      for (const name of jobs) samples[monitor][name].push(values[name]);
-    }
+  const samples = await inTurns(dir.path, ROUNDS, JOBS, (monitor, folder) => measure(monitor, spec, folder));
   return Object.fromEntries(jobs.flatMap((name) => [
-    [name, ratio(samples.ours[name], samples.QEMU[name], "at least", GOAL)],
-    [`${name}_ours`, figure(samples.ours[name], JOBS[name].unit, 0)],
-    [`${name}_qemu`, figure(samples.QEMU[name], JOBS[name].unit, 0)],
+    [name, ratio(samples("ours", name), samples("QEMU", name), "at least", GOAL)],
+    [`${name}_ours`, figure(samples("ours", name), JOBS[name].unit, 0)],
+    [`${name}_qemu`, figure(samples("QEMU", name), JOBS[name].unit, 0)],
   ]));
 }

@@ -1,10 +1,10 @@
 // iperf3 both ways and round trips between guest and host over a TAP, without vhost: ours against QEMU's virtio-net.
-import { mkdirSync } from "node:fs";
 import { command } from "../test/support/command.ts";
 import { TempDir } from "../test/support/paths.ts";
 import { benchInitrd, benchRootfs, guestKernel } from "./files.ts";
-import { Guest, monitors, type GuestSpec, type Monitor } from "./guest.ts";
-import { figure, judged, median, say, type Metrics } from "./metric.ts";
+import { Guest, type GuestSpec, type Monitor } from "./guest.ts";
+import { figure, judged, median, type Metrics } from "./metric.ts";
+import { inTurns, type Rounds } from "./rounds.ts";
 
 export const needsKvm = true;
 export const prepare = async (): Promise<void> => {
@@ -51,29 +51,22 @@ export async function run(): Promise<Metrics> {
     job: { job: "net", ip: GUEST, peer: HOST, pings: String(PINGS), seconds: String(SECONDS) },
     disks: [{ path: await benchRootfs(), readonly: true }], tap: { name: TAP, mac: MAC },
   };
-  const samples: Record<Monitor, Record<Name, number[]>> = { ours: { send: [], receive: [], round_trip: [] }, QEMU: { send: [], receive: [], round_trip: [] } };
+  let samples: Rounds<Name>;
   await command(["ip", "tuntap", "add", "dev", TAP, "mode", "tap"]);
   try {
     await command(["ip", "addr", "add", `${HOST}/30`, "dev", TAP]);
     await command(["ip", "link", "set", TAP, "up"]);
-    for (let round = 0; round < ROUNDS; round++)
-      for (const monitor of monitors) {
-        const folder = dir.join(`${monitor}-${round}`);
-        mkdirSync(folder);
-        const values = await measure(monitor, spec, folder);
-        say(`${monitor}: ${names.map((name) => `${name} ${values[name].toFixed(0)} ${FIGURES[name].unit}`).join(", ")}`);
-        for (const name of names) samples[monitor][name].push(values[name]);
-      }
+    samples = await inTurns(dir.path, ROUNDS, FIGURES, (monitor, folder) => measure(monitor, spec, folder));
   } finally {
     await command(["ip", "link", "del", TAP]);
   }
   return Object.fromEntries(names.flatMap((name) => {
-    const ours = median(samples.ours[name]), theirs = median(samples.QEMU[name]);
+    const ours = median(samples("ours", name)), theirs = median(samples("QEMU", name));
     const [value, unit] = FIGURES[name].better === "more" ? [ours / theirs, "ours/QEMU"] : [theirs / ours, "QEMU/ours"];
     return [
       [name, { ...judged([value], unit, "at least", GOAL), runs: ROUNDS }],
-      [`${name}_ours`, figure(samples.ours[name], FIGURES[name].unit, 0)],
-      [`${name}_qemu`, figure(samples.QEMU[name], FIGURES[name].unit, 0)],
+      [`${name}_ours`, figure(samples("ours", name), FIGURES[name].unit, 0)],
+      [`${name}_qemu`, figure(samples("QEMU", name), FIGURES[name].unit, 0)],
     ];
   }));
 }
