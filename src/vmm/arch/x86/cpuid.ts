@@ -45,65 +45,66 @@ export interface CpuidOptions {
 }
 
 /** The table for one vCPU, from the host's `supported` one (left unchanged). Nested virtualization is hidden. */
-export function cpuidFor(supported: DataView, { index, count, tscDeadline, xsave }: CpuidOptions): DataView {
+export function cpuidFor(supported: DataView, options: CpuidOptions): DataView {
   const bytes = new Uint8Array(supported.buffer, supported.byteOffset, supported.byteLength).slice();
-  const table = new DataView(bytes.buffer);
-  const all = entries(table);
-  const xcr0 = xcr0Mask(table, all);
-  const set = (at: number, value: number) => table.setUint32(at, value >>> 0, true);
-  const get = (at: number) => table.getUint32(at, true);
-  const zero = (base: number) => { for (const register of [eax, ebx, ecx, edx]) set(base + register, 0); };
-  /** log2 of the smallest power of two that holds all APIC ids. */
-  const apicBits = Math.ceil(Math.log2(Math.max(count, 1)));
-  for (const { leaf, index: sub, base } of all) {
-    switch (leaf) {
-      case 0x1: {
-        let features = get(base + ecx) | ECX_HYPERVISOR; // without it a guest looks for no KVM, and has no kvm-clock
-        features &= ~ECX_VMX & (xsave ? ~0 : ~ECX_XSAVE_FAMILY);
-        features = tscDeadline ? features | ECX_TSC_DEADLINE : features & ~ECX_TSC_DEADLINE;
-        set(base + ecx, features);
-        set(base + ebx, ((index << 24) | (Math.min(count, 255) << 16) | (get(base + ebx) & 0xffff)));
-        set(base + edx, count > 1 ? get(base + edx) | EDX_HTT : get(base + edx) & ~EDX_HTT);
-        break;
-      }
-      case 0x4: // cache topology: cores of this package in 31:26, threads that share the cache in 25:14
-        if (get(base + eax) & 0x1f) set(base + eax, (get(base + eax) & 0x3fff) | ((2 ** apicBits - 1) << 26));
-        break;
-      case 0x7:
-        if (!xsave && sub === 0) {
-          set(base + ebx, get(base + ebx) & ~L7_EBX_XSAVE_FAMILY);
-          set(base + ecx, get(base + ecx) & ~L7_ECX_XSAVE_FAMILY);
-          set(base + edx, get(base + edx) & ~L7_EDX_XSAVE_FAMILY);
-        } else if (!xsave) zero(base);
-        break;
-      case 0xb: case 0x1f: // extended topology: level 0 thread, level 1 core
-        topologyLevel(table, base, sub, index, count, apicBits);
-        break;
-      case 0xd:
-        // QEMU's emulated CPU passes sub-leaves of components on that sub-leaf 0 doesn't offer.
-        if (!xsave || (sub >= 2 && sub < 64 && (xcr0 & (1n << BigInt(sub))) === 0n)) zero(base);
-        break;
-      case 0x80000001:
-        set(base + ecx, get(base + ecx) & ~EXT_ECX_SVM & (xsave ? ~0 : ~EXT_ECX_XSAVE_FAMILY));
-        break;
-      case 0x8000000a: // SVM's own features
-        zero(base);
-        break;
-      case 0x80000007:
-        // A snapshot may wake on a host with another frequency: the guest must not trust the TSC for ever.
-        set(base + edx, get(base + edx) & ~EDX_INVARIANT_TSC);
-        break;
-      case 0x80000008: // ECX 7:0 cores - 1, 15:12 bits of the APIC id
-        set(base + ecx, (apicBits << 12) | (count - 1));
-        break;
-      case 0x8000001e: // extended APIC id, core id, one node
-        set(base + eax, index);
-        set(base + ebx, index & 0xff);
-        set(base + ecx, 0);
-        break;
-    }
+  const table = new DataView(bytes.buffer), all = entries(table), xcr0 = xcr0Mask(table, all);
+  for (const entry of all) {
+    setFeatures(table, entry, options, xcr0);
+    setTopology(table, entry, options);
   }
   return table;
+}
+
+/** What the processor can. */
+function setFeatures(table: DataView, { leaf, index: sub, base }: Entry, { tscDeadline, xsave }: CpuidOptions, xcr0: bigint): void {
+  const set = (register: number, value: number) => table.setUint32(base + register, value >>> 0, true);
+  const hide = (register: number, bits: number) => set(register, table.getUint32(base + register, true) & ~bits);
+  const hideAll = () => [eax, ebx, ecx, edx].forEach((register) => set(register, 0));
+  switch (leaf) {
+    case 0x1:
+      hide(ecx, ECX_VMX | ECX_TSC_DEADLINE | (xsave ? 0 : ECX_XSAVE_FAMILY));
+      // Without ECX_HYPERVISOR a guest looks for no KVM, and has no kvm-clock.
+      set(ecx, table.getUint32(base + ecx, true) | ECX_HYPERVISOR | (tscDeadline ? ECX_TSC_DEADLINE : 0));
+      return;
+    case 0x7:
+      if (xsave) return;
+      if (sub !== 0) return hideAll();
+      hide(ebx, L7_EBX_XSAVE_FAMILY);
+      hide(ecx, L7_ECX_XSAVE_FAMILY);
+      return hide(edx, L7_EDX_XSAVE_FAMILY);
+    case 0xd:
+      // QEMU's emulated CPU passes sub-leaves of components on that sub-leaf 0 doesn't offer.
+      if (!xsave || (sub >= 2 && sub < 64 && (xcr0 & (1n << BigInt(sub))) === 0n)) hideAll();
+      return;
+    case 0x80000001: return hide(ecx, EXT_ECX_SVM | (xsave ? 0 : EXT_ECX_XSAVE_FAMILY));
+    case 0x8000000a: return hideAll(); // SVM's own features
+    // A snapshot may wake on a host with another frequency: the guest must not trust the TSC for ever.
+    case 0x80000007: return hide(edx, EDX_INVARIANT_TSC);
+  }
+}
+
+/** Which processor of how many it is. */
+function setTopology(table: DataView, { leaf, index: sub, base }: Entry, { index, count }: CpuidOptions): void {
+  const set = (register: number, value: number) => table.setUint32(base + register, value >>> 0, true);
+  const get = (register: number) => table.getUint32(base + register, true);
+  /** log2 of the smallest power of two that holds all APIC ids. */
+  const apicBits = Math.ceil(Math.log2(Math.max(count, 1)));
+  switch (leaf) {
+    case 0x1:
+      set(ebx, (index << 24) | (Math.min(count, 255) << 16) | (get(ebx) & 0xffff));
+      return set(edx, count > 1 ? get(edx) | EDX_HTT : get(edx) & ~EDX_HTT);
+    case 0x4: // of a cache: cores of this package in 31:26, threads that share it in 25:14
+      if ((get(eax) & 0x1f) !== 0) set(eax, (get(eax) & 0x3fff) | ((2 ** apicBits - 1) << 26));
+      return;
+    case 0xb: case 0x1f: // extended: level 0 thread, level 1 core
+      return topologyLevel(table, base, sub, index, count, apicBits);
+    case 0x80000008: // ECX 7:0 cores - 1, 15:12 bits of the APIC id
+      return set(ecx, (apicBits << 12) | (count - 1));
+    case 0x8000001e: // extended APIC id, core id, one node
+      set(eax, index);
+      set(ebx, index & 0xff);
+      return set(ecx, 0);
+  }
 }
 
 function topologyLevel(table: DataView, base: number, level: number, index: number, count: number, apicBits: number): void {
