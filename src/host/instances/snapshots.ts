@@ -118,9 +118,11 @@ async function giveBack(ctx: Context, id: string, snapshotId: string): Promise<R
   const machine = ctx.records.stateOf(id) === "Running" ? ctx.machines.get(id) : undefined;
   const ended = machine === undefined ? await killNow(ctx, id) : ok();
   if (ended.isErr()) return err(ended.error);
+  // Of one that was never started there is no disk yet; this one is as if it never was.
+  const empty = () => generationId === null && ctx.disk(id, true).isErr();
   const replaced = await ctx.deps.disks.replace(diskOf(snapshot.id), instanceDisk(id), () => {
     const state = generationId === null ? "Stopped" : "Standby";
-    ctx.records.transition(id, state, `restored from snapshot ${snapshot.id}`, { savedGeneration: generationId, liveGeneration: null, stoppedAt: generationId === null ? Date.now() : null, exitCode: null, exitMessage: null });
+    ctx.records.transition(id, state, `restored from snapshot ${snapshot.id}`, { savedGeneration: generationId, liveGeneration: null, ...(empty() ? { startedAt: null } : {}), stoppedAt: generationId === null ? Date.now() : null, exitCode: null, exitMessage: null });
     // A daemon that dies now: the next one must not take this monitor for that of a start that was not written down.
     if (generationId === null) ctx.records.clearProcess(id);
   });

@@ -58,7 +58,8 @@ async function attempt(ctx: Context, id: string, fds: BootFds): Promise<Res<void
   const { config, rootfsPath } = image.value;
   if (argvOf(instance, config).length === 0)
     return fail("instance.start_failed", `Cannot start instance ${instance.name}: neither it nor its image ${instance.image} says which program to run; give a command`);
-  const disk = ctx.disk(id);
+  // Or what its guest has written would be gone without a word.
+  const disk = ctx.disk(id, instance.startedAt !== null);
   if (disk.isErr()) return err(disk.error);
   // One of several layers is there from its clone on; a plain one is made at the first start.
   const [newest] = disk.value.layers;
