@@ -190,9 +190,10 @@ test("a guest whose boot was not written down is taken over as what it is", asyn
 });
 
 test("a guest whose boot was not written down and that has ended is on record with its code", async () => {
-  const root = freshRoot();
-  await kill(await daemon(root, "create", "job", "talk", "20"));
+  const root = freshRoot(), end = join(root, "end");
+  await kill(await daemon(root, "create", "job", "until", end));
   forgetBoot(root, "job", "Created");
+  writeFileSync(end, "");
   await until("the guest's end", () => monitorsIn(root).length === 0);
   const f = await open(root);
   expect(f.instances.get("job")._unsafeUnwrap()).toMatchObject({ state: "Stopped", exitCode: 0, exitMessage: null, startedAt: expect.any(Number) });

@@ -4,7 +4,7 @@
 // what its guest was told to do; of its memory 16 pages are written. Sleeping goes wrong where the guest is `save-fails`,
 // `save-slowly MS` (called off by cancelSave), `save-silently` (never answers, until it is told to go on), `never-thaws`,
 // `refuse-wake`, `needs-feature` or `die-awake` (once it has answered).
-import { fstatSync, readFileSync } from "node:fs";
+import { existsSync, fstatSync, readFileSync } from "node:fs";
 import { FrameDecoder, encodeChunks, encodeFrame } from "../../../src/host/agent/frames.ts";
 import { decodePairs, encodePairs } from "../../../src/pairs.ts";
 import { Epoll, EPOLLIN, EPOLLOUT, TimerFd } from "../../../src/ffi/epoll.ts";
@@ -200,6 +200,13 @@ function play(): void {
     if (!before) return console.log("booted once"), exit(0, "", true);
   }
   if (what === "talk") return talk(Number(first), 1);
+  if (what === "until") return exitOnce(first);
+}
+
+/** Ends once there is a file at `path`. */
+function exitOnce(path: string): void {
+  if (existsSync(path)) return exit(0, "");
+  after(1, () => exitOnce(path));
 }
 
 /** `count` lines, one each millisecond. */
