@@ -2,9 +2,9 @@
 import type { Command } from "commander";
 import type { Ingress, IngressRule } from "./api.ts";
 import { apiCommand, apiOf, collect, show, wholeNumber } from "./command.ts";
-import { each } from "./each.ts";
+import { each, inspectEach } from "./each.ts";
 import { usage } from "./fail.ts";
-import { ago, print, printJson, table } from "./output.ts";
+import { ago, table } from "./output.ts";
 
 interface CreateFlags { rule?: string[]; port?: number; authHeader?: string; tag?: string[] }
 
@@ -38,11 +38,8 @@ export function addIngressCommands(program: Command): void {
   apiCommand(ingress, "inspect <name...>", "Show all that is on record of ingresses, as JSON")
     .alias("get")
     .option("--show-secrets", "the values of header fields that requests must have, too")
-    .action(async (names: string[], flags: { showSecrets?: boolean }, command: Command) => {
-      const found: Ingress[] = [];
-      for (const name of names) found.push(await apiOf(command).ingress(name));
-      printJson(flags.showSecrets ? found : found.map(hideSecrets));
-    });
+    .action((names: string[], flags: { showSecrets?: boolean }, command: Command) =>
+      inspectEach(names, command, async (api, name) => (flags.showSecrets ? api.ingress(name) : hideSecrets(await api.ingress(name)))));
 
   apiCommand(ingress, "rm <name...>", "Remove ingresses; requests under way go on")
     .action((names: string[], _: unknown, command: Command) => each(names, command, async (api, name) => {

@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import { REVISION, VERSION } from "../version.ts";
 import type { Instance, Usage } from "./api.ts";
 import { apiCommand, apiOf, show, wantsJson } from "./command.ts";
+import { inspectEach } from "./each.ts";
 import { CliError } from "./fail.ts";
 import { ago, bytes, note, print, printJson, shorten, table } from "./output.ts";
 import { describePorts, describeState, hasEnded } from "./states.ts";
@@ -19,12 +20,8 @@ export function addInspectCommands(program: Command): void {
     });
 
   apiCommand(program, "inspect <name...>", "Show all that is on record of instances or images, as JSON")
-    .action(async (names: string[], _: unknown, command: Command) => {
-      const api = apiOf(command);
-      const found: unknown[] = [];
-      for (const name of names) found.push(await api.instance(name).catch((cause: unknown) => orImage(cause, () => api.image(name))));
-      printJson(found);
-    });
+    .action((names: string[], _: unknown, command: Command) =>
+      inspectEach<unknown>(names, command, (api, name) => api.instance(name).catch((cause: unknown) => orImage(cause, () => api.image(name)))));
 }
 
 export function addServerCommands(program: Command): void {

@@ -79,6 +79,6 @@ function failed(cause: unknown): number {
   }
   const { code, message } = cause;
   const hint = cause.status === STATUS_USAGE && outcome.help !== "" ? `${outcome.help}\n` : "";
-  writeAll(2, outcome.json ? `${JSON.stringify({ code, message })}\n` : `dormouse: ${message}\n${hint}`);
+  writeAll(2, outcome.json ? `${JSON.stringify({ code, message })}\n` : `${message.replace(/^/gm, "dormouse: ")}\n${hint}`);
   return runs ? status : (cause.status ?? status);
 }

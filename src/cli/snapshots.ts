@@ -2,9 +2,8 @@
 import { type Command, Option } from "commander";
 import type { Api, Compression, Snapshot } from "./api.ts";
 import { apiCommand, apiOf, oneOf, show, wholeNumber } from "./command.ts";
-import { each } from "./each.ts";
+import { each, inspectEach } from "./each.ts";
 import { usage } from "./fail.ts";
-import { printJson } from "./output.ts";
 import { compression, COMPRESSION_HELP, duration, tag } from "./policies.ts";
 import { type Target, targetOption } from "./sleep.ts";
 import { forkLine, schedule, snapshotTable } from "./sleep-output.ts";
@@ -21,12 +20,7 @@ export function addSnapshotCommands(program: Command): void {
   addList(snapshot);
 
   apiCommand(snapshot, "inspect <snapshot...>", "Show all that is on record of snapshots, as JSON")
-    .action(async (refs: string[], _: unknown, command: Command) => {
-      const api = apiOf(command);
-      const found: Snapshot[] = [];
-      for (const ref of refs) found.push(await api.snapshot(ref));
-      printJson(found);
-    });
+    .action((refs: string[], _: unknown, command: Command) => inspectEach(refs, command, (api, ref) => api.snapshot(ref)));
 
   apiCommand(snapshot, "rm <snapshot...>", "Remove snapshots; instances that came from them stay whole")
     .action((refs: string[], _: unknown, command: Command) => each(refs, command, async (api, ref) => {

@@ -49,6 +49,8 @@ describe("lists", () => {
     const { status, err, out } = await cli(["inspect", "nobody"]);
     expect([status, out]).toEqual([1, ""]);
     expect(err).toBe("dormouse: Cannot find instance nobody.\n");
+    const some = await cli(["inspect", "nobody", "web", "nothing"]);
+    expect([some.status, JSON.parse(some.out), some.err]).toEqual([1, [expect.objectContaining({ id })], "dormouse: Cannot find instance nobody.\ndormouse: Cannot find instance nothing.\n"]);
   });
 
   test("images shows status and size; load passes an absolute path on and waits", async () => {
