@@ -170,7 +170,7 @@ describe("breaks", () => {
     const name = registry.repository;
     await registry[Symbol.asyncDispose]();
     await using images = new Images({ limits: { attempts: 2 } });
-    expect(await images.pulled(name)).toMatchObject({ status: "failed", error: expect.stringContaining(`cannot reach ${name.split("/")[0]}`) });
+    expect(await images.pulled(name)).toMatchObject({ status: "failed", error: expect.stringContaining(`cannot reach ${name.split("/")[0]}: connection refused`) });
   });
 
   test("an unknown image and an unknown tag are told apart from a broken registry", async () => {

@@ -1,7 +1,7 @@
 // One HTTP exchange with a server that may be slow, large-mouthed or dead: patience, redirects and sizes are bounded.
-import { DormouseError } from "../../../errors.ts";
+import { DormouseError, messageOf } from "../../../errors.ts";
 import type { ImageLimits } from "../limits.ts";
-import { retryAfterMs, TransientError, transient } from "./retry.ts";
+import { retryAfterMs, TransientError } from "./retry.ts";
 
 export interface HttpOptions { readonly limits: ImageLimits; readonly signal: AbortSignal }
 
@@ -64,8 +64,12 @@ async function send(url: URL, headers: Record<string, string>, dog: Watchdog, fo
 export function failure(url: URL, dog: Watchdog, error: unknown): unknown {
   if (error instanceof DormouseError || error instanceof TransientError) return error;
   if (dog.signal.aborted) return dog.signal.reason;
-  return transient(`cannot reach ${url.host}`, error);
+  return new TransientError(`cannot reach ${url.host}: ${reason(error)}`, null, error);
 }
+
+/** Where the runtime's own words guess at typing errors. */
+const REASONS: Readonly<Record<string, string>> = { ECONNREFUSED: "connection refused", ConnectionRefused: "connection refused", ECONNRESET: "connection reset", ENOTFOUND: "there is no host of this name" };
+const reason = (error: unknown): string => REASONS[String((error as { code?: unknown }).code)] ?? messageOf(error);
 
 function nextUrl(from: URL, location: string, start: URL): URL {
   const next = URL.parse(location, from.href);

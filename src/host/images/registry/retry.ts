@@ -1,5 +1,4 @@
 // Repeats what a busy or broken network spoils: pauses that double, with jitter, until there was no progress too often.
-import { messageOf } from "../../../errors.ts";
 import type { ImageLimits } from "../limits.ts";
 
 /** A failure that may pass by itself; `afterMs` is what the server asked for. */
@@ -61,6 +60,3 @@ export function retryAfterMs(value: string | null): number | null {
   const ms = /^[0-9]+$/.test(value.trim()) ? Number(value) * 1000 : Date.parse(value) - Date.now();
   return Number.isFinite(ms) && ms > 0 ? ms : null;
 }
-
-/** A failure of fetch or of a body as one that may pass. */
-export const transient = (what: string, cause: unknown): TransientError => new TransientError(`${what}: ${messageOf(cause)}`, null, cause);
