@@ -3,9 +3,9 @@
 import { must, syscall } from "../ffi/syscall.ts";
 import { SYS } from "../ffi/abi/syscalls.ts";
 import { closeFd } from "../ffi/fd.ts";
-import { MAP_SHARED, Mapping, PROT_READ, PROT_WRITE } from "../ffi/memory.ts";
+import { MAP_SHARED, Mapping, PAGE_SIZE, PROT_READ, PROT_WRITE } from "../ffi/memory.ts";
 import {
-  ioctls, KVM, kvm_cpuid2, kvm_cpuid_entry2, kvm_ioeventfd, kvm_irq_routing, kvm_irq_routing_entry, kvm_irqfd, kvm_pit_config,
+  ioctls, KVM, kvm_coalesced_mmio_zone, kvm_cpuid2, kvm_cpuid_entry2, kvm_ioeventfd, kvm_irq_routing, kvm_irq_routing_entry, kvm_irqfd, kvm_pit_config,
   kvm_sregs, kvm_userspace_memory_region,
 } from "../ffi/abi/kvm.ts";
 import { IDENTITY_MAP_ADDRESS, TSS_ADDRESS } from "./layout.ts";
@@ -47,7 +47,10 @@ export class Kvm {
     return Array.from(list.subarray(1, 1 + list[0]!));
   }
 
-  createVm(): Vm { return new Vm(ioctl(this.fd, "KVM_CREATE_VM"), ioctl(this.fd, "KVM_GET_VCPU_MMAP_SIZE")); }
+  createVm(): Vm {
+    const postedPage = this.extension(KVM.KVM_CAP_COALESCED_PIO) > 0 ? this.extension(KVM.KVM_CAP_COALESCED_MMIO) : 0;
+    return new Vm(ioctl(this.fd, "KVM_CREATE_VM"), ioctl(this.fd, "KVM_GET_VCPU_MMAP_SIZE"), postedPage);
+  }
 }
 
 /** One entry of the interrupt routing table. */
@@ -57,7 +60,8 @@ export type Route =
 
 /** A virtual machine with in-kernel PIC, IOAPIC, local APICs and PIT. */
 export class Vm {
-  constructor(readonly fd: number, private readonly runSize: number) {
+  /** `postedPage`: which page of a vCPU's mapping is the ring of posted writes; 0 where this KVM has none. */
+  constructor(readonly fd: number, private readonly runSize: number, private readonly postedPage: number) {
     ioctl(fd, "KVM_SET_IDENTITY_MAP_ADDR", new BigUint64Array([BigInt(IDENTITY_MAP_ADDRESS)]));
     ioctl(fd, "KVM_SET_TSS_ADDR", TSS_ADDRESS);
     ioctl(fd, "KVM_CREATE_IRQCHIP");
@@ -70,6 +74,21 @@ export class Vm {
   createVcpu(index: number): Vcpu {
     const fd = ioctl(this.fd, "KVM_CREATE_VCPU", index);
     return new Vcpu(index, fd, Mapping.file(fd, this.runSize, PROT_READ | PROT_WRITE, MAP_SHARED));
+  }
+
+  /** Writes to these ports go into the ring of posted writes, where this KVM has one (posted.ts). */
+  postWrites(port: number, size: number): void {
+    if (this.postedPage === 0) return;
+    const at = kvm_coalesced_mmio_zone.at, zone = new DataView(new ArrayBuffer(kvm_coalesced_mmio_zone.size));
+    zone.setBigUint64(at.addr, BigInt(port), true);
+    zone.setUint32(at.size, size, true);
+    zone.setUint32(at.pad, 1, true);
+    ioctl(this.fd, "KVM_REGISTER_COALESCED_MMIO", zone);
+  }
+
+  /** The ring's page, seen through any of its vCPUs, as long as that lives; null where there is none. */
+  postedPageOf(vcpu: Vcpu): ArrayBuffer | null {
+    return this.postedPage === 0 ? null : vcpu.run.buffer(this.postedPage * PAGE_SIZE, PAGE_SIZE);
   }
 
   /** `size` 0 deletes the slot. */

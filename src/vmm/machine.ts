@@ -14,6 +14,7 @@ import { Kvm, type Vcpu, type Vm } from "./kvm.ts";
 import type { GuestMemory } from "./memory.ts";
 import type { PciFunction, PciPlatform } from "./pci.ts";
 import { Ports } from "./ports.ts";
+import { PostedWrites } from "./posted.ts";
 import { SERIAL_IRQ, Serial } from "./serial.ts";
 import { Discarded } from "./snapshot/discarded.ts";
 import { Spares } from "./spares.ts";
@@ -55,6 +56,7 @@ export class Machine {
   private readonly vm: Vm;
   private readonly bus = new PciBus();
   private readonly serial: Serial;
+  private readonly ports: Ports;
   private readonly interrupts: Interrupts;
   private readonly vcpus: readonly Vcpu[];
   private readonly cpuids: DataView[] = [];
@@ -75,7 +77,8 @@ export class Machine {
     this.serial = new Serial(options.onSerial, () => signalEventFd(serialIrq));
     this.platform = this.pciPlatform();
     this.showCpus();
-    const { bus } = this, ports = new Ports(bus, this.serial, () => this.onVcpuEnd(End.RESET, 0));
+    const { bus } = this, ports = new Ports(bus, this.serial, new PostedWrites(vm.postedPageOf(vcpus[0]!)), () => this.onVcpuEnd(End.RESET, 0));
+    this.ports = ports;
     this.threads = spares.takeThreads(vcpus) ?? new Vcpus(epoll, vcpus);
     this.threads.serve({
       portRead: (port, size) => ports.read(port, size),
@@ -114,6 +117,7 @@ export class Machine {
 
   /** Only after pause() has called back. */
   save(): MachineState {
+    this.ports.settle();
     this.serial.flush();
     const reader = new StateReader(this.kvm);
     const bytesOf = (table: DataView) => new Uint8Array(new Uint8Array(table.buffer, table.byteOffset, table.byteLength));

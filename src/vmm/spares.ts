@@ -8,6 +8,7 @@ import { UringIo } from "./devices/block/uring.ts";
 import { Kvm, type Vcpu, type Vm } from "./kvm.ts";
 import { GuestMemory } from "./memory.ts";
 import { Vcpus } from "./vcpus.ts";
+import { PCI_CONFIG_ADDRESS, PCI_CONFIG_ADDRESS_SIZE } from "./ports.ts";
 import type { PrepareParams } from "./protocol.ts";
 
 /** Guest RAM: its mapping, and the views of it. */
@@ -56,7 +57,9 @@ export class Spares {
 }
 
 function newBody(kvm: Kvm, memoryBytes: number, vcpus: number): Body {
-  const vm = kvm.createVm(), body = { vm, vcpus: [], ...newRam(vm, memoryBytes) };
+  const vm = kvm.createVm();
+  vm.postWrites(PCI_CONFIG_ADDRESS, PCI_CONFIG_ADDRESS_SIZE);
+  const body = { vm, vcpus: [], ...newRam(vm, memoryBytes) };
   addVcpus(body, vcpus);
   return body;
 }

@@ -19,7 +19,9 @@ const NEXT = 1, WRITE = 2, INDIRECT = 4;
 export class FakePlatform implements PciPlatform {
   readonly ioEvents = new Map<number, number>();
   readonly irqs: { readonly gsi: number; readonly fd: number }[] = [];
-  readonly routes = new Map<number, number>();
+  /** As they were set, and as they were committed last. */
+  private readonly newRoutes = new Map<number, number>();
+  private routes: ReadonlyMap<number, number> = new Map();
   commits = 0;
   addIoEvent(gpa: number, fd: number): void {
     if (this.ioEvents.has(gpa)) throw new Error("EEXIST");
@@ -35,12 +37,15 @@ export class FakePlatform implements PciPlatform {
     return irq;
   }
   setMsiRoute(gsi: number, message: { data: number } | null): void {
-    if (message === null) this.routes.delete(gsi);
-    else this.routes.set(gsi, message.data);
+    if (message === null) this.newRoutes.delete(gsi);
+    else this.newRoutes.set(gsi, message.data);
   }
-  commitRoutes(): void { this.commits++; }
+  commitRoutes(): void {
+    this.commits++;
+    this.routes = new Map(this.newRoutes);
+  }
 
-  /** True if the interrupt with MSI data `data` has been raised since the last call. */
+  /** True if the interrupt with MSI data `data` has been raised since the last call, over a route that was committed. */
   took(data: number): boolean {
     return this.irqs.filter((irq) => this.routes.get(irq.gsi) === data && drainEventFd(irq.fd)).length > 0;
   }

@@ -45,6 +45,11 @@ export const kvm_xsave = struct("struct kvm_xsave", header, { region: array(u32,
 export const kvm_xcrs = struct("struct kvm_xcrs", header, { nr_xcrs: u32, flags: u32, xcrs: array(u64, 32), padding: array(u64, 16) });
 export const kvm_irqfd = struct("struct kvm_irqfd", header, { fd: u32, gsi: u32, flags: u32, resamplefd: u32, pad: array(u8, 16) });
 export const kvm_ioeventfd = struct("struct kvm_ioeventfd", header, { datamatch: u64, addr: u64, len: u32, fd: u32, flags: u32, pad: array(u8, 36) });
+/** `pad` is a union with `pio`, 1 for ports; here and in the next. */
+export const kvm_coalesced_mmio_zone = struct("struct kvm_coalesced_mmio_zone", header, { addr: u64, size: u32, pad: u32 });
+export const kvm_coalesced_mmio = struct("struct kvm_coalesced_mmio", header, { phys_addr: u64, len: u32, pad: u32, data: array(u8, 8) });
+/** Followed by as many entries as fit the page. */
+export const kvm_coalesced_mmio_ring = struct("struct kvm_coalesced_mmio_ring", header, { first: u32, last: u32 });
 /** `u` is a union of 32 bytes: `irqchip` {u32 irqchip, u32 pin} or `msi` {u32 address_lo, u32 address_hi, u32 data, u32 devid}. */
 export const kvm_irq_routing_entry = struct("struct kvm_irq_routing_entry", header, { gsi: u32, type: u32, flags: u32, pad: u32, u: array(u64, 4) });
 export const kvm_irq_routing = struct("struct kvm_irq_routing", header, { nr: u32, flags: u32, entries: array(kvm_irq_routing_entry, 0) });
@@ -71,6 +76,7 @@ export const ioctls = {
   KVM_CREATE_IRQCHIP: _IO(kvmIo, 0x60),
   KVM_GET_IRQCHIP: _IOWR(kvmIo, 0x62, kvm_irqchip.size),
   KVM_SET_IRQCHIP: _IOR(kvmIo, 0x63, kvm_irqchip.size),
+  KVM_REGISTER_COALESCED_MMIO: _IOW(kvmIo, 0x67, kvm_coalesced_mmio_zone.size),
   KVM_SET_GSI_ROUTING: _IOW(kvmIo, 0x6a, kvm_irq_routing.size),
   KVM_IRQFD: _IOW(kvmIo, 0x76, kvm_irqfd.size),
   KVM_CREATE_PIT2: _IOW(kvmIo, 0x77, kvm_pit_config.size),
@@ -110,9 +116,9 @@ export const KVM = {
   KVM_EXIT_UNKNOWN: 0, KVM_EXIT_EXCEPTION: 1, KVM_EXIT_IO: 2, KVM_EXIT_HYPERCALL: 3, KVM_EXIT_DEBUG: 4, KVM_EXIT_HLT: 5, KVM_EXIT_MMIO: 6,
   KVM_EXIT_IRQ_WINDOW_OPEN: 7, KVM_EXIT_SHUTDOWN: 8, KVM_EXIT_FAIL_ENTRY: 9, KVM_EXIT_INTR: 10, KVM_EXIT_INTERNAL_ERROR: 17, KVM_EXIT_SYSTEM_EVENT: 24,
   KVM_EXIT_IO_IN: 0, KVM_EXIT_IO_OUT: 1,
-  KVM_CAP_IRQCHIP: 0, KVM_CAP_USER_MEMORY: 3, KVM_CAP_SET_TSS_ADDR: 4, KVM_CAP_NR_VCPUS: 9, KVM_CAP_MP_STATE: 14, KVM_CAP_IRQ_ROUTING: 25,
+  KVM_CAP_IRQCHIP: 0, KVM_CAP_USER_MEMORY: 3, KVM_CAP_SET_TSS_ADDR: 4, KVM_CAP_NR_VCPUS: 9, KVM_CAP_MP_STATE: 14, KVM_CAP_COALESCED_MMIO: 15, KVM_CAP_IRQ_ROUTING: 25,
   KVM_CAP_IRQFD: 32, KVM_CAP_PIT2: 33, KVM_CAP_IOEVENTFD: 36, KVM_CAP_VCPU_EVENTS: 41, KVM_CAP_XCRS: 56, KVM_CAP_TSC_CONTROL: 60,
-  KVM_CAP_GET_TSC_KHZ: 61, KVM_CAP_MAX_VCPUS: 66, KVM_CAP_TSC_DEADLINE_TIMER: 72, KVM_CAP_IMMEDIATE_EXIT: 136, KVM_CAP_XSAVE2: 208,
+  KVM_CAP_GET_TSC_KHZ: 61, KVM_CAP_MAX_VCPUS: 66, KVM_CAP_TSC_DEADLINE_TIMER: 72, KVM_CAP_IMMEDIATE_EXIT: 136, KVM_CAP_COALESCED_PIO: 162, KVM_CAP_XSAVE2: 208,
   KVM_CPUID_FLAG_SIGNIFCANT_INDEX: 1,
   KVM_IRQ_ROUTING_IRQCHIP: 1, KVM_IRQ_ROUTING_MSI: 2,
   KVM_IRQCHIP_PIC_MASTER: 0, KVM_IRQCHIP_PIC_SLAVE: 1, KVM_IRQCHIP_IOAPIC: 2,

@@ -1,5 +1,6 @@
 // MSI-X of one function (PCI Local Bus Specification 3.0, 6.8.2): table, pending bits, masks. Every vector has an irqfd; masks are
-// kept here, not in KVM's routes, so that a driver that masks and unmasks costs no change of routes.
+// kept here, not in KVM's routes, so that a driver that masks and unmasks costs no change of routes. A changed route is brought to KVM
+// when its interrupt is first raised: KVM takes all routes at once and waits for all CPUs, and a driver sets up vector after vector.
 import { PCI } from "../../ffi/abi/pci_regs.ts";
 import { signalEventFd } from "../../ffi/epoll.ts";
 import type { PciPlatform } from "../pci.ts";
@@ -26,6 +27,8 @@ export class Msix {
   private readonly table: Uint32Array;
   private readonly vectors: Vector[] = [];
   private control = 0;
+  /** A route has changed that KVM may not know yet. */
+  private uncommitted = false;
 
   constructor(readonly count: number, private readonly platform: PciPlatform) {
     this.table = new Uint32Array(count * 4);
@@ -50,7 +53,13 @@ export class Msix {
     const vector = this.vectors[index];
     if (vector === undefined || !this.enabled) return;
     if (this.masked(index) || vector.irq === null) vector.pending = true;
-    else signalEventFd(vector.irq.fd);
+    else this.raise(vector.irq.fd);
+  }
+
+  private raise(fd: number): void {
+    if (this.uncommitted) this.platform.commitRoutes();
+    this.uncommitted = false;
+    signalEventFd(fd);
   }
 
   tableRead(offset: number, size: number): number {
@@ -76,29 +85,27 @@ export class Msix {
     return (this.control & PCI_MSIX_FLAGS_MASKALL) !== 0 || (this.table[index * 4 + CONTROL_WORD]! & PCI_MSIX_ENTRY_CTRL_MASKBIT) !== 0;
   }
 
-  /** Brings KVM's routes up to what unmasked vectors say, then raises what was pending. */
+  /** Routes what unmasked vectors say, then raises what was pending. */
   private settle(from: number, to: number): void {
     if (!this.enabled) return;
-    let changed = false;
-    for (let i = from; i < to; i++) if (!this.masked(i)) changed = this.route(i) || changed;
-    if (changed) this.platform.commitRoutes();
+    for (let i = from; i < to; i++) if (!this.masked(i)) this.route(i);
     for (let i = from; i < to; i++) {
       const vector = this.vectors[i]!;
       if (!vector.pending || this.masked(i) || vector.irq === null) continue;
       vector.pending = false;
-      signalEventFd(vector.irq.fd);
+      this.raise(vector.irq.fd);
     }
   }
 
-  private route(index: number): boolean {
+  private route(index: number): void {
     const vector = this.vectors[index]!;
     const low = this.word(index, PCI_MSIX_ENTRY_LOWER_ADDR), high = this.word(index, PCI_MSIX_ENTRY_UPPER_ADDR), data = this.word(index, PCI_MSIX_ENTRY_DATA);
     const routed = vector.routed;
-    if (routed !== null && routed[0] === low && routed[1] === high && routed[2] === data) return false;
+    if (routed !== null && routed[0] === low && routed[1] === high && routed[2] === data) return;
     vector.irq ??= this.platform.allocateIrq();
     this.platform.setMsiRoute(vector.irq.gsi, { addressLow: low, addressHigh: high, data });
     vector.routed = [low, high, data];
-    return true;
+    this.uncommitted = true;
   }
 
   private word(index: number, offset: number): number {

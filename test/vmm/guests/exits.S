@@ -23,9 +23,6 @@
 _start:
     mov $0x200000, %r10
 #include "map-bars.inc"
-    mov $0xcf8, %dx              # slot 0, register 0
-    mov $0x80000000, %eax
-    outl %eax, %dx
     mov $0xdf000000, %rbx        # no BAR is there
     begin
     nop
@@ -39,7 +36,10 @@ _start:
     nop
     movl (%rbx), %eax
     end 2
-    begin
+    begin                        # slot 0, register 0
+    mov $0xcf8, %dx
+    mov $0x80000000, %eax
+    outl %eax, %dx
     mov $0xcfc, %dx
     inl %dx, %eax
     end 3
