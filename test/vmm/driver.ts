@@ -2,8 +2,8 @@
 import { STATUS } from "../../src/ffi/abi/virtio_ring.ts";
 import { PCI } from "../../src/ffi/abi/pci_regs.ts";
 import { virtio_pci_common_cfg as common } from "../../src/ffi/abi/virtio_pci.ts";
-import { drainEventFd, EventFd, signalEventFd, type Epoll } from "../../src/ffi/epoll.ts";
-import { closeFd } from "../../src/ffi/fd.ts";
+import { EventFd, signalEventFd, type Epoll } from "../../src/ffi/epoll.ts";
+import { closeFd, tryRead } from "../../src/ffi/fd.ts";
 import { Mapping } from "../../src/ffi/memory.ts";
 import { GuestMemory } from "../../src/vmm/memory.ts";
 import type { PciPlatform } from "../../src/vmm/pci.ts";
@@ -45,10 +45,12 @@ export class FakePlatform implements PciPlatform {
     this.routes = new Map(this.newRoutes);
   }
 
-  /** True if the interrupt with MSI data `data` has been raised since the last call, over a route that was committed. */
-  took(data: number): boolean {
-    return this.irqs.filter((irq) => this.routes.get(irq.gsi) === data && drainEventFd(irq.fd)).length > 0;
+  /** How often the interrupt with MSI data `data` has been raised since the last call, over a route that was committed. */
+  count(data: number): number {
+    const value = new BigUint64Array(1);
+    return this.irqs.reduce((sum, irq) => sum + (this.routes.get(irq.gsi) === data && tryRead(irq.fd, value, 8) === 8 ? Number(value[0]) : 0), 0);
   }
+  took(data: number): boolean { return this.count(data) > 0; }
 }
 
 export const MEMORY = 64 * 2 ** 20;

@@ -87,6 +87,17 @@ test("a long frame spreads over mergeable buffers, again and again", () => {
   }
 });
 
+test("many frames that wait are one interrupt to a guest that is at work on the first", () => {
+  const [tap, wire] = pair();
+  const { d } = rig(tap);
+  d.settle();
+  const take = receiver(d, 64, 1536);
+  for (let i = 0; i < 40; i++) tryWrite(wire, framed(new Uint8Array([i])), HEADER + 1);
+  let frames: Uint8Array[] = [];
+  d.run(() => (frames = [...frames, ...take()]).length === 40);
+  expect(d.platform.count(100)).toBe(1);
+});
+
 test("without mergeable buffers one chain is one frame", () => {
   const [tap, wire] = pair();
   const { d } = rig(tap, { features: V1 });

@@ -17,8 +17,6 @@ const RX = 0, TX = 1;
 const QUEUE_SIZE = 256;
 /** Frames one way in one go before other devices get their turn. */
 const BUDGET = 128;
-/** Received frames that are published together, but for the first. BUDGET is a multiple of it. */
-const FLUSH_EVERY = 16;
 const HEADER = virtio_net_hdr_mrg_rxbuf.size;
 /** Ethernet header and a VLAN tag. */
 const LINK_BYTES = 18;
@@ -151,8 +149,8 @@ export class NetDevice implements Device {
       this.rxBucket?.take(n);
       this.stats.rxPackets++;
       this.stats.rxBytes += n - HEADER;
-      // The guest starts on the first frame while we look for the next; in its poll mode it wants no interrupt anyway.
-      if (budget % FLUSH_EVERY === 0) queue.flush();
+      // Each at once: the ring has room for a few long frames only, and the guest works on them meanwhile. In its poll mode it wants no interrupt anyway.
+      queue.flush();
       if (budget === 1) this.arm(true); // more may wait: epoll says so in the next round
     }
     queue.flush();
@@ -171,14 +169,14 @@ export class NetDevice implements Device {
     let budget = BUDGET;
     do {
       while (budget > 0) {
-        if (this.txBucket !== null && !this.txBucket.ready()) return queue.flush();
+        if (this.txBucket !== null && !this.txBucket.ready()) return;
         if (!queue.pop()) break;
         this.send(queue);
         queue.push(queue.head, 0);
+        queue.flush(); // each at once: a connection of the guest has few frames on their way, and goes on when they come back
         budget--;
       }
       if (budget === 0) context.again(TX);
-      queue.flush();
     } while (budget > 0 && queue.enableNotify());
   }
 
