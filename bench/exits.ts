@@ -8,7 +8,7 @@ import { figure, say, type Metrics } from "./metric.ts";
 
 const RUNS = 7, ROUNDS = 2000;
 const CYCLES = 0x200000;
-/** In the guest's order. The last two are the same work of some 50 µs, with an access and without. */
+/** In the guest's order. PCI configuration is read as Linux does it, address and data. The last two are the same work of some 50 µs, with an access and without. */
 const KINDS = ["nothing", "port", "memory", "pci_configuration", "serial_byte", "work_and_port", "work"] as const;
 type Kind = (typeof KINDS)[number];
 
