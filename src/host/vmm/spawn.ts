@@ -25,9 +25,9 @@ const SMALL_ENGINE: Readonly<Record<string, string>> = {
 
 /**
  * Guest RAM that is looked at counts as the engine's own memory: the first look brought a collection on, two milliseconds while somebody waits.
- * So RAM comes on top of the 32 MiB that a heap may have anyway. The option is a 32-bit number.
+ * So RAM comes on top of the 8 MiB that a heap may have anyway. The option is a 32-bit number.
  */
-export const engineOptions = (memoryBytes: number): Readonly<Record<string, string>> => ({ ...SMALL_ENGINE, BUN_JSC_largeHeapSize: String(Math.min(memoryBytes + 2 ** 25, 2 ** 32 - 1)) });
+export const engineOptions = (memoryBytes: number): Readonly<Record<string, string>> => ({ ...SMALL_ENGINE, BUN_JSC_largeHeapSize: String(Math.min(memoryBytes + 2 ** 23, 2 ** 32 - 1)) });
 
 export interface Spawned { readonly pid: number; /** Tells this process from a later one with the same number. */ readonly start: number }
 
