@@ -1,5 +1,5 @@
 // What a machine needs and what takes long to make, made ahead by a monitor that waits in the daemon's pool: KVM's VM with memory of the
-// size that is expected (a memory slot alone costs milliseconds: KVM waits for all CPUs) and with its vCPUs, their threads, a ring for disk I/O.
+// size that is expected and with its vCPUs, their threads, a ring for disk I/O.
 // All of it is as good as new: nothing of a guest has been in it.
 import type { Epoll } from "../ffi/epoll.ts";
 import { Mapping } from "../ffi/memory.ts";
@@ -57,9 +57,9 @@ export class Spares {
 }
 
 function newBody(kvm: Kvm, memoryBytes: number, vcpus: number): Body {
-  const vm = kvm.createVm();
+  const vm = kvm.createVm(), body = { vm, vcpus: [], ...newRam(vm, memoryBytes) };
+  vm.createInterruptControllers();
   vm.postWrites(PCI_CONFIG_ADDRESS, PCI_CONFIG_ADDRESS_SIZE);
-  const body = { vm, vcpus: [], ...newRam(vm, memoryBytes) };
   addVcpus(body, vcpus);
   return body;
 }
