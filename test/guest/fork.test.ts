@@ -29,7 +29,7 @@ describe.each(places)("on %s", (_, parent) => {
     folder?.[Symbol.dispose]();
   }, 300_000);
 
-  const sh = (ref: string, script: string) => site.daemon.run(["exec", ref, "sh", "-c", script]);
+  const sh = (ref: string, script: string) => site.exec(ref, "sh", "-c", script);
   const snapshots = () => site.daemon.api<Snapshot[]>("GET", "/snapshots");
   const soakOf = async (ref: string) => new Soak((await site.reached(ref, "Running")).network!.ip!);
 
@@ -104,7 +104,7 @@ describe.each(places)("on %s", (_, parent) => {
   }, LIMIT_MS);
 
   test("a stopped one is kept and forked by its disk alone, and boots from it", async () => {
-    const busybox = (ref: string, script: string) => site.daemon.run(["exec", ref, "/bin/busybox", "sh", "-c", script]);
+    const busybox = (ref: string, script: string) => site.exec(ref, "/bin/busybox", "sh", "-c", script);
     await site.boot("rest", "busybox", { size: "128MB" });
     await busybox("rest", "echo early > /kept; sync");
     await site.daemon.run(["stop", "-t", "1", "rest"]);

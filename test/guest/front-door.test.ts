@@ -77,9 +77,9 @@ test("it goes to sleep by itself once nobody is connected, and a request wakes i
 
 test("an open exec keeps it awake", async () => {
   const exec = site.daemon.try(["exec", "-i", "web", "sleep", "100000"]);
-  await until("the command in the guest", async () => (await site.daemon.run(["exec", "web", "ps", "-e", "-o", "args"])).includes("sleep 100000"));
+  await until("the command in the guest", async () => (await site.exec("web", "ps", "-e", "-o", "args")).includes("sleep 100000"));
   expect(await site.refused("POST", "/instances/web/standby")).toMatchObject({ status: 409, code: "conflict" });
-  await site.daemon.run(["exec", "web", "pkill", "-f", "sleep 100000"]);
+  await site.exec("web", "pkill", "-f", "sleep 100000");
   expect((await exec).status).not.toBe(0);
 }, LIMIT_MS);
 

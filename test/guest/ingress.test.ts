@@ -1,25 +1,19 @@
 // The ingress of the executable before a real guest: served while it runs, and woken by requests while it sleeps.
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import Hypeman from "@onkernel/hypeman";
+import { convertedImages, localName } from "../support/converted.ts";
 import { Daemon } from "../support/daemon.ts";
-import { image } from "../support/images.ts";
-import { Registry } from "../support/registry.ts";
-import { until } from "../support/until.ts";
 
 const PORT = 8099;
-let registry: Registry;
 let daemon: Daemon;
 let client: Hypeman;
 
 beforeAll(async () => {
-  registry = await Registry.start();
-  await (await image("busybox")).push(registry.host, "busybox", "1");
-  daemon = await Daemon.start();
+  daemon = await Daemon.start({ seed: await convertedImages(["busybox"]) });
   client = new Hypeman({ apiKey: "any", baseURL: daemon.url, maxRetries: 0 });
 }, 300_000);
 afterAll(async () => {
   await daemon[Symbol.asyncDispose]();
-  await registry.stop();
 }, 120_000);
 
 const ask = async (host: string) => {
@@ -28,12 +22,9 @@ const ask = async (host: string) => {
 };
 
 test("one request starts with the instance, ten wake it together", async () => {
-  const name = `${registry.host}/busybox:1`;
-  await client.images.create({ name });
-  await until("the image", async () => (await client.images.get(name)).status === "ready");
   await daemon.run(["ingress", "create", "sites", "--port", String(PORT), "--rule", "{instance}.test={instance}:80"]);
   expect((await ask("web.test")).status).toBe(404);
-  const { id } = await client.instances.create({ name: "web", image: name, size: "128MB", vcpus: 1, auto_standby: { enabled: true, idle_timeout: "1h" } });
+  const { id } = await client.instances.create({ name: "web", image: localName("busybox"), size: "128MB", vcpus: 1, auto_standby: { enabled: true, idle_timeout: "1h" } });
   // Held until it runs, and until its program has opened its port.
   expect(await ask("web.test")).toEqual({ status: 200, text: expect.stringContaining("busybox") });
   expect((await ask("web.other")).status).toBe(404);

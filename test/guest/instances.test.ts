@@ -1,32 +1,25 @@
 // What becomes of instances when daemons and monitors die, and what each leaves on the host: real guests, real signals.
 import { afterAll, beforeAll, beforeEach, expect, test } from "bun:test";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { Daemon } from "../support/daemon.ts";
-import { image } from "../support/images.ts";
-import { Registry } from "../support/registry.ts";
+import { convertedImages, localName } from "../support/converted.ts";
+import { Daemon, taps } from "../support/daemon.ts";
+import { execOutput } from "../support/exec.ts";
 import { served, until } from "../support/until.ts";
 
 interface Seen { readonly id: string; readonly state: string; readonly exit_code: number | null; readonly exit_message: string | null; readonly network?: { readonly ip?: string } }
 
 const CGROUPS = "/sys/fs/cgroup/dormouse";
-let registry: Registry;
 let daemon: Daemon;
-let name: string;
 beforeAll(async () => {
-  registry = await Registry.start();
-  name = `${registry.host}/busybox:1`;
-  await (await image("busybox")).push(registry.host, "busybox", "1");
-  daemon = await Daemon.start();
-  await daemon.run(["pull", name]);
+  daemon = await Daemon.start({ seed: await convertedImages(["busybox"]) });
 }, 300_000);
 afterAll(async () => {
   await daemon?.[Symbol.asyncDispose]();
-  await registry?.stop();
 }, 300_000);
 beforeEach(async () => {
   if (daemon.pid === null) await daemon.start(); // a test that failed may have left it dead
-  for (const { id } of await daemon.api<Seen[]>("GET", "/instances")) await daemon.run(["rm", "-f", id]);
+  for (const { id } of await daemon.api<Seen[]>("GET", "/instances")) await daemon.remove(id);
   await until("no TAP to be left", () => taps().length === 0);
 });
 
@@ -37,7 +30,7 @@ const reached = (ref: string, state: string) => until(`${ref} to be ${state}`, a
 });
 const create = async (ref: string, shell?: string) => {
   const command = shell === undefined ? {} : { cmd: ["sh", "-c", shell] };
-  const { id } = await daemon.api<Seen>("POST", "/instances", { name: ref, image: name, size: "128MB", vcpus: 1, overlay_size: "1GB", ...command });
+  const { id } = await daemon.api<Seen>("POST", "/instances", { name: ref, image: localName("busybox"), size: "128MB", vcpus: 1, overlay_size: "1GB", ...command });
   return id;
 };
 const started = async (ref: string, shell?: string) => {
@@ -45,11 +38,10 @@ const started = async (ref: string, shell?: string) => {
   return reached(ref, "Running");
 };
 const page = (one: Seen) => served(`http://${one.network!.ip}/`);
-const shell = (ref: string, script: string) => daemon.run(["exec", ref, "/bin/busybox", "sh", "-c", script]);
+const shell = (ref: string, script: string) => execOutput(daemon.url, ref, ["/bin/busybox", "sh", "-c", script]);
 /** Process ids in an instance's control group: its monitor's, but for threads that the kernel's KVM adds (they have no command line). */
 const processes = (id: string) =>
   readFileSync(join(CGROUPS, id, "cgroup.procs"), "utf8").split("\n").filter(Boolean).map(Number).filter((pid) => readFileSync(`/proc/${pid}/cmdline`).length > 0);
-const taps = () => readdirSync("/sys/class/net").filter((device) => device.startsWith("dormouse-"));
 /** What of an instance is on the host. A record may be Stopped a moment before the last of it is gone. */
 const leftovers = (id: string) => ({ group: existsSync(join(CGROUPS, id)), socket: existsSync(join(daemon.dataDir, "instances", id, "vmm.sock")), taps: taps() });
 const nothingLeft = (id: string) => until(`nothing to be left of ${id}`, () => {

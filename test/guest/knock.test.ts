@@ -1,8 +1,8 @@
 // Waking by packets: a sleeping server answers a plain request, and whoever comes while it falls asleep loses nothing.
 import { afterAll, beforeAll, beforeEach, expect, test } from "bun:test";
-import { readdirSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import { command } from "../support/command.ts";
+import { taps } from "../support/daemon.ts";
 import { page } from "../support/request.ts";
 import { Site } from "../support/site.ts";
 import { served, until } from "../support/until.ts";
@@ -55,7 +55,7 @@ test("noise does not wake: ARP, DHCP, ping, and what is left of an old connectio
   const old = await opened(ip, 80);
   await site.verb("web", "standby");
   const before = await wakes();
-  const [tap] = readdirSync("/sys/class/net").filter((name) => name.startsWith("dormouse-"));
+  const [tap] = taps();
   // Nobody answers: these end with a failure.
   for (const noise of [["arping", "-c", "3", "-w", "3", "-I", tap!, ip], ["udhcpc", "-i", tap!, "-n", "-q", "-t", "2", "-T", "1", "-s", "/bin/true"], ["ping", "-c", "2", "-W", "1", ip]])
     await command(["busybox", ...noise]).catch(() => {});

@@ -11,7 +11,7 @@ import type { ImageName } from "./recipes.ts";
 import { trashIn } from "./trash.ts";
 
 /** What sites are started with. */
-export const siteImages = [["soak"], ["nginx"], ["soak", "busybox"]] as const satisfies readonly (readonly ImageName[])[];
+export const siteImages = [["soak"], ["nginx"], ["busybox"], ["soak", "busybox"]] as const satisfies readonly (readonly ImageName[])[];
 export type SiteImages = (typeof siteImages)[number];
 
 /** The name in the daemon of an image that came without a registry. */

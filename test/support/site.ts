@@ -4,6 +4,7 @@ import { join } from "node:path";
 import type { ImageName } from "./recipes.ts";
 import { convertedImages, localName, type SiteImages } from "./converted.ts";
 import { Daemon } from "./daemon.ts";
+import { execOutput } from "./exec.ts";
 import { guestLog } from "./guest-log.ts";
 import { describeThreads } from "./threads.ts";
 
@@ -82,14 +83,18 @@ export class Site {
     return { status: answer.status, ...(JSON.parse(text) as { code: string; message: string }) };
   }
 
+  /** A command in an instance that must succeed; its standard output. */
+  exec(ref: string, ...command: readonly string[]): Promise<string> { return execOutput(this.daemon.url, ref, command); }
+
   async remove(...refs: readonly string[]): Promise<void> {
-    for (const ref of refs) await this.daemon.run(["rm", "-f", ref]);
+    for (const ref of refs) await this.daemon.remove(ref);
   }
 
   /** Lines of what the daemon did to an instance that have `text` in them. */
   async told(ref: string, text: string): Promise<number> {
-    const log = await this.daemon.run(["logs", "--source", "dormouse", "--tail", "100000", ref]);
-    return log.split("\n").filter((line) => line.includes(text)).length;
+    const log = await fetch(`${this.daemon.url}/instances/${ref}/logs?source=dormouse&tail=100000`);
+    if (!log.ok) throw new Error(`Cannot read the log of ${ref}: ${log.status} ${await log.text()}`);
+    return (await log.text()).split("\n").filter((line) => line.startsWith("data:") && line.includes(text)).length;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
