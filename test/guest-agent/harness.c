@@ -1,6 +1,6 @@
 // The agent without a machine: the guest's own sources but init.c, as an ordinary process with Unix sockets in place of the
 // virtio port and vsock, standard output in place of the console, and a folder in place of the image.
-//   harness FOLDER    reads config, rootfs/; makes port.sock and agent.sock
+//   harness FOLDER    reads config, rootfs/; makes port.sock and agent.sock; begins once it has read a byte from the first
 #include "agent.h"
 #include "loop.h"
 #include "output.h"
@@ -64,6 +64,12 @@ int main(int argc, char **argv) {
   agent = listen_at("agent.sock");
   set_nonblocking(agent);
   int port = accept4(listen_at("port.sock"), NULL, NULL, SOCK_CLOEXEC);
+  // A workload may end at once, and a client that finds its peer gone before it has noticed that it is connected calls that a failure.
+  char begin;
+  if (read(port, &begin, 1) != 1) {
+    fail("Nobody says when to begin");
+    give_up();
+  }
   int console = fcntl(1, F_DUPFD_CLOEXEC, 10);
   if (loop_start() < 0 || port_start(port) < 0 || requests_start() < 0 || terminal_start() < 0 || output_open(console) < 0) give_up();
   port_state("initializing");

@@ -150,7 +150,9 @@ export class Guest extends Agent {
     const process = Bun.spawn([harness, folder], { stdio: ["ignore", "pipe", "inherit"] });
     const path = join(folder, "port.sock");
     await until(() => existsSync(path) || process.exitCode !== null, () => "the harness makes no port.sock");
-    const guest = new Guest(folder, process, await dial(path));
+    const port = await dial(path);
+    port.write("b"); // it begins now that we are connected
+    const guest = new Guest(folder, process, port);
     await guest.until(() => guest.states.some((s) => s.get("state") !== "initializing"));
     return guest;
   }

@@ -56,7 +56,7 @@ export function sleepParts(ctx: Context): SleepParts {
   });
   const schedules = new Schedules({
     db, stateOf: (id) => ctx.records.find(id)?.state ?? null,
-    createSnapshot: (id, _kind, name, tags) => createSnapshot(ctx, id, { kind: null, name, tags }), // it may be stopped or started before its turn comes
+    createSnapshot: (id, name, tags) => createSnapshot(ctx, id, { kind: null, name, tags }),
     listSnapshots: (id) => listSnapshots(ctx, { sourceInstanceId: id }),
     removeSnapshot: (id) => removeSnapshot(ctx, id),
     failed: unheardBy(logger),

@@ -5,7 +5,7 @@ import { fail, messageOf, type AsyncRes, type Res } from "../../../errors.ts";
 import { Rounds, type Unheard } from "../../background.ts";
 import { systemClock, type Clock } from "../../clock.ts";
 import type { InstanceState } from "../../instances/service.ts";
-import type { SetSchedule, Snapshot, SnapshotKind, SnapshotSchedule } from "../service.ts";
+import type { SetSchedule, Snapshot, SnapshotSchedule } from "../service.ts";
 import { checkSchedule, snapshotName } from "./check.ts";
 import { ScheduleRecords, type Mark, type RunResult } from "./records.ts";
 
@@ -17,7 +17,8 @@ export interface ScheduleDeps {
   readonly clock?: Clock;
   /** Null where there is no such instance. */
   readonly stateOf: (instanceId: string) => InstanceState | null;
-  readonly createSnapshot: (instanceId: string, kind: SnapshotKind, name: string, metadata: Readonly<Record<string, string>>) => AsyncRes<Pick<Taken, "id">>;
+  /** Of the kind that fits the instance's state when its turn comes. */
+  readonly createSnapshot: (instanceId: string, name: string, metadata: Readonly<Record<string, string>>) => AsyncRes<Pick<Taken, "id">>;
   /** All of an instance's, those made by hand too. */
   readonly listSnapshots: (instanceId: string) => readonly Taken[];
   readonly removeSnapshot: (id: string) => AsyncRes<void>;
@@ -29,7 +30,7 @@ const LOOK_MS = 60_000;
 /** Instances at once: each run pauses a guest and writes its memory. */
 const MAX_RUNS = 2;
 
-const KINDS: Partial<Record<InstanceState, SnapshotKind>> = { Running: "Standby", Standby: "Standby", Stopped: "Stopped" };
+const TAKEN_IN: readonly (InstanceState | null)[] = ["Running", "Standby", "Stopped"];
 
 export class Schedules {
   private readonly records: ScheduleRecords;
@@ -142,24 +143,24 @@ export class Schedules {
 
   private async run(schedule: SnapshotSchedule): Promise<void> {
     const { instanceId } = schedule, at = this.clock.now();
-    const state = this.deps.stateOf(instanceId), kind = state === null ? undefined : KINDS[state];
-    if (kind === undefined) {
+    const state = this.deps.stateOf(instanceId);
+    if (!TAKEN_IN.includes(state)) {
       const error = `Cannot take the scheduled snapshot: the instance is ${state ?? "gone"}, and must be Running, Standby or Stopped`;
       return this.records.ended(schedule, null, { at, snapshotId: null, error }, this.clock.now());
     }
     const names = new Set([...this.deps.listSnapshots(instanceId), ...this.records.marks(instanceId)].map((one) => one.name));
     const name = snapshotName(schedule.namePrefix, at, (one) => names.has(one));
     this.records.mark(instanceId, name, at);
-    const result = await this.take(schedule, kind, name, at);
+    const result = await this.take(schedule, name, at);
     this.records.ended(schedule, name, result, this.clock.now());
     // Retention as it is by now: it may have been changed while the snapshot was taken.
     const current = this.records.find(instanceId);
     if (result.snapshotId !== null && current !== null) await this.retain(current, current.maxCount);
   }
 
-  private async take({ instanceId, metadata }: SnapshotSchedule, kind: SnapshotKind, name: string, at: number): Promise<RunResult> {
+  private async take({ instanceId, metadata }: SnapshotSchedule, name: string, at: number): Promise<RunResult> {
     try {
-      const taken = await this.deps.createSnapshot(instanceId, kind, name, metadata);
+      const taken = await this.deps.createSnapshot(instanceId, name, metadata);
       return taken.match(({ id }): RunResult => ({ at, snapshotId: id, error: null }), (error) => ({ at, snapshotId: null, error: error.message }));
     } catch (error) {
       return { at, snapshotId: null, error: `Cannot take the scheduled snapshot: ${messageOf(error)}` };

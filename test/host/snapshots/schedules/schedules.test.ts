@@ -51,16 +51,16 @@ test("set(), get(), remove() of what isn't there", async () => {
   expect(world.names()).toEqual([]);
 });
 
-test("a schedule takes its snapshots on time, with its metadata, of the kind of the instance's state", async () => {
+test("a schedule takes its snapshots on time, with its metadata, of what runs, sleeps or is stopped", async () => {
   await using world = new World();
-  const kinds = { r: "Running", z: "Standby", s: "Stopped" } as const;
-  for (const [id, state] of Object.entries(kinds)) world.set(world.instance(id, state), { namePrefix: id });
+  const states = { r: "Running", z: "Standby", s: "Stopped" } as const;
+  for (const [id, state] of Object.entries(states)) world.set(world.instance(id, state), { namePrefix: id });
   world.schedules.start();
   await world.pass(HOUR - 1);
   expect(world.names()).toEqual([]);
   await world.pass(1);
-  expect(world.snapshots.map(({ instanceId, kind, name, metadata }) => [instanceId, kind, name, metadata]).toSorted()).toEqual([
-    ["r", "Standby", "r-20261127-130000", { team: "a" }], ["s", "Stopped", "s-20261127-130000", { team: "a" }], ["z", "Standby", "z-20261127-130000", { team: "a" }]]);
+  expect(world.snapshots.map(({ instanceId, name, metadata }) => [instanceId, name, metadata]).toSorted()).toEqual([
+    ["r", "r-20261127-130000", { team: "a" }], ["s", "s-20261127-130000", { team: "a" }], ["z", "z-20261127-130000", { team: "a" }]]);
   const own = world.snapshots.find((one) => one.instanceId === "r")!;
   expect(world.get("r")).toMatchObject({ lastRunAt: NOON + HOUR, lastSnapshotId: own.id, lastError: null, nextRunAt: NOON + 2 * HOUR });
 });
@@ -110,7 +110,7 @@ test("one run at a time for an instance, two for the host; a long one makes othe
 test("retention by count keeps the newest of the schedule's own", async () => {
   await using world = new World();
   world.set(world.instance("i"), { maxCount: 2 });
-  world.snapshots.push({ id: "by-hand", instanceId: "i", kind: "Standby", name: "web-20261127-130000", createdAt: 0, metadata: {} });
+  world.snapshots.push({ id: "by-hand", instanceId: "i", name: "web-20261127-130000", createdAt: 0, metadata: {} });
   world.schedules.start();
   await world.pass(4 * HOUR);
   for (let i = 0; i < 4; i++) await world.pass(HOUR);

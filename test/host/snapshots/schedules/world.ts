@@ -13,7 +13,7 @@ export const MINUTE = 60_000, HOUR = 60 * MINUTE, DAY = 24 * HOUR;
 export const NOON = Date.UTC(2026, 10, 27, 12);
 export const HOURLY: SetSchedule = { intervalMs: HOUR, maxCount: 3, maxAgeMs: null, namePrefix: "web", metadata: { team: "a" } };
 
-interface Taken { id: string; instanceId: string; kind: string; name: string; createdAt: number; metadata: Readonly<Record<string, string>> }
+interface Taken { id: string; instanceId: string; name: string; createdAt: number; metadata: Readonly<Record<string, string>> }
 export const refusal = (code: ErrorCode, message: string) => new DormouseError(code, message);
 
 export class World {
@@ -39,17 +39,17 @@ export class World {
     return this.schedules = new Schedules({
       db: this.store.db, clock: this.clock,
       stateOf: (id) => this.states.get(id) ?? null,
-      createSnapshot: (instanceId, kind, name, metadata) => this.creating === null ? ResultAsync.fromSafePromise(this.take(instanceId, kind, name, metadata)) : errAsync(this.creating),
+      createSnapshot: (instanceId, name, metadata) => this.creating === null ? ResultAsync.fromSafePromise(this.take(instanceId, name, metadata)) : errAsync(this.creating),
       listSnapshots: (instanceId) => this.snapshots.filter((one) => one.instanceId === instanceId),
       removeSnapshot: (id) => this.removing === null ? ResultAsync.fromSafePromise(this.drop(id)) : errAsync(this.removing),
       failed: (what) => this.told.push(what),
     });
   }
 
-  private async take(instanceId: string, kind: string, name: string, metadata: Taken["metadata"]): Promise<Taken> {
+  private async take(instanceId: string, name: string, metadata: Taken["metadata"]): Promise<Taken> {
     this.mostAtOnce = Math.max(this.mostAtOnce, ++this.atOnce);
     await this.before(instanceId);
-    const taken = { id: `s${this.count++}`, instanceId, kind, name, metadata, createdAt: this.clock.now() };
+    const taken = { id: `s${this.count++}`, instanceId, name, metadata, createdAt: this.clock.now() };
     this.snapshots.push(taken);
     await this.after();
     this.atOnce--;
