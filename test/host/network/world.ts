@@ -84,6 +84,7 @@ export async function outside(): Promise<Peer> {
   const peer = new Peer();
   await peer.heard(); // it is in its own namespace by now
   run("ip", "link", "add", "out0", "type", "veth", "peer", "name", "eth0", "netns", String(peer.pid));
+  run("ip", "link", "set", "out0", "addrgenmode", "none"); // else it changes by itself: the kernel gives it an address, a second later for good
   run("ip", "addr", "add", `${HOST_ADDRESS}/24`, "dev", "out0");
   run("ip", "link", "set", "out0", "up");
   run("nsenter", "-t", String(peer.pid), "-n", "ip", "addr", "add", `${OUTSIDE_ADDRESS}/24`, "dev", "eth0");
