@@ -10,7 +10,7 @@ import { BUFFER_BYTES } from "../../../src/vmm/devices/vsock/connection.ts";
 import { VsockDevice } from "../../../src/vmm/devices/vsock/device.ts";
 import { CID, cleanUp, CREDIT_REQUEST, CREDIT_UPDATE, Guest, PORT, REQUEST, RESPONSE, RST, RW, SHUTDOWN, type Packet } from "./vsock-guest.ts";
 
-const SHUT_WR = 1;
+const SHUT_WR = 1, SHUT_RDWR = 2;
 afterEach(cleanUp);
 
 test("bytes go both ways over a connection that the host opened", () => {
@@ -119,6 +119,22 @@ test("the host's end of input is a shutdown, its close one of both directions", 
   expect(guest.next()).toMatchObject({ op: SHUTDOWN, from: port, flags: 3 });
   guest.send(RST, port);
   expect(guest.device.size).toBe(1);
+});
+
+test("a hang-up is told to a guest that takes nothing more, and after an end of input", () => {
+  const guest = new Guest();
+  const stuck = guest.connected(10);
+  tryWrite(stuck.host, Buffer.from("0123456789abcdef"), 16);
+  expect(guest.next()).toMatchObject({ op: RW, data: "0123456789" });
+  expect(guest.next()).toMatchObject({ op: CREDIT_REQUEST });
+  must("Cannot shut down", SYS.shutdown, stuck.host, SHUT_RDWR);
+  expect(guest.next()).toMatchObject({ op: SHUTDOWN, from: stuck.port, flags: 3 });
+  const ended = guest.connected();
+  must("Cannot shut down", SYS.shutdown, ended.host, SHUT_WR);
+  expect(guest.next()).toMatchObject({ op: SHUTDOWN, from: ended.port, flags: 2 });
+  must("Cannot shut down", SYS.shutdown, ended.host, SHUT_RDWR);
+  expect(guest.next()).toMatchObject({ op: SHUTDOWN, from: ended.port, flags: 3 });
+  expect(guest.rest()).toEqual([]);
 });
 
 test("the guest's close delivers all, then resets", () => {

@@ -28,7 +28,7 @@ export class Connection {
   /** The socket may have bytes, and may take some: until a call says otherwise (edge-triggered). */
   readable = false;
   private writable = true;
-  hungUp = false;
+  private hungUp = false;
   /** Directions that each side has shut. */
   private shutByGuest = 0;
   /** Of the guest's, those that the socket has been told. */
@@ -82,6 +82,7 @@ export class Connection {
   read(queue: Queue, first: number, count: number, room: number): number {
     const credit = this.available;
     if (credit === 0) {
+      if (this.hungUp) return this.shut(SEND | RCV);
       if (!this.asked) this.ops |= Op.CREDIT_REQUEST;
       this.asked = true;
       this.readable = true;
@@ -96,7 +97,21 @@ export class Connection {
     if (n === -E.EINTR) return 0;
     this.readable = false;
     if (n === -E.EAGAIN) return 0;
-    this.shutByHost |= n === 0 && !this.hungUp ? SEND : SEND | RCV;
+    return this.shut(n === 0 && !this.hungUp ? SEND : SEND | RCV);
+  }
+
+  /**
+   * Nobody is at the socket's other end any more. What it has left is still read as far as the guest has room; a guest that takes
+   * nothing hears of the end all the same, and the rest is dropped. An end of the bytes may have been told before this.
+   */
+  hangUp(): void {
+    this.hungUp = true;
+    if (this.shutByHost === SEND) this.shut(RCV);
+  }
+
+  private shut(directions: number): 0 {
+    this.readable = false;
+    this.shutByHost |= directions;
     this.ops |= Op.SHUTDOWN;
     return 0;
   }

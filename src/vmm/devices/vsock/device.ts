@@ -185,7 +185,7 @@ export class VsockDevice implements Device {
   }
 
   private onSocket(connection: Connection, events: number): void {
-    if ((events & EPOLLHUP) !== 0) connection.hungUp = true;
+    if ((events & EPOLLHUP) !== 0) connection.hangUp();
     if ((events & EPOLLOUT) !== 0 && !connection.drain()) this.abort(connection, "the connection broke");
     else if (connection.finished) this.abort(connection, "the guest has closed the connection");
     else {
