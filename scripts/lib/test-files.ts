@@ -14,14 +14,10 @@ export const TESTBED_LIMIT_MS = 70 * LONG * MINUTE;
 export type Kind = keyof typeof LIMITS;
 
 /**
- * A file keeps a processor busy for some of its time only: a guest with one vCPU boots, a timer runs, a disk writes. More than two at a time
- * would make emulated guests so slow that their own timers are late.
+ * How many files at a time. A guest file has the testbed for itself: two at a time take two thirds of the time, and make emulated guests
+ * so slow that what their tests wait for comes late.
  */
-const LANES = 2;
-/** Its guests keep all processors of a testbed busy by themselves, cycle after cycle. */
-const ALONE = ["test/guest/standby.test.ts"];
-/** Guest files that take longest, in order: begun first, or the last of them runs alone. */
-const FIRST = ["fork", "cli", "instances", "knock", "front-door"].map((name) => `test/guest/${name}.test.ts`);
+const LANES = { unit: 2, guest: 1 };
 /**
  * A network of its own for each guest file: a daemon makes what it likes of its host's. (Of control groups each takes those of its instances.)
  */
@@ -36,12 +32,11 @@ export const total = (counts: readonly Counts[]): Counts => counts.reduce(plus, 
 
 /** Each lane has a folder of its own in `folder`. `tell` hears of each file's begin and of the end. */
 export async function runFiles(files: readonly string[], kind: Kind, folder: string, tell: (progress: Progress) => void = () => {}): Promise<Counts> {
-  const alone = files.filter((file) => ALONE.includes(file));
-  const waiting = [...FIRST.filter((file) => files.includes(file)), ...files.filter((file) => !FIRST.includes(file) && !ALONE.includes(file))];
+  const waiting = [...files];
   const results: Counts[] = [], running = new Map<string, Running>();
   const changed = (): void => tell({ ...total(results), done: results.length, running: [...running.values()] });
-  const lane = async (lane: string, waiting: string[]): Promise<void> => {
-    mkdirSync(lane, { recursive: true });
+  const lane = async (lane: string): Promise<void> => {
+    mkdirSync(lane);
     for (let file; (file = waiting.shift()) !== undefined; ) {
       running.set(lane, { file, output: join(lane, "output") });
       changed();
@@ -49,9 +44,7 @@ export async function runFiles(files: readonly string[], kind: Kind, folder: str
       running.delete(lane);
     }
   };
-  const folders = Array.from({ length: LANES }, (_, i) => join(folder, `lane-${i}`));
-  await lane(folders[0]!, alone);
-  await Promise.all(folders.map((folder) => lane(folder, waiting)));
+  await Promise.all(Array.from({ length: LANES[kind] }, (_, i) => lane(join(folder, `lane-${i}`))));
   changed();
   return total(results);
 }

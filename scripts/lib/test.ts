@@ -1,4 +1,4 @@
-// Runs the tests, two files at a time, and ends with the line `N passed, N failed`; started by scripts/test.
+// Runs the tests and ends with the line `N passed, N failed`; started by scripts/test.
 //   test.ts [PATTERN…]              those whose path has one of the patterns in it; all without a pattern
 //   test.ts --guest-only --report DIR [PATTERN…]   those that need KVM, here; DIR/report.json has the counts so far and the files under way,
 //                                                  DIR/lane-N/output what those have said
