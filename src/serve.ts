@@ -11,7 +11,7 @@ import { probeKvm } from "./host/doctor/probe.ts";
 import { imageMigrations, openImages } from "./host/images/images.ts";
 import type { ImageService } from "./host/images/service.ts";
 import { ingressMigrations, openIngress } from "./host/ingress/ingress.ts";
-import { userOfImage, instanceMigrations, openInstances, type InstanceDeps } from "./host/instances/instances.ts";
+import { instanceMigrations, nameOfOwner, userOfImage, openInstances, type InstanceDeps } from "./host/instances/instances.ts";
 import type { InstanceService } from "./host/instances/service.ts";
 import { parseAddress } from "./host/network/address.ts";
 import { readConnections } from "./host/network/connections.ts";
@@ -30,6 +30,7 @@ import { diskUsage } from "./host/usage.ts";
 import { openCgroups } from "./host/vmm/cgroup.ts";
 import { openPool } from "./host/vmm/pool.ts";
 import { vmmCommand } from "./host/vmm/spawn.ts";
+import { openVolumes, volumeMigrations } from "./host/volumes/volumes.ts";
 import { createLogger, describeError, type Logger } from "./log.ts";
 import { createApp } from "./routes/app.ts";
 import { parseListen } from "./routes/guard.ts";
@@ -121,6 +122,8 @@ async function assemble(options: ServeOptions, log: Logger, cleanup: Cleanup): P
   const images = openImages({ db: store.value.db, dir: join(options.dataDir, "images"), trash, userOf: (digest) => userOfImage(store.value.db, digest), failed: unheardBy(log) });
   if (images.isErr()) return err(images.error);
   cleanup.push(() => images.value.close());
+  const volumes = openVolumes({ db: store.value.db, dir: join(options.dataDir, "volumes"), trash, nameOf: (owner) => nameOfOwner(store.value.db, owner) });
+  if (volumes.isErr()) return err(volumes.error);
   const kvm = probeKvm();
   if (!kvm.able) log.warn("kvm.unable", { found: kvm.found });
   const standby = openStandby(network.value, log);
@@ -130,7 +133,7 @@ async function assemble(options: ServeOptions, log: Logger, cleanup: Cleanup): P
   cleanup.push(() => ingresses.close());
   const live = new Live();
   const host = { version: REVISION === "unknown" ? VERSION : `${VERSION}+${REVISION}`, runtimeAvailable: kvm.able, diskUsage: () => diskUsage(options.dataDir) };
-  const app = createApp({ images: images.value, instances: instances.value, ingresses, network: network.value, host, live, log });
+  const app = createApp({ images: images.value, instances: instances.value, ingresses, volumes: volumes.value, network: network.value, host, live, log });
   return listen(app, address.value, live, log).map(({ url, stop }) => {
     cleanup.push(stop);
     return url;
@@ -182,7 +185,7 @@ function openStandby(network: NetworkService, log: Logger): Standby {
 }
 
 function openDatabase({ dataDir }: ServeOptions, cleanup: Cleanup): Res<Store> {
-  const store = openStore(join(dataDir, "dormouse.db"), [...networkMigrations, ...imageMigrations, ...instanceMigrations, ...diskMigrations, ...ingressMigrations]);
+  const store = openStore(join(dataDir, "dormouse.db"), [...networkMigrations, ...imageMigrations, ...volumeMigrations, ...instanceMigrations, ...diskMigrations, ...ingressMigrations]);
   if (store.isOk()) cleanup.push(() => store.value.close());
   return store;
 }

@@ -4,6 +4,7 @@ import type { IngressService } from "../host/ingress/service.ts";
 import type { InstanceService } from "../host/instances/service.ts";
 import type { NetworkService } from "../host/network/service.ts";
 import type { SleepService } from "../host/snapshots/service.ts";
+import type { VolumeService } from "../host/volumes/service.ts";
 import type { Logger } from "../log.ts";
 import type { Live } from "./live.ts";
 
@@ -20,6 +21,7 @@ export interface ApiDeps {
   readonly images: ImageService;
   readonly instances: InstanceService & SleepService;
   readonly ingresses: IngressService;
+  readonly volumes: VolumeService;
   readonly network: NetworkService;
   readonly host: HostFacts;
   readonly live: Live;

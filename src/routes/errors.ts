@@ -43,6 +43,13 @@ export const WIRE_ERRORS: Readonly<Record<ErrorCode, WireError>> = {
   "snapshot.not_found": { status: 404, code: "not_found" },
   "snapshot.damaged": { status: 409, code: "snapshot_damaged" },
   "snapshot.incompatible": { status: 409, code: "snapshot_incompatible" },
+  "volume.not_found": { status: 404, code: "not_found" },
+  "volume.already_exists": { status: 409, code: "already_exists" },
+  "volume.in_use": { status: 409, code: "in_use" },
+  "volume.missing": { status: 409, code: "volume_missing" },
+  "volume.unclean": { status: 409, code: "volume_unclean" },
+  "volume.archive_invalid": { status: 400, code: "invalid_archive" },
+  "volume.archive_too_large": { status: 400, code: "archive_too_large" },
   "ingress.not_found": { status: 404, code: "not_found" },
   "ingress.already_exists": { status: 409, code: "already_exists" },
   // 400: the body names an instance that is not there; the ingress is what the path is about.

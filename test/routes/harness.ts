@@ -1,14 +1,19 @@
 // The real app on a real port over in-memory services, and the contract's own client.
 import { Database } from "bun:sqlite";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import Hypeman from "@onkernel/hypeman";
 import { errAsync } from "neverthrow";
 import { DormouseError } from "../../src/errors.ts";
 import { ingressMigrations, openIngress } from "../../src/host/ingress/ingress.ts";
+import { openVolumes, volumeMigrations } from "../../src/host/volumes/volumes.ts";
 import { createLogger } from "../../src/log.ts";
 import { createApp } from "../../src/routes/app.ts";
 import type { ApiDeps } from "../../src/routes/deps.ts";
 import { Live } from "../../src/routes/live.ts";
 import { listen } from "../../src/routes/server.ts";
+import { trashIn } from "../support/trash.ts";
 import { MemoryImages, memoryNetwork } from "./memory.ts";
 import { MemorySleep } from "./memory-sleep.ts";
 
@@ -18,11 +23,14 @@ export function startApi() {
   const live = new Live();
   const log: string[] = [];
   const logger = createLogger("debug", (line) => void log.push(line));
-  const ingresses = openIngress({ db: memoryDatabase(), instances, wake: (ref) => errAsync(new DormouseError("instance.invalid_state", `Cannot wake ${ref}.`)), address: "127.0.0.1", log: logger });
+  const db = memoryDatabase(), dir = mkdtempSync(join(tmpdir(), "dormouse-api-")), trash = trashIn(dir);
+  const volumes = openVolumes({ db, dir: join(dir, "volumes"), trash, nameOf: ({ kind, id }) => `${kind} ${id}` })._unsafeUnwrap();
+  const ingresses = openIngress({ db, instances, wake: (ref) => errAsync(new DormouseError("instance.invalid_state", `Cannot wake ${ref}.`)), address: "127.0.0.1", log: logger });
   const deps: ApiDeps = {
     images: images as unknown as ApiDeps["images"],
     instances: instances as unknown as ApiDeps["instances"],
     ingresses,
+    volumes,
     network: memoryNetwork as ApiDeps["network"],
     host: { version: "0.1.0-test", runtimeAvailable: true, diskUsage: async () => ({ instanceBytes: 30, snapshotBytes: 31, layerBytes: 32, memoryBytes: 33, freeBytes: 40 }) },
     live,
@@ -33,14 +41,16 @@ export function startApi() {
   const stop = async () => {
     await listening.stop();
     await ingresses.close();
+    await trash.emptied();
+    rmSync(dir, { recursive: true, force: true });
   };
-  return { images, instances, ingresses, live, log, deps, url: listening.url, client, stop };
+  return { images, instances, ingresses, volumes, live, log, deps, url: listening.url, client, stop };
 }
 
 function memoryDatabase(): Database {
   const db = new Database(":memory:", { strict: true });
   db.run("PRAGMA foreign_keys = ON");
-  for (const { sql } of ingressMigrations) db.run(sql);
+  for (const { sql } of [...ingressMigrations, ...volumeMigrations]) db.run(sql);
   return db;
 }
 

@@ -2,8 +2,8 @@
 // anybody's until disks.ts has recorded them.
 import { link, mkdir } from "node:fs/promises";
 import { createId } from "@paralleldrive/cuid2";
+import { hasSmallBlocks } from "../ext4-superblock.ts";
 import type { Trash } from "../trash.ts";
-import { hasSmallBlocks } from "./ext4.ts";
 import { exists, makeTop, reflink, seal, syncFolders } from "./files.ts";
 import { requireAll, type DiskPaths } from "./paths.ts";
 import type { DiskRecords, Top } from "./records.ts";

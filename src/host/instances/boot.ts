@@ -4,7 +4,7 @@ import { closeFd, memoryFile, fileSize, O_CREAT, O_RDONLY, O_RDWR, openFd, pwrit
 import { SYS } from "../../ffi/abi/syscalls.ts";
 import { must, SysError } from "../../ffi/syscall.ts";
 import type { BootParams, DiskConfig, LoadParams, RestoreParams } from "../../vmm/protocol.ts";
-import { hasSmallBlocks } from "../disks/ext4.ts";
+import { hasSmallBlocks } from "../ext4-superblock.ts";
 import type { DiskLayer } from "../disks/service.ts";
 import type { Lease } from "../network/service.ts";
 import { logPaths, statusPath, type LogName } from "../vmm/files.ts";

@@ -6,6 +6,7 @@ import { messageOf, type Res } from "../../errors.ts";
 import type { Connection } from "../../ffi/netlink/conntrack.ts";
 import { describeError, type Logger } from "../../log.ts";
 import type { DiskService } from "../disks/service.ts";
+import { Ext4Images } from "../ext4-images.ts";
 import { FileWatches } from "../file-watches.ts";
 import type { ImageService } from "../images/service.ts";
 import type { NetworkService } from "../network/service.ts";
@@ -28,7 +29,6 @@ import { Records } from "./records.ts";
 import type { Save } from "./saving.ts";
 import { isStart } from "./states.ts";
 import { Taps } from "./taps.ts";
-import { UpperDisks } from "./upper.ts";
 
 export const SLEEP_STEPS = ["begun", "deaf", "saved", "asleep", "ended", "started", "acknowledged", "awake", "released"] as const;
 export type SleepStep = (typeof SLEEP_STEPS)[number];
@@ -76,7 +76,7 @@ export interface InstanceDeps {
 export class Context {
   readonly records: Records;
   readonly lanes = new Lanes();
-  readonly uppers: UpperDisks;
+  readonly ext4: Ext4Images;
   readonly machines = new Map<string, Machine>();
   readonly generations: Generations;
   readonly merger: Merger;
@@ -101,7 +101,7 @@ export class Context {
     this.merger = mergerOf(deps, this.generations);
     this.snapshots = new Snapshots(deps.db);
     this.taps = new Taps(deps.network, deps.poller);
-    this.uppers = new UpperDisks(join(deps.dir, ".templates"));
+    this.ext4 = new Ext4Images(join(deps.dir, ".templates"));
   }
 
   get poller(): Poller { return this.deps.poller; }

@@ -4,11 +4,11 @@ import { availableParallelism, totalmem } from "node:os";
 import { createId } from "@paralleldrive/cuid2";
 import { err, ok, ResultAsync } from "neverthrow";
 import { fail, wrap, type AsyncRes, type Res } from "../../errors.ts";
+import { MAX_IMAGE, MIN_IMAGE } from "../ext4-images.ts";
 import { logPaths } from "../vmm/files.ts";
 import type { Context } from "./context.ts";
 import type { CreateInstance, Instance } from "./service.ts";
 import { inBackground, startNow } from "./start.ts";
-import { MAX_UPPER, MIN_UPPER } from "./upper.ts";
 
 const NAME = /^[a-z0-9]([a-z0-9-]*[a-z0-9])?$/;
 const MAX_NAME = 63;
@@ -77,8 +77,8 @@ function check(ctx: Context, request: CreateInstance): Res<void> {
   if (memoryBytes > host.memoryBytes) return fail("resources.insufficient", `Cannot give instance ${name} ${inMiB(memoryBytes)} of memory: this host has ${inMiB(host.memoryBytes)}`);
   if (!Number.isInteger(vcpus) || vcpus < 1 || vcpus > MAX_VCPUS) return fail("size.invalid", `Cannot give instance ${name} ${vcpus} CPUs: it must be 1 to ${MAX_VCPUS}`);
   if (vcpus > host.vcpus) return fail("resources.insufficient", `Cannot give instance ${name} ${vcpus} CPUs: this host has ${host.vcpus}`);
-  if (!Number.isSafeInteger(overlayBytes) || overlayBytes < MIN_UPPER || overlayBytes > MAX_UPPER || overlayBytes % MIB !== 0)
-    return fail("size.invalid", `Cannot give instance ${name} a writable disk of ${inMiB(overlayBytes)}: it must be whole MiB, ${MIN_UPPER / MIB} at least and 16 TiB less 1 MiB at most`);
+  if (!Number.isSafeInteger(overlayBytes) || overlayBytes < MIN_IMAGE || overlayBytes > MAX_IMAGE || overlayBytes % MIB !== 0)
+    return fail("size.invalid", `Cannot give instance ${name} a writable disk of ${inMiB(overlayBytes)}: it must be whole MiB, ${MIN_IMAGE / MIB} at least and 16 TiB less 1 MiB at most`);
   if (request.ports.length > 0 && !request.network) return fail("request.bad", `Cannot publish ports of instance ${name}: it has no network`);
   return checkCommand(request);
 }

@@ -18,7 +18,7 @@ import { isStorage, withRemedy } from "./storage.ts";
 import { wait } from "./wait.ts";
 
 export { instanceMigrations } from "./migrations.ts";
-export { userOfImage } from "./records.ts";
+export { nameOfOwner, userOfImage } from "./records.ts";
 export type { InstanceDeps } from "./context.ts";
 
 /** How long a daemon that ends waits for verbs under way; a guest's grace is 10 s. */

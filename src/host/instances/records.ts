@@ -40,6 +40,12 @@ export function userOfImage(db: Database, digest: string): string | null {
   return row === null ? snapshotOfImage(db, digest) : `the instance ${row.name}`;
 }
 
+/** How people call an instance or a snapshot that is on record, for messages. */
+export function nameOfOwner(db: Database, { kind, id }: { readonly kind: "instance" | "snapshot"; readonly id: string }): string {
+  const row = db.query<{ name: string | null }, [string]>(`SELECT name FROM ${kind}s WHERE id = ?`).get(id);
+  return `${kind} ${row?.name ?? id}`;
+}
+
 const rethrow = (error: unknown): never => { throw error; };
 
 export class Records {

@@ -63,7 +63,7 @@ async function attempt(ctx: Context, id: string, fds: BootFds): Promise<Res<void
   if (disk.isErr()) return err(disk.error);
   // One of several layers is there from its clone on; a plain one is made at the first start.
   const [newest] = disk.value.layers;
-  const upper = newest === undefined || newest.map !== null ? ok() : await ctx.uppers.ensure(newest.path, instance.overlayBytes);
+  const upper = newest === undefined || newest.map !== null ? ok() : await ctx.ext4.ensure(newest.path, instance.overlayBytes, "upper");
   if (upper.isErr()) return err(upper.error);
   const network = await plugIn(ctx, instance, fds);
   if (network.isErr()) return err(network.error);

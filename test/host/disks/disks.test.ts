@@ -4,7 +4,7 @@ import { closeSync, existsSync, mkdtempSync, openSync, rmSync, statSync, writeFi
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { mapLayout } from "../../../src/block-map.ts";
-import { hasSmallBlocks } from "../../../src/host/disks/ext4.ts";
+import { hasSmallBlocks } from "../../../src/host/ext4-superblock.ts";
 import { BLOCK, blocks, blocksOf, BYTES, content, makePlain, write, Writer } from "./disk-files.ts";
 import { chain, cleanUp, cleanup, folder, Host, instance, reflinks, snapshot } from "./host.ts";
 

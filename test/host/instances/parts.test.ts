@@ -1,16 +1,14 @@
-// The parts without a process: argument rules, guest configuration, archive, states, lanes, writable disks.
+// The parts without a process: argument rules, guest configuration, archive, states, lanes.
 import { afterAll, expect, test } from "bun:test";
-import { closeSync, existsSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync, writeSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { cloneFile } from "../../../src/ffi/sparse.ts";
 import { argvOf, envOf, isSystemInit } from "../../../src/host/instances/argv.ts";
 import { cpio } from "../../../src/host/instances/cpio.ts";
 import { configPairs } from "../../../src/host/instances/guest-config.ts";
 import { Lanes } from "../../../src/host/instances/lanes.ts";
 import { INSTANCE_STATES, type Instance } from "../../../src/host/instances/service.ts";
 import { canHop, mayReach } from "../../../src/host/instances/states.ts";
-import { UpperDisks } from "../../../src/host/instances/upper.ts";
 import { imageConfig, request } from "./fixture.ts";
 
 const root = mkdtempSync(join(tmpdir(), "dormouse-parts-"));
@@ -85,59 +83,4 @@ test("Lanes runs one verb after another, joins the last one, and goes on after a
   expect(log).toEqual(["bad", "start", "stop", "again"].flatMap((name) => [`${name} begins`, `${name} ends`]));
   await lanes.allIdle();
   expect(lanes.verbs("a")).toEqual([]);
-});
-
-const MIB = 2 ** 20;
-const allocated = (path: string) => statSync(path).blocks * 512;
-
-test("UpperDisks makes sound, sparse ext4 images, one run of mkfs a size", async () => {
-  const templates = join(root, "templates");
-  const uppers = new UpperDisks(templates);
-  const paths = ["a", "b", "c"].map((name) => join(root, "uppers", name, "upper.ext4"));
-  const made = await Promise.all([uppers.ensure(paths[0]!, 10 * 1024 * MIB), uppers.ensure(paths[1]!, 10 * 1024 * MIB), uppers.ensure(paths[2]!, 64 * MIB)]);
-  made.forEach((result) => result._unsafeUnwrap());
-  expect(readdirSync(templates)).toHaveLength(2);
-  expect(paths.map((path) => statSync(path).size)).toEqual([10 * 1024 * MIB, 10 * 1024 * MIB, 64 * MIB]);
-  for (const path of paths) {
-    expect(allocated(path)).toBeLessThan(8 * MIB);
-    expect(await Bun.spawn(["e2fsck", "-fn", path], { stdout: "ignore", stderr: "ignore" }).exited).toBe(0);
-  }
-  writeFileSync(paths[2]!, "used");
-  (await uppers.ensure(paths[2]!, 64 * MIB))._unsafeUnwrap();
-  expect(readFileSync(paths[2]!, "utf8")).toBe("used");
-});
-
-test("UpperDisks says what failed, and leaves nothing half-made", async () => {
-  const folder = join(root, "failing");
-  const missing = await new UpperDisks(join(folder, "t"), "mkfs.nonesuch").ensure(join(folder, "upper.ext4"), 64 * MIB);
-  expect(missing._unsafeUnwrapErr()).toMatchObject({ code: "host.storage", message: expect.stringContaining("install e2fsprogs") });
-  const refused = await new UpperDisks(join(folder, "t")).ensure(join(folder, "upper.ext4"), 4096);
-  expect(refused._unsafeUnwrapErr()).toMatchObject({ code: "host.storage", message: expect.stringContaining("mkfs.ext4") });
-  expect(readdirSync(join(folder, "t"))).toEqual([]);
-  expect(existsSync(join(folder, "upper.ext4"))).toBe(false);
-});
-
-test("UpperDisks starts over where a killed daemon left half a copy", async () => {
-  const path = join(root, "half", "upper.ext4");
-  const uppers = new UpperDisks(join(root, "templates"));
-  (await uppers.ensure(path, 64 * MIB))._unsafeUnwrap();
-  rmSync(path);
-  writeFileSync(`${path}.part`, "half");
-  (await uppers.ensure(path, 64 * MIB))._unsafeUnwrap();
-  expect(existsSync(`${path}.part`)).toBe(false);
-  expect(statSync(path).size).toBe(64 * MIB);
-});
-
-test("cloneFile() keeps content and holes", () => {
-  const [from, to] = [join(root, "sparse"), join(root, "clone")];
-  writeFileSync(from, "head");
-  truncateSync(from, 512 * MIB);
-  const fd = openSync(from, "r+");
-  writeSync(fd, "middle", 256 * MIB);
-  closeSync(fd);
-  cloneFile(from, to);
-  expect(statSync(to).size).toBe(512 * MIB);
-  expect(allocated(to)).toBeLessThanOrEqual(64 * 1024);
-  expect(Bun.file(to).slice(256 * MIB, 256 * MIB + 6).text()).resolves.toBe("middle");
-  expect(() => cloneFile(from, to)).toThrow("EEXIST");
 });

@@ -1,10 +1,10 @@
-// The writable disk of an instance: a sparse file with an empty ext4 in it. mkfs.ext4 runs once for each size; what it
+// Writable disks of guests: sparse files with an ext4 in them. mkfs.ext4 runs once for each label and size; the empty file system that it
 // made is kept as a template and copied, which costs a few milliseconds.
 import { mkdir, open, readdir, rename, rm, stat, utimes } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { ResultAsync } from "neverthrow";
-import { DormouseError, messageOf, wrap, type AsyncRes } from "../../errors.ts";
-import { cloneFile } from "../../ffi/sparse.ts";
+import { DormouseError, messageOf, wrap, type AsyncRes } from "../errors.ts";
+import { cloneFile } from "../ffi/sparse.ts";
 
 /** Changes with anything below that changes what mkfs makes, so that older templates are not used. */
 const GEOMETRY = "g2";
@@ -15,24 +15,24 @@ const BLOCK = 4096;
 /** Below this the journal would take a good part of the disk. */
 const SMALL = 512 * MIB;
 
-export const MIN_UPPER = 64 * MIB;
+export const MIN_IMAGE = 64 * MIB;
 /** What one file of ext4, the most common file system of hosts, may be long at most. */
-export const MAX_UPPER = 16 * 2 ** 40 - 4096;
+export const MAX_IMAGE = 16 * 2 ** 40 - 4096;
 
-export class UpperDisks {
-  private readonly making = new Map<number, Promise<string>>();
+export class Ext4Images {
+  private readonly making = new Map<string, Promise<string>>();
 
-  /** `templates`: a folder on the same file system as the instances, so that clones can share blocks. */
+  /** `templates`: a folder on the same file system as the disks, so that clones can share blocks. */
   constructor(private readonly templates: string, private readonly mkfs = "mkfs.ext4") {}
 
-  /** Makes `path` unless it is there. It is there only when it is whole. `host.storage` otherwise. */
-  ensure(path: string, bytes: number): AsyncRes<void> {
-    return ResultAsync.fromPromise(this.make(path, bytes), (cause) => wrap("host.storage", `Cannot make the writable disk ${path}`, cause));
+  /** Makes `path` unless it is there. It is there only when it is whole. `label` is at most 16 bytes. `host.storage` otherwise. */
+  ensure(path: string, bytes: number, label: string): AsyncRes<void> {
+    return ResultAsync.fromPromise(this.make(path, bytes, label), (cause) => wrap("host.storage", `Cannot make the writable disk ${path}`, cause));
   }
 
-  private async make(path: string, bytes: number): Promise<void> {
+  private async make(path: string, bytes: number, label: string): Promise<void> {
     if (await exists(path)) return;
-    const template = await this.template(bytes);
+    const template = await this.template(`${label}-${bytes}-${GEOMETRY}.ext4`, bytes, label);
     const part = `${path}.part`;
     await rm(part, { force: true });
     await mkdir(dirname(path), { recursive: true, mode: 0o700 });
@@ -40,17 +40,16 @@ export class UpperDisks {
     await rename(part, path);
   }
 
-  /** Concurrent requests for one size share one run of mkfs. */
-  private template(bytes: number): Promise<string> {
-    const running = this.making.get(bytes);
+  /** Concurrent requests for one template share one run of mkfs. */
+  private template(name: string, bytes: number, label: string): Promise<string> {
+    const running = this.making.get(name);
     if (running !== undefined) return running;
-    const made = this.makeTemplate(bytes).finally(() => this.making.delete(bytes));
-    this.making.set(bytes, made);
+    const made = this.makeTemplate(join(this.templates, name), bytes, label).finally(() => this.making.delete(name));
+    this.making.set(name, made);
     return made;
   }
 
-  private async makeTemplate(bytes: number): Promise<string> {
-    const path = join(this.templates, `upper-${bytes}-${GEOMETRY}.ext4`);
+  private async makeTemplate(path: string, bytes: number, label: string): Promise<string> {
     if (await exists(path)) {
       const now = new Date();
       await utimes(path, now, now); // the least recently used ones go first
@@ -60,7 +59,7 @@ export class UpperDisks {
     const part = `${path}.part`;
     await rm(part, { force: true });
     try {
-      await this.format(part, bytes);
+      await this.format(part, bytes, label);
       await rename(part, path);
     } catch (error) {
       await rm(part, { force: true });
@@ -70,7 +69,7 @@ export class UpperDisks {
     return path;
   }
 
-  private async format(path: string, bytes: number): Promise<void> {
+  private async format(path: string, bytes: number, label: string): Promise<void> {
     const file = await open(path, "wx", 0o600);
     try {
       await file.truncate(bytes);
@@ -80,7 +79,7 @@ export class UpperDisks {
     // The file is new and all zero: with that said, nothing is written but the metadata in use, and the guest's kernel
     // doesn't zero the inode tables later either, which would fill the sparse file.
     const journal = bytes < SMALL ? 4 : 16;
-    const options = (extra: string) => ["-q", "-F", "-b", String(BLOCK), "-m", "0", "-L", "upper", "-J", `size=${journal}`, "-E", `nodiscard,lazy_journal_init=1,${extra}`, path];
+    const options = (extra: string) => ["-q", "-F", "-b", String(BLOCK), "-m", "0", "-L", label, "-J", `size=${journal}`, "-E", `nodiscard,lazy_journal_init=1,${extra}`, path];
     const first = await this.run(options("assume_storage_prezeroed=1"));
     // e2fsprogs before 1.47 don't know that option.
     const last = first === null || !first.includes("assume_storage_prezeroed") ? first : await this.run(options("lazy_itable_init=1"));
