@@ -52,6 +52,15 @@ export function show<T>(command: Command, value: T, text: (value: T) => string):
 /** For options that repeat. */
 export const collect = (value: string, before: readonly string[] = []): string[] => [...before, value];
 
+/** Of `--tag KEY=VALUE`. */
+export function tagsOf(pairs: readonly string[] = []): Record<string, string> {
+  return Object.fromEntries(pairs.map((pair) => {
+    const at = pair.indexOf("=");
+    if (at < 1) throw usage(`Cannot read the tag ${JSON.stringify(pair)}: it must be KEY=VALUE.`);
+    return [pair.slice(0, at), pair.slice(at + 1)];
+  }));
+}
+
 /** An address of this host; names are not looked up. */
 export function ipAddress(text: string): string {
   if (isIP(text) === 0) throw new InvalidArgumentError("It must be an IP address, such as 0.0.0.0 or 127.0.0.1.");

@@ -1,7 +1,7 @@
 // ingress create, ls, inspect, rm.
 import type { Command } from "commander";
 import type { Ingress, IngressRule } from "./api.ts";
-import { apiCommand, apiOf, collect, show, wholeNumber } from "./command.ts";
+import { apiCommand, apiOf, collect, show, tagsOf, wholeNumber } from "./command.ts";
 import { each, inspectEach } from "./each.ts";
 import { usage } from "./fail.ts";
 import { ago, table } from "./output.ts";
@@ -66,14 +66,6 @@ function authOf(header: string | undefined): IngressRule["request_header_auth"] 
   const value = process.env["DORMOUSE_INGRESS_AUTH"];
   if (!value) throw usage("Cannot use --auth-header without its value: set DORMOUSE_INGRESS_AUTH to 32 to 256 characters");
   return { header, value };
-}
-
-function tagsOf(pairs: readonly string[] = []): Record<string, string> {
-  return Object.fromEntries(pairs.map((pair) => {
-    const at = pair.indexOf("=");
-    if (at < 1) throw usage(`Cannot read the tag ${JSON.stringify(pair)}: it must be KEY=VALUE.`);
-    return [pair.slice(0, at), pair.slice(at + 1)];
-  }));
 }
 
 const hideSecrets = (ingress: Ingress): Ingress => ({

@@ -59,14 +59,15 @@ const instanceTable = (instances: readonly Instance[]): string =>
   );
 
 /** What takes disk, and what is left of it. */
-export function usageTable({ images, instances, snapshots, shared_disk_bytes, saved_memory_bytes, free_bytes }: Usage): string {
-  const taken = images.blob_bytes + images.rootfs_bytes + instances.disk_bytes + snapshots.disk_bytes + shared_disk_bytes + saved_memory_bytes;
+export function usageTable({ images, instances, snapshots, shared_disk_bytes, volumes, saved_memory_bytes, free_bytes }: Usage): string {
+  const taken = images.blob_bytes + images.rootfs_bytes + instances.disk_bytes + snapshots.disk_bytes + shared_disk_bytes + volumes.disk_bytes + saved_memory_bytes;
   return table(["WHAT", "COUNT", "SIZE"], [
     ["images", String(images.count), bytes(images.rootfs_bytes)],
     ["their layers, as pulled", "", bytes(images.blob_bytes)],
     ["instances' disks and logs", String(instances.count), bytes(instances.disk_bytes)],
     ["snapshots' disks", String(snapshots.count), bytes(snapshots.disk_bytes)],
     ["disks shared by these", "", bytes(shared_disk_bytes)],
+    ["volumes", String(volumes.count), bytes(volumes.disk_bytes)],
     ["saved memory", "", bytes(saved_memory_bytes)],
     ["in all", "", bytes(taken)],
     ["free", "", bytes(free_bytes)],

@@ -17,6 +17,7 @@ import { addRunCommand } from "./run.ts";
 import { addServeCommand } from "./serve.ts";
 import { addSleepCommands } from "./sleep.ts";
 import { addSnapshotCommands } from "./snapshots.ts";
+import { addVolumeCommands } from "./volume.ts";
 
 /** Runs one command line (without the program's name). Resolves to the status of the process. */
 export async function cli(args: readonly string[]): Promise<number> {
@@ -51,8 +52,8 @@ function makeProgram(): Command {
   for (const add of [addSleepCommands, addSnapshotCommands]) add(program);
   program.commandsGroup("Images:");
   for (const add of [addImageCommands, addLoginCommand]) add(program);
-  program.commandsGroup("Ingress:");
-  addIngressCommands(program);
+  program.commandsGroup("Volumes and ingress:");
+  for (const add of [addVolumeCommands, addIngressCommands]) add(program);
   program.commandsGroup("Daemon and host:");
   for (const add of [addServeCommand, addDoctorCommand, addServerCommands]) add(program);
   program.helpCommand(true);

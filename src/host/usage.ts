@@ -1,4 +1,4 @@
-// What the data folder holds of instances and snapshots, and what is free beside it; allocated bytes, so that sparse files count as
+// What the data folder holds of instances, snapshots and volumes, and what is free beside it; allocated bytes, so that sparse files count as
 // they cost. Blocks that a file system shares between files count in each.
 import { readdir, stat, statfs } from "node:fs/promises";
 import { join } from "node:path";
@@ -7,10 +7,11 @@ import { join } from "node:path";
 const STAT_BLOCK = 512;
 
 export interface DiskUsage {
-  /** Writable disks and logs of instances; disks of named snapshots; layers that disks of either share; guest memory of either. */
+  /** Writable disks and logs of instances; disks of named snapshots; layers that disks of either share; volumes; guest memory of instances and snapshots. */
   readonly instanceBytes: number;
   readonly snapshotBytes: number;
   readonly layerBytes: number;
+  readonly volumeBytes: number;
   readonly memoryBytes: number;
   readonly freeBytes: number;
 }
@@ -18,8 +19,8 @@ export interface DiskUsage {
 /** Of `dataDir`'s folders and its file system. Throws what the file system does. */
 export async function diskUsage(dataDir: string): Promise<DiskUsage> {
   const { bavail, bsize } = await statfs(dataDir);
-  const [instanceBytes = 0, snapshotBytes = 0, layerBytes = 0, memoryBytes = 0] = await Promise.all(["instances", "snapshots", "disks", "memory"].map((name) => allocated(join(dataDir, name))));
-  return { instanceBytes, snapshotBytes, layerBytes, memoryBytes, freeBytes: bavail * bsize };
+  const [instanceBytes = 0, snapshotBytes = 0, layerBytes = 0, volumeBytes = 0, memoryBytes = 0] = await Promise.all(["instances", "snapshots", "disks", "volumes", "memory"].map((name) => allocated(join(dataDir, name))));
+  return { instanceBytes, snapshotBytes, layerBytes, volumeBytes, memoryBytes, freeBytes: bavail * bsize };
 }
 
 /** A folder or file that goes away meanwhile (an instance being deleted) counts nothing. */

@@ -14,6 +14,7 @@ import { snapshotRoutes } from "./snapshots/routes.ts";
 import { swaggerRoutes } from "./swagger.ts";
 import { unimplementedRoutes } from "./unimplemented.ts";
 import { usageRoutes } from "./usage.ts";
+import { volumeRoutes } from "./volumes.ts";
 
 /** Every documented route. */
 const apiRoutes = (deps: ApiDeps) =>
@@ -25,6 +26,7 @@ const apiRoutes = (deps: ApiDeps) =>
     .use(instanceRoutes(deps))
     .use(sleepRoutes(deps))
     .use(snapshotRoutes(deps))
+    .use(volumeRoutes(deps))
     .use(ingressRoutes(deps))
     .use(unimplementedRoutes());
 

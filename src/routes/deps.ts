@@ -14,7 +14,7 @@ export interface HostFacts {
   /** Whether guests can run here, from the probe at start. */
   readonly runtimeAvailable: boolean;
   /** Bytes on disk of what instances keep, and free bytes of the data folder's file system. */
-  diskUsage(): Promise<Readonly<Record<"instanceBytes" | "snapshotBytes" | "layerBytes" | "memoryBytes" | "freeBytes", number>>>;
+  diskUsage(): Promise<Readonly<Record<"instanceBytes" | "snapshotBytes" | "layerBytes" | "volumeBytes" | "memoryBytes" | "freeBytes", number>>>;
 }
 
 export interface ApiDeps {

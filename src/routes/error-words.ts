@@ -10,7 +10,7 @@ export const ERROR_WORDS: Readonly<Record<ErrorCode, Words>> = {
   "request.unauthorized": words("the request lacks a token", "Cannot answer: the request has no token."),
   "request.forbidden": words("the request came by a host name or from a web page that may not use this API", "Cannot answer: the Origin header names another site than this server's own."),
   "request.not_supported": words("a field asks for what is not there yet; `details.field` names it", "Cannot honour field restart_policy: it is not implemented yet, and accepts only {\"policy\": \"never\"}. Leave it out."),
-  "request.not_implemented": words("the route is not there yet", "Cannot GET /volumes: it is not implemented yet."),
+  "request.not_implemented": words("the route is not there yet", "Cannot GET /devices: it is not implemented yet."),
   "request.no_route": words("there is no such route", "Cannot find GET /nothing: there is no such route. See /swagger."),
   "request.too_large": words("the body is too large", "Cannot accept the request body: it is larger than 1048576 bytes."),
   "name.invalid": words("a name is 1 to 63 small letters, digits and inner dashes", "Cannot name an instance \"Web_1\": a name is 1 to 63 lower-case letters, digits and inner hyphens"),

@@ -16,6 +16,7 @@ import { AutoStandbyStatusSchema } from "./instances/sleep-schema.ts";
 import { Stats } from "./instances/stats.ts";
 import { ScheduleSchema, SnapshotSchema } from "./snapshots/schema.ts";
 import { Usage } from "./usage.ts";
+import { VolumeSchema } from "./volumes-schema.ts";
 
 /** Schemas that answers refer to by name. */
 export const SCHEMAS = {
@@ -25,6 +26,7 @@ export const SCHEMAS = {
   Usage,
   Image,
   Instance: InstanceSchema,
+  Volume: VolumeSchema,
   Ingress: IngressSchema,
   Stats,
   AutoStandbyStatus: AutoStandbyStatusSchema,
@@ -40,6 +42,7 @@ const TAGS = [
   { name: "Images", description: "What instances are made from: pulled from registries, and shared by all that run it." },
   { name: "Instances", description: "Virtual machines, each running one image: life, logs, commands, sleep, forks." },
   { name: "Snapshots", description: "Memory and disk of instances, kept by hand or by the clock; restored in place, or forked into new instances." },
+  { name: "Volumes", description: "Disks that outlive the instances they are attached to." },
   { name: "Ingresses", description: "Host names that lead to instances, over HTTP." },
 ];
 

@@ -15,11 +15,7 @@ export const UNIMPLEMENTED: Readonly<Record<string, readonly (readonly [Method, 
     ["DELETE", "/instances/:id/volumes/:volumeId", "Detach a volume"],
   ],
   Volumes: [
-    ["POST", "/volumes", "Create a volume"],
-    ["GET", "/volumes", "List volumes"],
     ["POST", "/volumes/from-archive", "Create a volume from an archive"],
-    ["GET", "/volumes/:id", "Get a volume"],
-    ["DELETE", "/volumes/:id", "Delete a volume"],
   ],
   Devices: [
     ["POST", "/devices", "Register a device"],

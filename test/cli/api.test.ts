@@ -107,7 +107,7 @@ describe("errors", () => {
   test("help groups the commands, and knows each", async () => {
     const { status, out } = await cli(["help"]);
     expect(status).toBe(0);
-    expect(out.match(/^\S.*:$/gm)).toEqual(["Options:", "Instances:", "Sleep, forks and snapshots:", "Images:", "Ingress:", "Daemon and host:"]);
+    expect(out.match(/^\S.*:$/gm)).toEqual(["Options:", "Instances:", "Sleep, forks and snapshots:", "Images:", "Volumes and ingress:", "Daemon and host:"]);
     expect((await cli(["help", "standby"])).out).toStartWith("Usage: dormouse standby [options] <instance...>\n");
   });
 

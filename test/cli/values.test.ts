@@ -76,10 +76,10 @@ describe("what people read", () => {
   });
 
   test("usageTable() shows sizes as sizes, counts as counts, and their sum", () => {
-    const usage = { images: { count: 2, blob_bytes: 500_000, rootfs_bytes: 1_500_000 }, instances: { count: 3, disk_bytes: 4_000_000 }, snapshots: { count: 0, disk_bytes: 0 }, shared_disk_bytes: 1_000_000, saved_memory_bytes: 2_000_000, free_bytes: 10 };
+    const usage = { images: { count: 2, blob_bytes: 500_000, rootfs_bytes: 1_500_000 }, instances: { count: 3, disk_bytes: 4_000_000 }, snapshots: { count: 0, disk_bytes: 0 }, shared_disk_bytes: 1_000_000, volumes: { count: 1, disk_bytes: 3_000_000 }, saved_memory_bytes: 2_000_000, free_bytes: 10 };
     expect(usageTable(usage).split("\n").map((line) => line.split(/ {2,}/))).toEqual([
       ["WHAT", "COUNT", "SIZE"], ["images", "2", "1.50MB"], ["their layers, as pulled", "500KB"], ["instances' disks and logs", "3", "4.00MB"], ["snapshots' disks", "0", "0B"],
-      ["disks shared by these", "1.00MB"], ["saved memory", "2.00MB"], ["in all", "9.00MB"], ["free", "10B"],
+      ["disks shared by these", "1.00MB"], ["volumes", "1", "3.00MB"], ["saved memory", "2.00MB"], ["in all", "12.0MB"], ["free", "10B"],
     ]);
   });
 });

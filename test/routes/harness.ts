@@ -32,7 +32,7 @@ export function startApi() {
     ingresses,
     volumes,
     network: memoryNetwork as ApiDeps["network"],
-    host: { version: "0.1.0-test", runtimeAvailable: true, diskUsage: async () => ({ instanceBytes: 30, snapshotBytes: 31, layerBytes: 32, memoryBytes: 33, freeBytes: 40 }) },
+    host: { version: "0.1.0-test", runtimeAvailable: true, diskUsage: async () => ({ instanceBytes: 30, snapshotBytes: 31, layerBytes: 32, volumeBytes: 34, memoryBytes: 33, freeBytes: 40 }) },
     live,
     log: logger,
   };

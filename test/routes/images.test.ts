@@ -75,6 +75,6 @@ describe("server", () => {
   });
   test("health and usage", async () => {
     expect(await api.client.health.check()).toEqual({ status: "ok" });
-    expect(await (await fetch(`${api.url}/usage`)).json()).toEqual({ images: { count: 0, blob_bytes: 10, rootfs_bytes: 20 }, instances: { count: 0, disk_bytes: 30 }, snapshots: { count: 0, disk_bytes: 31 }, shared_disk_bytes: 32, saved_memory_bytes: 33, free_bytes: 40 });
+    expect(await (await fetch(`${api.url}/usage`)).json()).toEqual({ images: { count: 0, blob_bytes: 10, rootfs_bytes: 20 }, instances: { count: 0, disk_bytes: 30 }, snapshots: { count: 0, disk_bytes: 31 }, shared_disk_bytes: 32, volumes: { count: 0, disk_bytes: 34 }, saved_memory_bytes: 33, free_bytes: 40 });
   });
 });

@@ -79,12 +79,14 @@ describe("GET /swagger/json", () => {
     const { id } = await api.client.instances.create({ name: "web", image: "nginx", tags: { a: "b" } });
     const auth = { header: "X-Key", value: "0123456789abcdef0123456789abcdef" };
     await api.client.ingresses.create({ name: "site", rules: [{ match: { hostname: "a.example.com", port: freePort() }, target: { instance: "web", port: 80 }, request_header_auth: auth }] });
+    await api.client.volumes.create({ name: "data", size_gb: 1, tags: { a: "b" } });
+    api.volumes.attach({ kind: "instance", id }, [{ volumeId: "data", mountPath: "/data", readonly: true, overlayBytes: null }])._unsafeUnwrap();
     api.instances.change(id, { state: "Stopped", exitCode: 1, exitMessage: "exited with status 1" });
     await api.client.instances.create({ name: "idle", image: "nginx", auto_standby: { enabled: true, idle_timeout: "5m" }, snapshot_policy: { compression: { enabled: true } } });
     const { id: snapshot } = await api.client.instances.snapshots.create(id, { kind: "Stopped", name: "one", compression: { enabled: true } });
     await api.client.instances.snapshotSchedule.update(id, { interval: "1h", retention: { max_count: 3 } });
     const seen: [string, string, RequestInit?][] = [
-      ["Health", "/health"], ["Capabilities", "/capabilities"], ["Usage", "/usage"], ["Ingress", "/ingresses/site"], ["Image", "/images/nginx"], ["Image", "/images", json({ name: "redis" })],
+      ["Health", "/health"], ["Capabilities", "/capabilities"], ["Usage", "/usage"], ["Ingress", "/ingresses/site"], ["Volume", "/volumes/data"], ["Image", "/images/nginx"], ["Image", "/images", json({ name: "redis" })],
       ["Instance", "/instances/web"], ["Stats", "/instances/web/stats"], ["WaitAnswer", "/instances/web/wait?state=Stopped"], ["Error", "/instances/nobody"], ["Error", "/instances", json({ x: 1 })],
       ["Instance", "/instances/idle"], ["AutoStandbyStatus", "/instances/idle/auto-standby/status"], ["Snapshot", `/snapshots/${snapshot}`], ["SnapshotSchedule", "/instances/web/snapshot-schedule"],
       ["Instance", "/instances/web/fork", json({ name: "two" })], ["Snapshot", "/instances/web/snapshots", json({ kind: "Stopped" })],

@@ -1,0 +1,57 @@
+// volume create, ls, inspect, rm.
+import type { Command } from "commander";
+import { InvalidArgumentError } from "commander";
+import type { Volume } from "./api.ts";
+import { apiCommand, apiOf, collect, show, tagsOf } from "./command.ts";
+import { each, inspectEach } from "./each.ts";
+import { ago, table } from "./output.ts";
+
+interface CreateFlags { size: number; id?: string; tag?: string[] }
+
+const DEFAULT_GB = 10;
+
+export function addVolumeCommands(program: Command): void {
+  const volume = program.command("volume").description("Disks that outlive the instances they are attached to");
+
+  apiCommand(volume, "create <name>", "Create a volume")
+    .option("-s, --size <size>", `how much fits into it, such as 10g; what is not written costs nothing (default ${DEFAULT_GB}g)`, wholeGigabytes, DEFAULT_GB)
+    .option("--id <id>", "an id of yours (default: made up)")
+    .option("-t, --tag <key=value>", "tag it; repeats", collect)
+    .action(async (name: string, { size, id, tag }: CreateFlags, command: Command) => {
+      const wanted = { name, size_gb: size, ...(id === undefined ? {} : { id }), tags: tagsOf(tag) };
+      show(command, await apiOf(command).createVolume(wanted), (one) => one.name);
+    });
+
+  apiCommand(volume, "ls", "List volumes")
+    .alias("list")
+    .option("-t, --tag <key=value>", "only those with this tag; repeats", collect)
+    .option("-q, --quiet", "print names only")
+    .action(async (flags: { tag?: string[]; quiet?: boolean }, command: Command) => {
+      const all = await apiOf(command).volumes(tagsOf(flags.tag));
+      show(command, all, () => (flags.quiet ? all.map(({ name }) => name).join("\n") : volumeTable(all)));
+    });
+
+  apiCommand(volume, "inspect <name...>", "Show all that is on record of volumes, as JSON")
+    .alias("get")
+    .action((names: string[], _: unknown, command: Command) => inspectEach(names, command, (api, name) => api.volume(name)));
+
+  apiCommand(volume, "rm <name...>", "Remove volumes with all that is in them; not while an instance or a snapshot has them")
+    .action((names: string[], _: unknown, command: Command) => each(names, command, async (api, name) => {
+      await api.removeVolume(name);
+      return name;
+    }));
+}
+
+/** `10g`, `10G`, `10GB`, `1t`. */
+function wholeGigabytes(text: string): number {
+  const match = /^(\d{1,5})\s*([gt])i?b?$/i.exec(text);
+  if (match === null) throw new InvalidArgumentError("It must be whole gigabytes, such as 10g.");
+  return Number(match[1]) * (match[2]!.toLowerCase() === "t" ? 1024 : 1);
+}
+
+const volumeTable = (volumes: readonly Volume[]): string =>
+  table(
+    ["NAME", "ID", "SIZE", "ATTACHED TO", "CREATED"],
+    volumes.map(({ name, id, size_gb, attachments = [], created_at }) =>
+      [name, id, `${size_gb}GB`, attachments.map(({ instance_id, mount_path, readonly }) => `${instance_id}:${mount_path}${readonly ? ":ro" : ""}`).join(" "), ago(created_at)]),
+  );

@@ -1,0 +1,39 @@
+// The volume routes in words, for the OpenAPI document.
+import { DELETED, describeGroup, pathParam } from "./describe.ts";
+import { describeQuery, tagsQuery } from "./query.ts";
+import { createVolumeExample, volumeExample } from "./volumes-schema.ts";
+
+const ofAny = describeGroup("Volumes", [], []);
+const ofVolume = describeGroup("Volumes", [pathParam("id", "Exact id, exact name, or a prefix that only one id has.", "data")], ["volume.not_found", "name.ambiguous"]);
+
+export const create = ofAny({
+  operationId: "createVolume",
+  summary: "Create a volume",
+  description: "An empty disk (ext4) that outlives the instances it is attached to. Instances get it when they are created, or while they are stopped.",
+  bodyExample: createVolumeExample,
+  answers: { 201: { description: "It can be attached.", schema: "Volume", example: { ...volumeExample, attachments: [] } } },
+  errors: ["name.invalid", "size.invalid", "volume.already_exists", "host.storage"],
+});
+
+export const list = ofAny({
+  operationId: "listVolumes",
+  summary: "List volumes",
+  description: "Oldest first.",
+  parameters: describeQuery(tagsQuery),
+  answers: { 200: { description: "The volumes.", schema: "Volume", list: true, example: [volumeExample] } },
+});
+
+export const get = ofVolume({
+  operationId: "getVolume",
+  summary: "Get a volume",
+  description: "With the instances that have it.",
+  answers: { 200: { description: "The volume.", schema: "Volume", example: volumeExample } },
+});
+
+export const remove = ofVolume({
+  operationId: "deleteVolume",
+  summary: "Delete a volume",
+  description: "With all that is in it. Refused while an instance or a snapshot has it.",
+  answers: DELETED,
+  errors: ["volume.in_use", "host.storage"],
+});

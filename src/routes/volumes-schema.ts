@@ -1,0 +1,59 @@
+// Bodies and queries of the volume routes, and how a volume of the domain looks on the wire.
+import { type Static, Type } from "@sinclair/typebox";
+import type { CreateVolume, Volume } from "../host/volumes/service.ts";
+import { orThrow } from "./errors.ts";
+import { checkName, formatTime } from "./format.ts";
+import { Tags, Time } from "./schema.ts";
+
+const GIB = 2 ** 30;
+const SIZE = "Size in GB of 2^30 bytes, 1 to 16383. What is not written costs nothing on the host.";
+const ID = "An id of yours: 1 to 63 small letters, digits and inner dashes. Made up by default.";
+
+export const CreateVolumeBody = Type.Object(
+  {
+    name: Type.String({ description: "A DNS label, unique among volumes." }),
+    size_gb: Type.Integer({ description: SIZE }),
+    id: Type.Optional(Type.String({ description: ID })),
+    tags: Type.Optional(Tags),
+  },
+  { additionalProperties: false, title: "CreateVolume" },
+);
+
+const Attachment = Type.Object(
+  { instance_id: Type.String(), mount_path: Type.String({ description: "Where it is mounted in the guest." }), readonly: Type.Boolean() },
+  { title: "VolumeAttachment" },
+);
+export const VolumeSchema = Type.Object(
+  {
+    id: Type.String({ description: "CUID2, or the id that was asked for." }),
+    name: Type.String(),
+    size_gb: Type.Integer({ description: "In GB of 2^30 bytes." }),
+    created_at: Time("When it was created."),
+    attachments: Type.Array(Attachment, { description: "The instances that have it, whether they run or not: one that writes it, or any number readonly." }),
+    tags: Tags,
+  },
+  { title: "Volume" },
+);
+
+export function toCreateVolume({ name, size_gb, id, tags }: Static<typeof CreateVolumeBody>): CreateVolume {
+  return { name: orThrow(checkName(name)), sizeBytes: size_gb * GIB, id: id ?? null, tags: tags ?? {} };
+}
+
+export const volumeView = ({ id, name, sizeBytes, createdAt, attachments, tags }: Volume): Static<typeof VolumeSchema> => ({
+  id,
+  name,
+  size_gb: sizeBytes / GIB,
+  created_at: formatTime(createdAt),
+  attachments: attachments.map(({ instanceId, mountPath, readonly }) => ({ instance_id: instanceId, mount_path: mountPath, readonly })),
+  tags,
+});
+
+export const createVolumeExample = { name: "data", size_gb: 10, tags: { team: "web" } };
+export const volumeExample: Static<typeof VolumeSchema> = {
+  id: "tz4a98xxat96iws9zmbrgj3a",
+  name: "data",
+  size_gb: 10,
+  created_at: "2026-01-02T03:04:05.000Z",
+  attachments: [{ instance_id: "pfh0haxfpzowht3oi213cqos", mount_path: "/var/lib/data", readonly: false }],
+  tags: { team: "web" },
+};

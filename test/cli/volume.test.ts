@@ -1,0 +1,35 @@
+// `dormouse volume` as a process against the real HTTP layer and the real volume domain.
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import { type Api, startApi } from "../routes/harness.ts";
+import { runCli } from "./support.ts";
+
+let api: Api;
+beforeEach(() => void (api = startApi()));
+afterEach(() => api.stop());
+
+const cli = (...args: string[]) => runCli(["volume", ...args], { env: { DORMOUSE_HOST: api.url } });
+
+test("create, list, inspect, rm", async () => {
+  expect(await cli("create", "data", "--size", "20G", "-t", "team=web")).toEqual({ status: 0, out: "data\n", err: "" });
+  expect(await cli("create", "logs", "--id", "my-logs")).toMatchObject({ status: 0 });
+  const [data, logs] = await api.client.volumes.list();
+  expect([data, logs]).toMatchObject([{ name: "data", size_gb: 20, tags: { team: "web" } }, { id: "my-logs", size_gb: 10 }]);
+  api.volumes.attach({ kind: "instance", id: "one" }, [{ volumeId: "data", mountPath: "/data", readonly: true, overlayBytes: null }])._unsafeUnwrap();
+  const { out } = await cli("ls");
+  expect(out).toMatch(/^NAME +ID +SIZE +ATTACHED TO +CREATED\n/);
+  expect(out).toMatch(new RegExp(`data +${data!.id} +20GB +one:/data:ro +`));
+  expect((await cli("list", "-t", "team=web", "-q")).out).toBe("data\n");
+  expect(JSON.parse((await cli("ls", "--json")).out)).toEqual(JSON.parse(JSON.stringify(await api.client.volumes.list())));
+  expect(JSON.parse((await cli("inspect", "data")).out)).toMatchObject([{ name: "data", attachments: [{ instance_id: "one" }] }]);
+  expect(await cli("rm", "logs", "nobody", "data")).toMatchObject({ status: 1, out: "logs\n", err: expect.stringMatching(/nobody.*\n.*instance one has it/s) });
+  expect((await api.client.volumes.list()).map(({ name }) => name)).toEqual(["data"]);
+});
+
+test.each<[string, string[], string]>([
+  ["a size that is none", ["create", "x", "--size", "10"], "whole gigabytes"],
+  ["a size in megabytes", ["create", "x", "--size", "512m"], "whole gigabytes"],
+  ["a tag without a value", ["create", "x", "-t", "team"], "KEY=VALUE"],
+])("%s is wrong usage", async (_, args, said) => {
+  const { status, err } = await cli(...args);
+  expect([status, err]).toEqual([2, expect.stringContaining(said)]);
+});
