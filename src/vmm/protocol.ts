@@ -56,6 +56,8 @@ export interface SaveParams {
   /** Ids of the generation that is written, and of the one that it is a delta over; null: all of memory is written. */
   readonly id: string;
   readonly base: string | null;
+  /** What the TAP is to let through once nobody reads it: a classic BPF program in base64, one `struct sock_filter` after another. Off when the guest hears again. */
+  readonly filter?: string;
 }
 export interface SaveResult {
   /** Bytes of guest memory written, and pages of it that are recorded as zero. */

@@ -34,7 +34,8 @@ export interface Saved { readonly generation: Generation; readonly result: SaveR
 interface SaveOptions {
   /** Whether it is called off for whoever comes. */
   readonly heedful: boolean;
-  /** Called once the TAP is not read any more. */
+  /** What the TAP is to let through once it is not read any more (SaveParams), and who is called then. */
+  readonly filter?: string | undefined;
   readonly deaf?: () => void;
 }
 
@@ -42,7 +43,7 @@ interface SaveOptions {
  * Has the monitor save `instance`. On Ok the machine stands still with its gates shut, and the caller ends it or has it resumed;
  * on Err it runs on (or is gone), and nothing is left of the generation.
  */
-export async function save(ctx: Context, instance: Instance, machine: Machine, { heedful, deaf }: SaveOptions): Promise<Res<Saved>> {
+export async function save(ctx: Context, instance: Instance, machine: Machine, { heedful, filter, deaf }: SaveOptions): Promise<Res<Saved>> {
   const { id } = instance;
   const begun = ctx.generations.begin(baseOf(ctx, id));
   if (begun.isErr()) return err(begun.error);
@@ -50,7 +51,7 @@ export async function save(ctx: Context, instance: Instance, machine: Machine, {
   ctx.saves.set(id, under);
   ctx.onDeaf.set(id, () => (deaf?.(), ctx.step("deaf")));
   ctx.step("begun");
-  const result = await ask(ctx, instance, machine, generation).catch((error: unknown): Res<SaveResult> => err(wrap("host.storage", "its files can't be made", error)));
+  const result = await ask(ctx, instance, machine, generation, filter).catch((error: unknown): Res<SaveResult> => err(wrap("host.storage", "its files can't be made", error)));
   ctx.onDeaf.delete(id);
   if (result.isOk()) return ctx.step("saved"), ok({ generation, result: result.value });
   // Mostly it runs on by itself; one that did not answer in time, or did not get its workload thawed, is told to.
@@ -81,13 +82,13 @@ class SaveUnderWay implements Save {
 
 const saveTimeoutMs = (memoryBytes: number): number => SAVE_BASE_MS + (memoryBytes / 2 ** 20) * SAVE_MS_PER_MIB;
 
-async function ask(ctx: Context, { memoryBytes }: Instance, machine: Machine, { id, baseId }: Generation): Promise<Res<SaveResult>> {
+async function ask(ctx: Context, { memoryBytes }: Instance, machine: Machine, { id, baseId }: Generation, filter: string | undefined): Promise<Res<SaveResult>> {
   const fds: Record<string, number> = {};
   try {
     const paths = ctx.generations.paths(id);
     for (const name of ["machine", "memory"] as const) fds[name] = openFd(paths[name], O_RDWR | O_CREAT | O_EXCL, 0o600);
     const named = keepNames(paths.dir); // meanwhile: the monitor's part takes longer
-    const asked = await machine.request("save", { id, base: baseId }, { fds, timeoutMs: (ctx.deps.saveTimeoutMs ?? saveTimeoutMs)(memoryBytes) });
+    const asked = await machine.request("save", { id, base: baseId, ...(filter === undefined ? {} : { filter }) }, { fds, timeoutMs: (ctx.deps.saveTimeoutMs ?? saveTimeoutMs)(memoryBytes) });
     const kept = await named;
     return kept.isErr() && asked.isOk() ? err(kept.error) : asked;
   } finally {

@@ -45,7 +45,7 @@ async function standbyNow(ctx: Context, id: string, options: StandbyOptions, ask
   if (inUse !== null) return err(calledOff(instance, inUse));
   if (signal?.aborted) return err(calledOff(instance, "its reason has gone"));
   ctx.note(id, "going to sleep");
-  const saved = await save(ctx, instance, machine, { heedful: true, deaf: () => listenEarly(ctx, id) });
+  const saved = await save(ctx, instance, machine, { heedful: true, filter: ctx.taps.filter(id), deaf: () => listenEarly(ctx, id) });
   if (saved.isErr()) return stayAwake(ctx, id, saved.error);
   // Who can't be asked may be there.
   const visitor = await lateVisitor(ctx, instance, options).catch(messageOf);

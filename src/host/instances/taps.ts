@@ -35,6 +35,12 @@ export class Taps {
   /** From here on only knocks come in; the first is told, also one that waits already. Nothing for an instance without a TAP. */
   listen(id: string, visit: Visit): void { this.held.get(id)?.bell.listen(visit); }
 
+  /** What passes while it is listened at, for SaveParams: its monitor stops reading before we can know. */
+  filter(id: string): string | undefined {
+    const held = this.held.get(id);
+    return held && Buffer.from(held.bell.filter).toString("base64");
+  }
+
   /** Whether a frame waits that nobody has read. */
   knocked(id: string): boolean { return this.held.get(id)?.bell.queued() ?? false; }
 

@@ -15,9 +15,11 @@ export interface Visit {
 
 /** One for each TAP; the descriptor stays its caller's, who calls stop() before closing it or lending it out. */
 export class Doorbell {
+  /** What listen() has the kernel let through; for the monitor too, which stops reading first. */
+  readonly filter: Uint8Array;
   private watch: Watch | null = null;
 
-  constructor(private readonly poller: Pick<Poller, "watch">, private readonly fd: number, private readonly ip: string) {}
+  constructor(private readonly poller: Pick<Poller, "watch">, private readonly fd: number, ip: string) { this.filter = knockFilter(ip); }
 
   /**
    * Has the kernel drop what is no knock, and calls back for the first that is, or at once for a frame that waits already.
@@ -25,7 +27,7 @@ export class Doorbell {
    */
   listen(visit: Visit): void {
     this.unwatch();
-    attachFilter(this.fd, knockFilter(this.ip));
+    attachFilter(this.fd, this.filter);
     this.watch = this.poller.watch(this.fd, EPOLLIN, (events) => {
       this.unwatch(); // the queue stays full until the monitor reads it: watching on would only spin
       if ((events & EPOLLIN) !== 0) visit.onKnock();

@@ -113,8 +113,8 @@ export class Devices {
 
   // --- sleep and wake
 
-  /** Nothing is read from the TAP any more. */
-  deafen(): void { this.net?.gate(true, false); }
+  /** Nothing is read from the TAP any more; `filter`: NetDevice.deafen(). */
+  deafen(filter: Uint8Array | null): void { this.net?.deafen(filter); }
 
   /** While the vCPUs are paused: finishes what is in flight; `done` runs once nothing touches guest memory any more, until resume(). */
   quiesce(done: () => void): void {

@@ -106,7 +106,8 @@ export class Save {
 
   private deafen(next: Next): void {
     this.reached = "deaf";
-    this.guest.devices.deafen();
+    const { filter } = this.params;
+    this.guest.devices.deafen(filter === undefined ? null : Buffer.from(filter, "base64"));
     this.host.deaf();
     next(null);
   }

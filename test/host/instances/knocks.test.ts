@@ -193,14 +193,14 @@ for (const [why, guest, guard] of [
     expect(stateOf(fixture, "one")).toBe("Running");
   });
 
-test("noise over a standby does not call it off", async () => {
-  fixture = await open(undefined, { network: looked(), onStep: (at) => {
-    // Once the filter is there (README.md of src/host/network on the moment before).
-    if (at === "deaf" || at === "saved" || at === "asleep") send(leaseOf("one"), packet(TCP, "192.0.2.77", leaseOf("one").ip, segment(FLAGS.ACK)));
-  } });
+test("noise over a standby does not call it off: its monitor is told what passes", async () => {
+  using told = spyOn(Machine.prototype, "request");
+  const noise = () => send(leaseOf("one"), packet(TCP, "192.0.2.77", leaseOf("one").ip, segment(FLAGS.ACK)));
+  fixture = await open(undefined, { network: looked(), onStep: (at) => { if (["deaf", "saved", "asleep"].includes(at)) noise(); } });
   await running(fixture, "one", ["serve"], WAKING);
   (await fixture.instances.standby("one"))._unsafeUnwrap();
   expect({ state: stateOf(fixture, "one"), waits: isReadable(taps.get(leaseOf("one").instanceId)!) }).toEqual({ state: "Standby", waits: false });
+  expect(told).toHaveBeenCalledWith("save", expect.objectContaining({ filter: Buffer.from(knockFilter(leaseOf("one").ip)).toString("base64") }), expect.anything());
 });
 
 test("a knock while the database fails ends nothing: a later one wakes it", async () => {

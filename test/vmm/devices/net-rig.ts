@@ -9,7 +9,8 @@ export const HEADER = 12, RX = 0, TX = 1;
 export const MAC = new Uint8Array([2, 0, 0, 0, 0, 9]);
 export const V1 = 1n << 32n;
 
-const cleanup: (() => void)[] = [];
+/** What the end of a test undoes, the last first. */
+export const cleanup: (() => void)[] = [];
 /** Call in afterEach. */
 export function cleanUp(): void { for (const step of cleanup.splice(0).reverse()) step(); }
 

@@ -2,10 +2,12 @@
 import { afterEach, expect, test } from "bun:test";
 import { E } from "../../../src/ffi/abi/errno.ts";
 import { SYS } from "../../../src/ffi/abi/syscalls.ts";
-import { O_RDONLY, openFd } from "../../../src/ffi/fd.ts";
+import { virtio_net_config } from "../../../src/ffi/abi/virtio_net.ts";
+import { isReadable, O_RDONLY, openFd } from "../../../src/ffi/fd.ts";
+import { RouteSocket } from "../../../src/ffi/netlink/route.ts";
 import { must, syscall } from "../../../src/ffi/syscall.ts";
 import { attachFilter, openTapDevice } from "../../../src/ffi/tun.ts";
-import { cleanUp, HEADER, MAC, owned, receiver, rig, TX } from "./net-rig.ts";
+import { cleanUp, cleanup, HEADER, MAC, owned, receiver, rig, TX } from "./net-rig.ts";
 
 afterEach(cleanUp);
 
@@ -21,7 +23,7 @@ function sockaddr(address: readonly number[], port = 0): Uint8Array {
 const ifreq = (name: string, rest: Uint8Array): Uint8Array => Buffer.concat([Buffer.from(name.padEnd(16, "\0")), rest], 40);
 
 /** A TAP at 10.9.0.1/24 with 10.9.0.2 behind it, and a UDP socket at port 700, in a namespace that lives as long as they do. */
-function tapRig(): { tap: number; socket: number } {
+function tapRig(): { tap: number; socket: number; remove: () => void } {
   const home = owned(openFd("/proc/thread-self/ns/net", O_RDONLY));
   must("Cannot make a network namespace", SYS.unshare, CLONE_NEWNET);
   try {
@@ -36,11 +38,16 @@ function tapRig(): { tap: number; socket: number } {
     arp.set(Buffer.from("t0"), 52);
     must("Cannot set the neighbour", SYS.ioctl, socket, SIOCSARP, arp);
     must("Cannot bind", SYS.bind, socket, sockaddr([10, 9, 0, 1], 700), 16);
-    return { tap, socket };
+    const links = new RouteSocket();
+    cleanup.push(() => links.close());
+    return { tap, socket, remove: () => void links.deleteLink(links.link("t0")!.index) };
   } finally {
     must("Cannot go back to the network namespace", SYS.setns, home, CLONE_NEWNET);
   }
 }
+
+/** Classic BPF: UDP to port 800 passes, by the half word at byte 36 of a frame without IP options. */
+const PORT_800 = new Uint8Array([0x28, 0, 0, 0, 36, 0, 0, 0, 0x15, 0, 0, 1, 0x20, 3, 0, 0, 6, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 6, 0, 0, 0, 0, 0, 0, 0]);
 
 const isUdp = (frame: Uint8Array): boolean => frame[HEADER + 12] === 8 && frame[HEADER + 13] === 0 && frame[HEADER + 23] === 17;
 
@@ -71,6 +78,30 @@ test("who hears again hears all: the filter that a daemon had put on the TAP is 
   device.gate(false, false);
   must("Cannot send", SYS.sendto, socket, Buffer.from("ping"), 4, 0, sockaddr([10, 9, 0, 2], 800), 16);
   d.run(() => got.push(...take().filter(isUdp)) > 0);
+});
+
+test("who goes deaf with a filter reads what came before it; what waits afterwards has passed", () => {
+  const { tap, socket } = tapRig(), { d, device } = rig(tap), take = receiver(d, 100, 1536), got: string[] = [];
+  const send = (text: string, port: number) => must("Cannot send", SYS.sendto, socket, Buffer.from(text), 4, 0, sockaddr([10, 9, 0, 2], port), 16);
+  const heard = () => got.push(...take().filter(isUdp).map((frame) => Buffer.from(frame.slice(-4)).toString()));
+  send("soon", 801);
+  device.deafen(PORT_800);
+  expect(heard() > 0 && got).toEqual(["soon"]);
+  send("late", 801);
+  expect(isReadable(tap)).toBe(false);
+  send("ring", 800);
+  expect(isReadable(tap)).toBe(true);
+  device.gate(false, false);
+  send("fine", 801);
+  d.run(() => (heard(), got.length === 3));
+  expect(got).toEqual(["soon", "ring", "fine"]);
+});
+
+test("one that goes deaf after its TAP was removed sees its cable pulled", () => {
+  const { tap, remove } = tapRig(), { device } = rig(tap);
+  remove();
+  device.deafen(PORT_800);
+  expect(device.config.getUint16(virtio_net_config.at.status, true)).toBe(0);
 });
 
 test("a frame whose header makes no sense is dropped", () => {

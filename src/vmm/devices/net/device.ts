@@ -6,7 +6,7 @@ import { VIRTIO_ID } from "../../../ffi/abi/virtio_ids.ts";
 import { VIRTIO_NET, virtio_net_config, virtio_net_hdr_mrg_rxbuf } from "../../../ffi/abi/virtio_net.ts";
 import { EPOLLIN, type Epoll } from "../../../ffi/epoll.ts";
 import { syscall, SysError } from "../../../ffi/syscall.ts";
-import { detachFilter } from "../../../ffi/tun.ts";
+import { attachFilter, detachFilter } from "../../../ffi/tun.ts";
 import { bits, hasBit, RareLog, type Device, type DeviceContext, type Log } from "../../virtio/device.ts";
 import type { Queue } from "../../virtio/queue.ts";
 import type { TokenBucket } from "../token-bucket.ts";
@@ -88,6 +88,25 @@ export class NetDevice implements Device {
 
   wakeRx(): void { this.receive(); }
   wakeTx(): void { this.transmit(); }
+
+  /**
+   * Nothing is read from the TAP any more, until gate(). Where there is a `filter` (attachFilter()), the kernel drops from here on what that
+   * does not pass, and what came before it is read still, as far as the guest has room: so what waits afterwards has passed.
+   */
+  deafen(filter: Uint8Array | null): void {
+    if (filter !== null && !this.gone) this.filter(filter);
+    this.gate(true, false);
+  }
+
+  private filter(program: Uint8Array): void {
+    try {
+      attachFilter(this.fd, program);
+    } catch (error) {
+      if (error instanceof SysError && error.errno === E.EBADFD) return this.lose(error.errno);
+      throw error;
+    }
+    this.receive();
+  }
 
   /** `deaf`: nothing is read from the TAP, what comes waits in it. `mute`: the guest's frames wait in its queue. */
   gate(deaf: boolean, mute: boolean): void {
