@@ -1,5 +1,4 @@
 // An instance of the image `soak`, asked over its port. Every question is asked once: it runs, so it must answer.
-import { readFileSync } from "node:fs";
 import { page } from "./request.ts";
 import { until } from "./until.ts";
 
@@ -38,9 +37,6 @@ export class Soak {
   draw(): Promise<Drawn> { return this.ask("/draw"); }
   arm(id: string, clock: "realtime" | "monotonic" | "boottime", ms: number): Promise<void> { return this.ask(`/timer?id=${id}&clock=${clock}&ms=${ms}`); }
 
-  /** Waits until it has acknowledged all that we have sent, our last FIN too: what comes again, because it did not, calls a standby off. */
-  async heardAll(): Promise<void> { await until("the soak program's host to hear all", () => !sendsTo(this.ip)); }
-
   /** Waits until everything has gone on from `before`; throws what the program found wrong. */
   async goesOnFrom(before: SoakState): Promise<SoakState> {
     const wrong = (now: SoakState) => now.errors.length > 0 || now.boot_id !== before.boot_id;
@@ -67,12 +63,4 @@ export class Soak {
     }
     return best.error;
   }
-}
-
-/** Whether a TCP socket of this host has sent something to `ip` that was not acknowledged, or closes (proc_net_tcp(5)). */
-function sendsTo(ip: string): boolean {
-  const address = ip.split(".").reverse().map((part) => Number(part).toString(16).padStart(2, "0")).join("").toUpperCase();
-  const ENDED = ["06", "07"]; // TIME_WAIT, CLOSE
-  const rows = readFileSync("/proc/self/net/tcp", "latin1").trim().split("\n").slice(1).map((row) => row.trim().split(/\s+/));
-  return rows.some(([, , remote = "", state = "", queues = ""]) => remote.startsWith(`${address}:`) && !ENDED.includes(state) && (state !== "01" || !queues.startsWith("00000000:")));
 }
