@@ -9,6 +9,8 @@ export const WORKERS = {
   poller: "src/host/poller-worker.ts",
   /** Image layers to EROFS. */
   convert: "src/host/images/convert-worker.ts",
+  /** Archives that volumes are made from, into folders. */
+  unpack: "src/host/volumes/archive/worker.ts",
   /** A saved machine's memory, compressed or decompressed. */
   compress: "src/host/snapshots/compression/worker.ts",
   /** Saved machines that are deltas over one another, made one. */

@@ -8,7 +8,7 @@ export const DEFAULT_HOST = "http://127.0.0.1:4973";
 export type * from "./api-types.ts";
 
 type Query = Readonly<Record<string, string | number | boolean | undefined>>;
-interface Options { readonly query?: Query; readonly body?: unknown; readonly signal?: AbortSignal; readonly accept?: string }
+interface Options { readonly query?: Query; readonly body?: unknown; readonly archive?: ReadableStream<Uint8Array>; readonly signal?: AbortSignal; readonly accept?: string }
 
 const enc = encodeURIComponent;
 type Tags = Readonly<Record<string, string>>;
@@ -48,6 +48,9 @@ export class Api {
   volumes = (tags?: Tags) => this.json<Volume[]>("GET", "/volumes", { query: tagQuery(tags) });
   volume = (ref: string) => this.json<Volume>("GET", `/volumes/${enc(ref)}`);
   createVolume = (body: VolumeCreate) => this.json<Volume>("POST", "/volumes", { body });
+  /** `archive`: a tar.gz, sent as it is read. */
+  createVolumeFrom = ({ name, size_gb, id, tags }: VolumeCreate, archive: ReadableStream<Uint8Array>) =>
+    this.json<Volume>("POST", "/volumes/from-archive", { query: { name, size_gb, id, ...tagQuery(tags) }, archive });
   removeVolume = (ref: string) => this.nothing("DELETE", `/volumes/${enc(ref)}`);
 
   instances = () => this.json<Instance[]>("GET", "/instances");
@@ -137,6 +140,10 @@ export class Api {
     if (options.body !== undefined) {
       init.body = JSON.stringify(options.body);
       init.headers = { ...init.headers, "content-type": "application/json" };
+    }
+    if (options.archive !== undefined) {
+      init.body = options.archive;
+      init.headers = { ...init.headers, "content-type": "application/gzip" };
     }
     let response: Response;
     try {

@@ -4,9 +4,10 @@ import { InvalidArgumentError } from "commander";
 import type { Volume } from "./api.ts";
 import { apiCommand, apiOf, collect, show, tagsOf } from "./command.ts";
 import { each, inspectEach } from "./each.ts";
+import { CliError } from "./fail.ts";
 import { ago, table } from "./output.ts";
 
-interface CreateFlags { size: number; id?: string; tag?: string[] }
+interface CreateFlags { size: number; from?: string; id?: string; tag?: string[] }
 
 const DEFAULT_GB = 10;
 
@@ -15,11 +16,13 @@ export function addVolumeCommands(program: Command): void {
 
   apiCommand(volume, "create <name>", "Create a volume")
     .option("-s, --size <size>", `how much fits into it, such as 10g; what is not written costs nothing (default ${DEFAULT_GB}g)`, wholeGigabytes, DEFAULT_GB)
+    .option("--from <file>", "with what this tar.gz holds; - reads it from standard input")
     .option("--id <id>", "an id of yours (default: made up)")
     .option("-t, --tag <key=value>", "tag it; repeats", collect)
-    .action(async (name: string, { size, id, tag }: CreateFlags, command: Command) => {
+    .action(async (name: string, { size, from, id, tag }: CreateFlags, command: Command) => {
       const wanted = { name, size_gb: size, ...(id === undefined ? {} : { id }), tags: tagsOf(tag) };
-      show(command, await apiOf(command).createVolume(wanted), (one) => one.name);
+      const api = apiOf(command);
+      show(command, await (from === undefined ? api.createVolume(wanted) : api.createVolumeFrom(wanted, await archiveAt(from))), (one) => one.name);
     });
 
   apiCommand(volume, "ls", "List volumes")
@@ -40,6 +43,14 @@ export function addVolumeCommands(program: Command): void {
       await api.removeVolume(name);
       return name;
     }));
+}
+
+async function archiveAt(path: string): Promise<ReadableStream<Uint8Array>> {
+  if (path === "-") return Bun.stdin.stream();
+  const file = Bun.file(path), found = await file.stat().catch((error: NodeJS.ErrnoException) => error);
+  if (found instanceof Error) throw new CliError(`Cannot read ${path}: ${found.code ?? found.message}`, "storage");
+  if (found.isDirectory()) throw new CliError(`Cannot read ${path}: it is a folder; give a tar.gz, or \`tar -cz -C ${path} . | dormouse volume create NAME --from -\``, "storage");
+  return file.stream();
 }
 
 /** `10g`, `10G`, `10GB`, `1t`. */

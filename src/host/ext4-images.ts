@@ -19,6 +19,12 @@ export const MIN_IMAGE = 64 * MIB;
 /** What one file of ext4, the most common file system of hosts, may be long at most. */
 export const MAX_IMAGE = 16 * 2 ** 40 - 4096;
 
+/** ext2fs's words where blocks or inodes run out, and not the host's disk. */
+const DOES_NOT_FIT = /Could not allocate (block|inode) in ext2 filesystem|Ext2 directory block not found|not enough space/i;
+
+export interface RootMeta { readonly mode: number; readonly uid: number; readonly gid: number }
+export interface Content { readonly folder: string; readonly entries: number; readonly root: RootMeta | null }
+
 export class Ext4Images {
   private readonly making = new Map<string, Promise<string>>();
 
@@ -28,6 +34,40 @@ export class Ext4Images {
   /** Makes `path` unless it is there. It is there only when it is whole. `label` is at most 16 bytes. `host.storage` otherwise. */
   ensure(path: string, bytes: number, label: string): AsyncRes<void> {
     return ResultAsync.fromPromise(this.make(path, bytes, label), (cause) => wrap("host.storage", `Cannot make the writable disk ${path}`, cause));
+  }
+
+  /**
+   * Makes the new file `path` with all that `folder` holds: owners, modes, times, links, extended attributes; `entries` of them. False,
+   * with nothing left, where that does not fit. What the root of the file system has is said by `root`.
+   */
+  fill(path: string, bytes: number, label: string, content: Content): AsyncRes<boolean> {
+    return ResultAsync.fromPromise(this.makeFilled(path, bytes, label, content), (cause) => wrap("host.storage", `Cannot make the disk ${path}`, cause));
+  }
+
+  private async makeFilled(path: string, bytes: number, label: string, { folder, entries, root }: Content): Promise<boolean> {
+    const part = `${path}.part`;
+    await rm(part, { force: true });
+    try {
+      await this.format(part, bytes, label, ["-d", folder, ...inodesFor(entries, bytes)]);
+      if (root !== null) await this.setRoot(part, root);
+      await rename(part, path);
+      return true;
+    } catch (error) {
+      await rm(part, { force: true });
+      if (error instanceof DormouseError && DOES_NOT_FIT.test(error.message)) return false;
+      throw error;
+    }
+  }
+
+  /** mkfs takes everything from the folder but what the folder itself has. */
+  private async setRoot(path: string, { mode, uid, gid }: RootMeta): Promise<void> {
+    const set = (field: string, value: string) => `set_inode_field / ${field} ${value}\n`;
+    const commands = set("mode", `04${mode.toString(8).padStart(4, "0")}`) + set("uid", String(uid)) + set("gid", String(gid));
+    // Its status is 0 whatever happens; beside its version it says only what went wrong.
+    const { words } = await this.spawn("debugfs", ["-w", "-f", "-", path], commands);
+    const wrong = words.split("\n").filter((line) => line !== "" && !/^debugfs \d/.test(line));
+    if (wrong.length > 0) throw new DormouseError("host.storage", `debugfs can't set the root folder's owner and mode: ${wrong.join(" ")}`);
+    await sync(path);
   }
 
   private async make(path: string, bytes: number, label: string): Promise<void> {
@@ -69,7 +109,7 @@ export class Ext4Images {
     return path;
   }
 
-  private async format(path: string, bytes: number, label: string): Promise<void> {
+  private async format(path: string, bytes: number, label: string, more: readonly string[] = []): Promise<void> {
     const file = await open(path, "wx", 0o600);
     try {
       await file.truncate(bytes);
@@ -79,35 +119,50 @@ export class Ext4Images {
     // The file is new and all zero: with that said, nothing is written but the metadata in use, and the guest's kernel
     // doesn't zero the inode tables later either, which would fill the sparse file.
     const journal = bytes < SMALL ? 4 : 16;
-    const options = (extra: string) => ["-q", "-F", "-b", String(BLOCK), "-m", "0", "-L", label, "-J", `size=${journal}`, "-E", `nodiscard,lazy_journal_init=1,${extra}`, path];
+    const options = (extra: string) => ["-q", "-F", "-b", String(BLOCK), "-m", "0", "-L", label, "-J", `size=${journal}`, "-E", `nodiscard,lazy_journal_init=1,${extra}`, ...more, path];
     const first = await this.run(options("assume_storage_prezeroed=1"));
     // e2fsprogs before 1.47 don't know that option.
     const last = first === null || !first.includes("assume_storage_prezeroed") ? first : await this.run(options("lazy_itable_init=1"));
     if (last !== null) throw new DormouseError("host.storage", last);
-    const made = await open(path, "r");
-    try {
-      await made.sync();
-    } finally {
-      await made.close();
-    }
+    await sync(path);
   }
 
   /** Null where mkfs succeeded; its words otherwise. */
   private async run(args: readonly string[]): Promise<string | null> {
+    const { words, status } = await this.spawn(this.mkfs, args, "");
+    return status === 0 ? null : `${this.mkfs} ended with status ${status}: ${words.trim().replaceAll(/\s+/g, " ")}`;
+  }
+
+  private async spawn(program: string, args: readonly string[], input: string): Promise<{ words: string; status: number }> {
     let child;
     try {
-      child = Bun.spawn([this.mkfs, ...args], { stdin: "ignore", stdout: "ignore", stderr: "pipe", env: { PATH: `${process.env["PATH"] ?? ""}:/usr/sbin:/sbin`, LC_ALL: "C" } });
+      child = Bun.spawn([program, ...args], { stdin: Buffer.from(input), stdout: "ignore", stderr: "pipe", env: { PATH: `${process.env["PATH"] ?? ""}:/usr/sbin:/sbin`, LC_ALL: "C" } });
     } catch (error) {
-      throw new DormouseError("host.storage", `${this.mkfs} can't be run (${messageOf(error)}); install e2fsprogs`);
+      throw new DormouseError("host.storage", `${program} can't be run (${messageOf(error)}); install e2fsprogs`);
     }
     const [words, status] = await Promise.all([new Response(child.stderr).text(), child.exited]);
-    return status === 0 ? null : `${this.mkfs} ended with status ${status}: ${words.trim().replaceAll(/\s+/g, " ")}`;
+    return { words, status };
   }
 
   private async prune(): Promise<void> {
     const names = (await readdir(this.templates)).filter((name) => name.endsWith(".ext4"));
     const dated = await Promise.all(names.map(async (name) => ({ name, at: (await stat(join(this.templates, name))).mtimeMs })));
     for (const { name } of dated.sort((a, b) => b.at - a.at).slice(TEMPLATES_KEPT)) await rm(join(this.templates, name), { force: true });
+  }
+}
+
+/** mkfs counts on files of 16 KiB (4 KiB in small disks); where they are smaller it needs to be told. */
+function inodesFor(entries: number, bytes: number): string[] {
+  const usual = bytes / (bytes < SMALL ? 4096 : 16_384);
+  return entries * 4 < usual ? [] : ["-N", String(Math.ceil(Math.max(usual, entries * 1.25 + 64)))];
+}
+
+async function sync(path: string): Promise<void> {
+  const file = await open(path, "r");
+  try {
+    await file.sync();
+  } finally {
+    await file.close();
   }
 }
 

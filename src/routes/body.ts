@@ -1,4 +1,4 @@
-// Reads JSON request bodies for every route (Elysia's own parser leaves empty bodies and large ones to chance).
+// Reads request bodies for every route: JSON whole, archives as they come (Elysia's own parser leaves empty bodies and large ones to chance).
 import { DormouseError } from "../errors.ts";
 import { bad } from "./errors.ts";
 
@@ -29,6 +29,16 @@ async function readJson(request: Request): Promise<unknown> {
     // The parser's message quotes the body, which may hold secrets.
     throw bad("Cannot read the request body: it is not valid JSON.");
   }
+}
+
+const ARCHIVE_TYPES: readonly string[] = ["application/gzip", "application/x-gzip", "application/octet-stream"];
+
+/** A tar.gz as it comes: who doesn't read on is sent nothing more. Nothing limits its length here. */
+export function archiveBody(request: Request): AsyncIterable<Uint8Array> {
+  const type = request.headers.get("content-type")?.split(";")[0]?.trim().toLowerCase();
+  if (type === undefined || !ARCHIVE_TYPES.includes(type)) throw bad("Cannot read the request body: its content-type must be application/gzip.");
+  if (request.body === null) throw bad("Cannot accept an empty request body: this route needs a tar.gz archive.");
+  return request.body;
 }
 
 /** The body, never holding more than the limit of one that does not say its length. */

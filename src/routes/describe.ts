@@ -21,6 +21,8 @@ export interface Route {
   readonly description: string;
   readonly parameters?: Record<string, unknown>[];
   readonly bodyExample?: unknown;
+  /** Media type of a body that is no JSON. */
+  readonly bodyType?: string;
   /** False: the body may be absent, empty or null. */
   readonly bodyRequired?: boolean;
   readonly answers: Readonly<Record<number, Answer>>;
@@ -45,6 +47,7 @@ export function describe(route: Route) {
     parameters: [...parameters],
     responses,
     ...(route.bodyExample === undefined ? {} : { "x-body-example": route.bodyExample }),
+    ...(route.bodyType === undefined ? {} : { "x-body-type": route.bodyType }),
     ...(route.bodyRequired === undefined ? {} : { "x-body-required": route.bodyRequired }),
   } as unknown as { tags: string[]; summary: string; description: string };
 }

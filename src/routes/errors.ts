@@ -98,6 +98,8 @@ export function errorResponse(error: DormouseError): Response {
   const retryAfterMs = error.retryAfterMs ?? wire.retryAfterMs;
   const headers: Record<string, string> = { "x-should-retry": String(retryAfterMs !== undefined) };
   if (retryAfterMs !== undefined) headers["retry-after-ms"] = String(retryAfterMs);
+  // Or its sender could go on for ever.
+  if (error.code === "request.too_large") headers["connection"] = "close";
   return Response.json(body, { status: wire.status, headers });
 }
 

@@ -52,6 +52,7 @@ interface Operation {
   requestBody?: { required: boolean; content: Record<string, unknown> };
   "x-body-example"?: unknown;
   "x-body-required"?: boolean;
+  "x-body-type"?: string;
 }
 type Document = { openapi: string; paths: Record<string, Record<string, Operation>>; components: unknown; [key: string]: unknown };
 
@@ -67,11 +68,14 @@ export async function openApiDocument(routes: AnyElysia): Promise<Document> {
 
 function mendBody(operation: Operation): void {
   const { requestBody } = operation;
+  const type = operation["x-body-type"];
+  delete operation["x-body-type"];
+  if (type !== undefined) operation.requestBody = { required: true, content: { [type]: { schema: { type: "string", format: "binary" } } } };
   const example = operation["x-body-example"];
   const required = operation["x-body-required"] ?? true;
   delete operation["x-body-example"];
   delete operation["x-body-required"];
-  if (requestBody === undefined) return;
+  if (requestBody === undefined || type !== undefined) return;
   const json = requestBody.content["application/json"] as object;
   operation.requestBody = { required, content: { "application/json": example === undefined ? json : { ...json, example } } };
 }

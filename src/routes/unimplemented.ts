@@ -14,9 +14,6 @@ export const UNIMPLEMENTED: Readonly<Record<string, readonly (readonly [Method, 
     ["POST", "/instances/:id/volumes/:volumeId", "Attach a volume"],
     ["DELETE", "/instances/:id/volumes/:volumeId", "Detach a volume"],
   ],
-  Volumes: [
-    ["POST", "/volumes/from-archive", "Create a volume from an archive"],
-  ],
   Devices: [
     ["POST", "/devices", "Register a device"],
     ["GET", "/devices", "List devices"],

@@ -1,7 +1,7 @@
 // The volume routes in words, for the OpenAPI document.
 import { DELETED, describeGroup, pathParam } from "./describe.ts";
 import { describeQuery, tagsQuery } from "./query.ts";
-import { createVolumeExample, volumeExample } from "./volumes-schema.ts";
+import { archiveQuery, createVolumeExample, volumeExample } from "./volumes-schema.ts";
 
 const ofAny = describeGroup("Volumes", [], []);
 const ofVolume = describeGroup("Volumes", [pathParam("id", "Exact id, exact name, or a prefix that only one id has.", "data")], ["volume.not_found", "name.ambiguous"]);
@@ -13,6 +13,16 @@ export const create = ofAny({
   bodyExample: createVolumeExample,
   answers: { 201: { description: "It can be attached.", schema: "Volume", example: { ...volumeExample, attachments: [] } } },
   errors: ["name.invalid", "size.invalid", "volume.already_exists", "host.storage"],
+});
+
+export const createFromArchive = ofAny({
+  operationId: "createVolumeFromArchive",
+  summary: "Create a volume from an archive",
+  description: "With what a tar.gz holds: owners, modes, times, links, holes. It is read as it comes, of any length. An entry outside of the archive's root, one behind a symbolic link, or content that does not fit fails it, and nothing of it stays; so does a connection that breaks off.",
+  parameters: describeQuery(archiveQuery),
+  bodyType: "application/gzip",
+  answers: { 201: { description: "It can be attached.", schema: "Volume", example: { ...volumeExample, attachments: [] } } },
+  errors: ["name.invalid", "size.invalid", "volume.archive_invalid", "volume.archive_too_large", "volume.already_exists", "host.storage"],
 });
 
 export const list = ofAny({

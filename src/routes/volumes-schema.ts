@@ -1,8 +1,9 @@
 // Bodies and queries of the volume routes, and how a volume of the domain looks on the wire.
 import { type Static, Type } from "@sinclair/typebox";
 import type { CreateVolume, Volume } from "../host/volumes/service.ts";
-import { orThrow } from "./errors.ts";
+import { bad, orThrow } from "./errors.ts";
 import { checkName, formatTime } from "./format.ts";
+import { type Params, tagsParam } from "./query.ts";
 import { Tags, Time } from "./schema.ts";
 
 const GIB = 2 ** 30;
@@ -35,9 +36,28 @@ export const VolumeSchema = Type.Object(
   { title: "Volume" },
 );
 
-export function toCreateVolume({ name, size_gb, id, tags }: Static<typeof CreateVolumeBody>): CreateVolume {
+export function toCreateVolume({ name, size_gb, id, tags }: { name: string; size_gb: number; id?: string | undefined; tags?: Record<string, string> | undefined }): CreateVolume {
   return { name: orThrow(checkName(name)), sizeBytes: size_gb * GIB, id: id ?? null, tags: tags ?? {} };
 }
+
+const required = (text: string | undefined, name: string): string => {
+  if (text === undefined || text === "") throw bad(`Cannot accept the request without query parameter ${name}: it is required.`, name);
+  return text;
+};
+
+/** What is asked for beside an archive, whose body leaves room in the query only. */
+export const archiveQuery: Params<{ name: string; size_gb: number; id: string | undefined; tags: Record<string, string> }> = {
+  name: { schema: { type: "string" }, description: "A DNS label, unique among volumes.", example: "data", required: true, read: required },
+  size_gb: {
+    schema: { type: "integer" }, description: `${SIZE} The archive's content must fit.`, example: 10, required: true,
+    read: (text, name) => {
+      if (/^\d{1,9}$/.test(required(text, name))) return Number(text);
+      throw bad(`Cannot read query parameter ${name}: it must be a whole number.`, name);
+    },
+  },
+  id: { schema: { type: "string" }, description: ID, read: (text) => text },
+  tags: { ...tagsParam, description: "Tags of the volume: `tags[team]=backend&tags[env]=staging`; as JSON, `{\"team\": \"backend\"}`." },
+};
 
 export const volumeView = ({ id, name, sizeBytes, createdAt, attachments, tags }: Volume): Static<typeof VolumeSchema> => ({
   id,

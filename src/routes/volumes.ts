@@ -1,14 +1,14 @@
-// `/volumes`: create, list, get and delete. Logic is the volume domain's; here is only the wire.
+// `/volumes`: create, also from archives, list, get and delete. Logic is the volume domain's; here is only the wire.
 import { Elysia } from "elysia";
-import { requiredBody } from "./body.ts";
+import { archiveBody, requiredBody } from "./body.ts";
 import type { ApiDeps } from "./deps.ts";
 import { orThrow } from "./errors.ts";
 import { noQuery, readQuery, tagsQuery } from "./query.ts";
 import { forgiveRepeat, isRepeat } from "./repeat.ts";
 import * as docs from "./volumes-docs.ts";
-import { CreateVolumeBody, toCreateVolume, volumeView } from "./volumes-schema.ts";
+import { archiveQuery, CreateVolumeBody, toCreateVolume, volumeView } from "./volumes-schema.ts";
 
-export const volumeRoutes = ({ volumes }: ApiDeps) =>
+export const volumeRoutes = ({ volumes, live }: ApiDeps) =>
   new Elysia({ normalize: false, prefix: "/volumes" })
     .post("/", async ({ body, request }) => {
       const wanted = toCreateVolume(body);
@@ -19,6 +19,14 @@ export const volumeRoutes = ({ volumes }: ApiDeps) =>
       parse: requiredBody,
       beforeHandle: noQuery,
       detail: docs.create,
+    })
+    .post("/from-archive", async ({ request }) => {
+      const wanted = toCreateVolume(readQuery(request, archiveQuery)), body = archiveBody(request);
+      live.keep(request);
+      return Response.json(volumeView(orThrow(await volumes.createFromArchive(wanted, body))), { status: 201 });
+    }, {
+      parse: "none",
+      detail: docs.createFromArchive,
     })
     .get("/", ({ request }) => Response.json(volumes.list(readQuery(request, tagsQuery).tags).map(volumeView)), {
       detail: docs.list,

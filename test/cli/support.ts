@@ -3,14 +3,14 @@ import { join } from "node:path";
 import { repo } from "../support/paths.ts";
 
 export interface Ended { readonly status: number; readonly out: string; readonly err: string }
-export interface RunOptions { readonly env?: Readonly<Record<string, string>>; readonly input?: string; readonly cwd?: string; readonly program?: readonly string[] }
+export interface RunOptions { readonly env?: Readonly<Record<string, string>>; readonly input?: string | Uint8Array; readonly cwd?: string; readonly program?: readonly string[] }
 
 export const SOURCES = [process.execPath, join(repo, "src/main.ts")] as const;
 
 /** A process that runs on; its output is collected. Nothing of our own environment but PATH and HOME goes in. */
 export function startCli(args: readonly string[], { env = {}, input, cwd, program = SOURCES }: RunOptions = {}) {
   const child = Bun.spawn([...program, ...args], {
-    stdin: input === undefined ? "ignore" : Buffer.from(input),
+    stdin: input === undefined ? "ignore" : typeof input === "string" ? Buffer.from(input) : input,
     stdout: "pipe",
     stderr: "pipe",
     env: { PATH: process.env["PATH"] ?? "", HOME: process.env["HOME"] ?? "/root", ...env },

@@ -1,5 +1,8 @@
 // `dormouse volume` as a process against the real HTTP layer and the real volume domain.
 import { afterEach, beforeEach, expect, test } from "bun:test";
+import { gzipSync } from "node:zlib";
+import { dir, file, tar } from "../host/images/tar-builder.ts";
+import { TempDir } from "../support/paths.ts";
 import { type Api, startApi } from "../routes/harness.ts";
 import { runCli } from "./support.ts";
 
@@ -23,6 +26,18 @@ test("create, list, inspect, rm", async () => {
   expect(JSON.parse((await cli("inspect", "data")).out)).toMatchObject([{ name: "data", attachments: [{ instance_id: "one" }] }]);
   expect(await cli("rm", "logs", "nobody", "data")).toMatchObject({ status: 1, out: "logs\n", err: expect.stringMatching(/nobody.*\n.*instance one has it/s) });
   expect((await api.client.volumes.list()).map(({ name }) => name)).toEqual(["data"]);
+});
+
+test("create --from a file, and from standard input", async () => {
+  using at = new TempDir("from");
+  const archive = gzipSync(tar([dir("d"), file("d/a", "hello")]));
+  await Bun.write(at.join("a.tar.gz"), archive);
+  expect(await cli("create", "data", "-s", "1g", "--from", at.join("a.tar.gz"), "-t", "team=web")).toEqual({ status: 0, out: "data\n", err: "" });
+  expect(await runCli(["volume", "create", "piped", "-s", "1g", "--from", "-"], { env: { DORMOUSE_HOST: api.url }, input: archive })).toEqual({ status: 0, out: "piped\n", err: "" });
+  expect(await api.client.volumes.list()).toMatchObject([{ name: "data", size_gb: 1, tags: { team: "web" } }, { name: "piped" }]);
+  for (const [path, said] of [[at.join("none"), "ENOENT"], [at.path, "it is a folder"], [import.meta.path, "it is no gzip"]] as const)
+    expect(await cli("create", "bad", "--from", path)).toMatchObject({ status: 1, out: "", err: expect.stringContaining(said) });
+  expect(await api.client.volumes.list()).toHaveLength(2);
 });
 
 test.each<[string, string[], string]>([

@@ -123,7 +123,6 @@ describe("routes that are not there", () => {
   test("the contract's client reaches every one of them", async () => {
     const { client } = api;
     const calls = [
-      () => client.volumes.createFromArchive(new Uint8Array(1), { name: "v", size_gb: 1 }),
       () => client.devices.list(), () => client.devices.listAvailable(), () => client.builds.list(), () => client.builders.list(), () => client.pushes.list(), () => client.resources.get(),
       () => client.resources.reclaimMemory({ reclaim_bytes: 1 }), () => client.instances.stat("i", { path: "/" }),
       () => client.instances.volumes.attach("v", { id: "i", mount_path: "/v" }), () => client.instances.volumes.detach("v", { id: "i" }),

@@ -44,7 +44,7 @@ export function startApi() {
     await trash.emptied();
     rmSync(dir, { recursive: true, force: true });
   };
-  return { images, instances, ingresses, volumes, live, log, deps, url: listening.url, client, stop };
+  return { images, instances, ingresses, volumes, dir, live, log, deps, url: listening.url, client, stop };
 }
 
 function memoryDatabase(): Database {

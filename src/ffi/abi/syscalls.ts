@@ -10,5 +10,6 @@ export const SYS = {
   pipe2: 293, preadv: 295, pwritev: 296, syncfs: 306, setns: 308, memfd_create: 319, getrandom: 318,
   exit_group: 231, clock_gettime: 228, epoll_ctl: 233, epoll_wait: 232, timerfd_create: 283, unshare: 272, copy_file_range: 326, pidfd_send_signal: 424,
   io_uring_setup: 425, io_uring_enter: 426, io_uring_register: 427, pidfd_open: 434, flock: 73, setpriority: 141, prctl: 157,
+  fchmod: 91, fchown: 93, fsetxattr: 190, mkdirat: 258, mknodat: 259, fchownat: 260, unlinkat: 263, linkat: 265, symlinkat: 266, fchmodat: 268, utimensat: 280, openat2: 437,
   inotify_add_watch: 254, inotify_rm_watch: 255, inotify_init1: 294,
 } as const;

@@ -7,8 +7,8 @@ import { finishImage } from "./erofs/image.ts";
 import { CompressionError, readLayer } from "./decompress.ts";
 import { DormouseError, messageOf, wrap } from "../../errors.ts";
 import { LayerApplier, LimitError, show } from "./layers.ts";
-import { TarError } from "./tar/error.ts";
-import { TarReader } from "./tar/reader.ts";
+import { TarError } from "../tar/error.ts";
+import { TarReader } from "../tar/reader.ts";
 
 export interface ConvertLimits {
   /** Bytes of the unpacked image. */

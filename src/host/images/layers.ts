@@ -1,7 +1,7 @@
 // Applies layers to the tree, base to top: OCI image-spec, layer.md (whiteouts, opaque directories, replacement rules).
 // Every path is resolved in the tree, as in a chroot: nothing outside of it exists here, so nothing can be reached.
-import { TarError } from "./tar/error.ts";
-import type { TarEntry, TarHandler } from "./tar/reader.ts";
+import { TarError } from "../tar/error.ts";
+import type { TarEntry, TarHandler } from "../tar/reader.ts";
 import { Dir, File, HardLink, inodeOf, Special, Symlink, type AnyInode, type TreeEntry } from "./tree.ts";
 import { encodeXattrs } from "./erofs/xattr.ts";
 

@@ -14,7 +14,7 @@ import { sleepParts, sleepServiceOf, type SleepParts } from "./sleep.ts";
 import { start } from "./start.ts";
 import { obstacle } from "./states.ts";
 import { stop } from "./stop.ts";
-import { isStorage, withRemedy } from "./storage.ts";
+import { isStorage, withRemedy } from "../storage.ts";
 import { wait } from "./wait.ts";
 
 export { instanceMigrations } from "./migrations.ts";

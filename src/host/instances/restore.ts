@@ -12,7 +12,7 @@ import { callOff, THAW_MS } from "./saving.ts";
 import type { Instance } from "./service.ts";
 import { lendTap, settleIn, startMonitor, undoStart } from "./start.ts";
 import { obstacle } from "./states.ts";
-import { isStorage } from "./storage.ts";
+import { isStorage } from "../storage.ts";
 
 /** How long a guest may take to acknowledge who and when it is; a loaded host under emulation needs seconds. */
 const ACKNOWLEDGE_MS = 60_000;

@@ -11,7 +11,7 @@ import type { Compression } from "../snapshots/service.ts";
 import type { Machine } from "../vmm/machine.ts";
 import type { Context } from "./context.ts";
 import type { Instance } from "./service.ts";
-import { isStorage } from "./storage.ts";
+import { isStorage } from "../storage.ts";
 
 /** Writing and syncing goes at some 20 MiB a second on the slowest disks that anyone has; the rest is for freezing. */
 const SAVE_BASE_MS = 60_000, SAVE_MS_PER_MIB = 50;

@@ -14,7 +14,7 @@ import { guestConfig, type GuestNetwork } from "./guest-config.ts";
 import { clearLeftovers, hold, type OnSettled } from "./settle.ts";
 import type { Instance } from "./service.ts";
 import { obstacle, START } from "./states.ts";
-import { isStorage } from "./storage.ts";
+import { isStorage } from "../storage.ts";
 import { killUnheld } from "./ending.ts";
 
 type Override = { readonly entrypoint?: readonly string[]; readonly cmd?: readonly string[] };

@@ -43,6 +43,11 @@ export type ArchiveBody = AsyncIterable<Uint8Array>;
 export interface VolumeService {
   /** Empty. `name.invalid`, `size.invalid`, `request.bad` (the id), `volume.already_exists`, `host.storage`. */
   create(request: CreateVolume): AsyncRes<Volume>;
+  /**
+   * With what a tar.gz holds. Besides what create() answers: `volume.archive_invalid`, `volume.archive_too_large`. On any failure, a body
+   * that breaks off included, nothing is left.
+   */
+  createFromArchive(request: CreateVolume, body: ArchiveBody): AsyncRes<Volume>;
   /** What create() has made of the very same request before, or null. */
   made(request: CreateVolume): Volume | null;
   /** The oldest first; only what has all of `tags`. */

@@ -1,21 +1,23 @@
 // The volume domain: disks with names of their own, and who has them.
 import { mkdirSync, readdirSync, statSync } from "node:fs";
-import { open } from "node:fs/promises";
-import { join } from "node:path";
+import { mkdir, open } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import type { Database } from "bun:sqlite";
 import { createId } from "@paralleldrive/cuid2";
 import { err, errAsync, ok, ResultAsync } from "neverthrow";
-import { fail, wrap, type AsyncRes, type Res } from "../../errors.ts";
+import { DormouseError, fail, wrap, type AsyncRes, type Res } from "../../errors.ts";
 import { Ext4Images } from "../ext4-images.ts";
 import { needsRecovery } from "../ext4-superblock.ts";
+import { withRemedy } from "../storage.ts";
 import type { Trash } from "../trash.ts";
+import { limitsOf, unpack } from "./archive/unpack.ts";
 import { checkMounts, checkVolume } from "./checks.ts";
 import { VolumeRecords } from "./records.ts";
-import type { CreateVolume, Volume, VolumeFile, VolumeMount, VolumeOwner, VolumeService } from "./service.ts";
+import type { ArchiveBody, CreateVolume, Volume, VolumeFile, VolumeMount, VolumeOwner, VolumeService } from "./service.ts";
 
 export { volumeMigrations } from "./migrations.ts";
 
-const TEMPLATES = ".templates", FILE = "data.ext4", LABEL = "volume";
+const TEMPLATES = ".templates", FILE = "data.ext4", CONTENT = "content", LABEL = "volume";
 
 export interface VolumeDeps {
   /** With `volumeMigrations` applied. */
@@ -56,6 +58,23 @@ class Volumes implements VolumeService {
 
   create(request: CreateVolume): AsyncRes<Volume> {
     return this.make(request, (path, { sizeBytes }) => this.images.ensure(path, sizeBytes, LABEL));
+  }
+
+  createFromArchive(request: CreateVolume, body: ArchiveBody): AsyncRes<Volume> {
+    return this.make(request, (path, wanted) => ResultAsync.fromPromise(this.fillFrom(path, wanted, body), (cause) => wrap("host.storage", `Cannot create the volume ${wanted.name} from the archive`, cause)));
+  }
+
+  /** By way of a folder beside the disk, which goes with whatever is left of a volume that comes to nothing. */
+  private async fillFrom(path: string, { name, sizeBytes }: CreateVolume, body: ArchiveBody): Promise<void> {
+    const what = `Cannot create the volume ${name} from the archive`, folder = join(dirname(path), CONTENT);
+    await mkdir(folder, { recursive: true, mode: 0o700 });
+    this.step("begun");
+    const { entries, root } = await unpack(what, body, folder, limitsOf(sizeBytes));
+    this.step("unpacked");
+    const filled = await this.images.fill(path, sizeBytes, LABEL, { folder, entries, root });
+    if (filled.isErr()) throw filled.error;
+    if (!filled.value) throw new DormouseError("volume.archive_too_large", `${what}: its content does not fit into ${sizeBytes} bytes; give a larger size`);
+    this.deps.trash.drop(folder);
   }
 
   made({ name, id, sizeBytes, tags }: CreateVolume): Volume | null {
@@ -127,7 +146,7 @@ class Volumes implements VolumeService {
     for (const word of words) this.coming.add(word);
     const made = fill(join(this.folder(id), FILE), request)
       .andThen(() => ResultAsync.fromPromise(this.settle(volume), (cause) => wrap("host.storage", `Cannot create the volume ${request.name}`, cause)))
-      .mapErr((error) => (this.discard(id), error));
+      .mapErr((error) => (this.discard(id), withRemedy(error)));
     const done = () => words.forEach((word) => this.coming.delete(word));
     return made.map((there) => (done(), there)).mapErr((error) => (done(), error));
   }

@@ -3,6 +3,7 @@ import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openStore, type Store } from "../../../src/host/store/store.ts";
+import type { Trash } from "../../../src/host/trash.ts";
 import { openVolumes, volumeMigrations, type VolumeDeps } from "../../../src/host/volumes/volumes.ts";
 import type { CreateVolume, VolumeMount, VolumeOwner, VolumeService } from "../../../src/host/volumes/service.ts";
 import { trashIn } from "../../support/trash.ts";
@@ -15,16 +16,22 @@ export const instance = (id: string): VolumeOwner => ({ kind: "instance", id });
 export const snapshot = (id: string): VolumeOwner => ({ kind: "snapshot", id });
 
 export class World {
-  readonly root = mkdtempSync(join(tmpdir(), "dormouse-volumes-"));
-  readonly dir = join(this.root, "volumes");
+  readonly root: string;
+  readonly dir: string;
   store!: Store;
   volumes!: VolumeService;
+  trash!: Trash;
 
-  constructor(private readonly deps: Partial<VolumeDeps> = {}) { this.open(); }
+  constructor(private readonly deps: Partial<VolumeDeps> = {}, parent = tmpdir()) {
+    this.root = mkdtempSync(join(parent, "dormouse-volumes-"));
+    this.dir = join(this.root, "volumes");
+    this.open();
+  }
 
   open(): void {
     this.store = openStore(join(this.root, "dormouse.db"), volumeMigrations)._unsafeUnwrap();
-    this.volumes = openVolumes({ db: this.store.db, dir: this.dir, trash: trashIn(this.root), nameOf: ({ kind, id }) => `${kind} ${id}`, ...this.deps })._unsafeUnwrap();
+    this.trash = trashIn(this.root);
+    this.volumes = openVolumes({ db: this.store.db, dir: this.dir, trash: this.trash, nameOf: ({ kind, id }) => `${kind} ${id}`, ...this.deps })._unsafeUnwrap();
   }
 
   /** As after the end of a daemon. */

@@ -2,8 +2,8 @@
 // What is not a whole block (tails, block maps of sparse files) waits in a spool file, because it is written
 // beside its inode and inodes come last; so memory does not grow with it.
 import { LimitError, type FileSink } from "../layers.ts";
-import type { SparseMap } from "../tar/sparse.ts";
-import type { TarEntry } from "../tar/reader.ts";
+import type { SparseMap } from "../../tar/sparse.ts";
+import type { TarEntry } from "../../tar/reader.ts";
 import type { File } from "../tree.ts";
 import { Appender } from "./append.ts";
 import { BLOCK, INODE, NULL_ADDR } from "./layout.ts";

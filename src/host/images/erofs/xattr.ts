@@ -1,5 +1,5 @@
 // Extended attributes in the form in which they stand behind an inode (fs/erofs/erofs_fs.h, inline xattrs).
-import { TarError } from "../tar/error.ts";
+import { TarError } from "../../tar/error.ts";
 import { XATTR_ENTRY, XATTR_HEADER, XATTR_PREFIX } from "./layout.ts";
 
 /** Linux's XATTR_NAME_MAX and XATTR_SIZE_MAX; i_xattr_icount bounds the sum. */

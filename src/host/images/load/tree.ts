@@ -7,8 +7,8 @@ import { DormouseError } from "../../../errors.ts";
 import { compressionOf, readLayer, type Compression } from "../decompress.ts";
 import type { ImageFiles } from "../files.ts";
 import type { ImageLimits } from "../limits.ts";
-import { BLOCK } from "../tar/header.ts";
-import { TarReader } from "../tar/reader.ts";
+import { BLOCK } from "../../tar/header.ts";
+import { TarReader } from "../../tar/reader.ts";
 
 /** A stretch of a file. */
 export interface Member { readonly path: string; readonly offset: number; readonly size: number }

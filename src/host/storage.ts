@@ -1,6 +1,6 @@
 // What the host's storage refuses, told from other failures: also in the words of a monitor, which has no codes.
 import { SQLiteError } from "bun:sqlite";
-import { DormouseError, messageOf } from "../../errors.ts";
+import { DormouseError, messageOf } from "../errors.ts";
 
 /** Names of errno(3) that are about room or the medium, at the end of a message or in brackets. */
 const REFUSALS = /\b(ENOSPC|EDQUOT|EFBIG|EIO|EROFS)\b/;
@@ -9,7 +9,7 @@ const REFUSALS = /\b(ENOSPC|EDQUOT|EFBIG|EIO|EROFS)\b/;
 export const isStorage = (error: unknown): boolean =>
   error instanceof SQLiteError || (error instanceof DormouseError && error.code === "host.storage") || REFUSALS.test(messageOf(error));
 
-const FULL = /\b(ENOSPC|EDQUOT)\b|database or disk is full/;
+const FULL = /\b(ENOSPC|EDQUOT)\b|database or disk is full|No space left on device/;
 const REMEDY = "the disk is full: free some space; `dormouse df` shows what takes it";
 
 /** With what to do, where a full disk is named by its errno or in the database's words only. */
