@@ -1,7 +1,8 @@
-// Accepts connections and gives each to exec or attach by its first frame.
+// Accepts connections and gives each to exec, attach or a transfer by its first frame.
 #include "agent.h"
 #include "conn.h"
 #include "exec.h"
+#include "transfer.h"
 #include "workload.h"
 #include <errno.h>
 #include <string.h>
@@ -17,7 +18,8 @@ static struct timer retry;
 
 static int first_frame(struct conn *conn, enum frame_type type, char *payload, size_t n) {
   if (type == EXEC) return exec_start(conn, payload, n);
-  if (type != ATTACH) return failx("Cannot use frame %d as the first of a connection: it is EXEC or ATTACH", type);
+  if (type == COPY_OUT || type == COPY_IN || type == STAT) return transfer_start(conn, type, payload, n);
+  if (type != ATTACH) return failx("Cannot use frame %d as the first of a connection: it is EXEC, ATTACH, COPY_OUT, COPY_IN or STAT", type);
   workload_attach(conn);
   return 1;
 }
@@ -66,6 +68,7 @@ void agent_flush(uint64_t stall_ms, uint64_t limit_ms) {
   uint64_t sent = conn_sent;
   loop_close(&listener);
   timer_stop(&retry);
+  transfers_end();
   timer_arm(&stall, stall_ms, nothing);
   timer_arm(&limit, limit_ms, nothing);
   while (conn_count && stall.armed && limit.armed) {

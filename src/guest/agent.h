@@ -1,4 +1,4 @@
-// The vsock side: one connection an exec or attach.
+// The vsock side: one connection an exec, attach or transfer of files.
 #pragma once
 #include "util.h"
 

@@ -23,7 +23,7 @@ static void conn_free(struct conn *conn) {
 static void linger_over(struct timer *timer) { conn_free(container_of(timer, struct conn, linger)); }
 
 static void update(struct conn *conn) {
-  uint32_t in = conn->blocked ? 0 : EPOLLIN, out = buffer_length(&conn->out) ? EPOLLOUT : 0;
+  uint32_t in = conn->blocked || conn->lent ? 0 : EPOLLIN, out = buffer_length(&conn->out) ? EPOLLOUT : 0;
   loop_want(&conn->source, in | out | EPOLLRDHUP);
 }
 
@@ -48,7 +48,7 @@ static bool process(struct conn *conn) {
   enum frame_type type;
   char *payload;
   size_t n;
-  while (!conn->finishing) {
+  while (!conn->finishing && !conn->lent) {
     int result = frame_peek(&conn->in, &type, &payload, &n);
     if (result > 0) result = conn->frame(conn, type, payload, n);
     else if (result == 0) break;
@@ -80,7 +80,7 @@ static void ready(struct source *source, uint32_t events) {
     if (full && conn_has_room(conn) && !conn->finishing && conn->room) conn->room(conn);
   }
   // With input blocked, a hang-up still ends it: what was not read has nobody waiting for its effect.
-  bool over = (events & (EPOLLHUP | EPOLLERR)) || ((events & EPOLLRDHUP) && conn->blocked);
+  bool over = (events & (EPOLLHUP | EPOLLERR)) || ((events & EPOLLRDHUP) && (conn->blocked || conn->lent));
   if (!over && events & (EPOLLIN | EPOLLRDHUP)) over = !receive(conn);
   if (!over) return;
   if (!conn->finishing && conn->gone) conn->gone(conn);
@@ -119,9 +119,14 @@ void conn_resume(struct conn *conn) {
   if (!process(conn)) shutdown(conn->source.fd, SHUT_RDWR);  // the loop sees the hang-up and ends it
 }
 
+void conn_lend(struct conn *conn) {
+  conn->lent = true;
+  update(conn);
+}
+
 void conn_finish(struct conn *conn) {
   conn->finishing = true;
-  conn->blocked = false;
+  conn->blocked = conn->lent = false;
   timer_arm(&conn->linger, LINGER_MS, linger_over);
   flush(conn);
 }

@@ -16,7 +16,7 @@ struct conn {
   void (*gone)(struct conn *conn);  // the peer hung up: the last call, the connection is freed after it
   void *owner;
   struct conn *next_waiting;  // of those whose input has no room (input.h)
-  bool blocked, finishing;
+  bool blocked, finishing, lent;
   struct timer linger;
 };
 extern size_t conn_count;
@@ -28,5 +28,7 @@ void conn_send_pairs(struct conn *conn, enum frame_type type, struct buffer *pai
 void conn_send_raw(struct conn *conn, const void *bytes, size_t n);
 bool conn_has_room(const struct conn *conn);
 void conn_resume(struct conn *conn);
+// A child reads and writes on it from now on, beginning with what is in `in`: here only a hang-up is noticed, until conn_finish.
+void conn_lend(struct conn *conn);
 // Sends what waits, then closes. No handler is called any more.
 void conn_finish(struct conn *conn);

@@ -34,6 +34,12 @@ int failx(const char *format, ...) {
   return -1;
 }
 
+// Opened once, before there is a workload that could put something else in its place. -1: no console= on the command
+// line, so nobody reads.
+static int console = UNOPENED;
+
+void say_nothing(void) { console = -1; }
+
 void say(const char *format, ...) {
   char line[FAILURE_MAX + 16] = "init: ";
   va_list args;
@@ -42,9 +48,6 @@ void say(const char *format, ...) {
   va_end(args);
   size_t length = 6 + ((size_t)n < sizeof line - 8 ? (size_t)n : sizeof line - 9);
   line[length++] = '\n';
-  // Opened once, before there is a workload that could put something else in its place. -1: no console= on the command
-  // line, so nobody reads.
-  static int console = UNOPENED;
   if (console == UNOPENED) console = open("/dev/console", O_WRONLY | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
   if (console < 0) return;
   ssize_t written = write(console, line, length);

@@ -19,6 +19,8 @@ int failx(const char *format, ...) PRINTF(1, 2);
 
 // One line on the kernel's console: the monitor's log. Never blocks the start when there is no console.
 void say(const char *format, ...) PRINTF(1, 2);
+// For a child that closes what it has from init: its lines must not land in a file that takes the console's number.
+void say_nothing(void);
 
 // Ends PID 1 where memory for bookkeeping is gone: the kernel panics, the host records it.
 void *must_alloc(void *memory);

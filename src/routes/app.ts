@@ -8,6 +8,7 @@ import { refusal } from "./guard.ts";
 import { healthRoutes } from "./health.ts";
 import { imageRoutes } from "./images.ts";
 import { ingressRoutes } from "./ingresses.ts";
+import { copyRoutes } from "./instances/copy.ts";
 import { instanceRoutes } from "./instances/routes.ts";
 import { sleepRoutes } from "./instances/sleep.ts";
 import { snapshotRoutes } from "./snapshots/routes.ts";
@@ -24,6 +25,7 @@ const apiRoutes = (deps: ApiDeps) =>
     .use(usageRoutes(deps))
     .use(imageRoutes(deps))
     .use(instanceRoutes(deps))
+    .use(copyRoutes(deps))
     .use(sleepRoutes(deps))
     .use(snapshotRoutes(deps))
     .use(volumeRoutes(deps))

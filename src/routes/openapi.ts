@@ -11,6 +11,7 @@ import { ErrorBody, WIRE_ERRORS } from "./errors.ts";
 import { Health } from "./health.ts";
 import { Image } from "./images-schema.ts";
 import { IngressSchema } from "./ingresses-schema.ts";
+import { PathInfo } from "./instances/copy.ts";
 import { InstanceSchema, WaitAnswer } from "./instances/schema.ts";
 import { AutoStandbyStatusSchema } from "./instances/sleep-schema.ts";
 import { Stats } from "./instances/stats.ts";
@@ -28,6 +29,7 @@ export const SCHEMAS = {
   Instance: InstanceSchema,
   Volume: VolumeSchema,
   Ingress: IngressSchema,
+  PathInfo,
   Stats,
   AutoStandbyStatus: AutoStandbyStatusSchema,
   Snapshot: SnapshotSchema,
@@ -87,7 +89,7 @@ function intro(): string {
     "Until access control is there, the API binds loopback only and takes any bearer token. Wherever an id goes, an exact name or a unique prefix of the id will do. Unknown fields and parameters are refused.",
     [
       "## Sleep and wake",
-      "`standby` saves a running instance to disk as it is and ends the process that ran it: from then on it costs disk and nothing else. `restore` brings it back where it was, with the time of now. With `auto_standby` it goes to sleep by itself once no connection was open for `idle_timeout`, and wakes when somebody knocks: a new TCP connection or a UDP packet to its address or a published port, an exec, a request through an ingress. `auto-standby/status` tells why it is awake, `auto-standby/hold` keeps it so for a while.",
+      "`standby` saves a running instance to disk as it is and ends the process that ran it: from then on it costs disk and nothing else. `restore` brings it back where it was, with the time of now. With `auto_standby` it goes to sleep by itself once no connection was open for `idle_timeout`, and wakes when somebody knocks: a new TCP connection or a UDP packet to its address or a published port, an exec, a copy of files, a request through an ingress. `auto-standby/status` tells why it is awake, `auto-standby/hold` keeps it so for a while.",
       "A snapshot keeps memory and disk under a name, apart from the instance; it can be restored in place or forked into new instances, and a schedule takes them by itself. A fork has its own name, address and random numbers, and shares memory and disk with what it came from until one of them changes it.",
     ].join("\n\n"),
     "## Errors\nEvery error is `{\"code\",\"message\",\"details\"}`. `x-should-retry` says whether repeating the same request can help, `retry-after-ms` when.",

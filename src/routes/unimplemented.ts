@@ -9,8 +9,6 @@ type Method = "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
 /** Method, path and summary, by tag; from the resources of the contract's client. */
 export const UNIMPLEMENTED: Readonly<Record<string, readonly (readonly [Method, string, string])[]>> = {
   Instances: [
-    ["GET", "/instances/:id/stat", "Look at a path in the guest"],
-    ["GET", "/instances/:id/cp", "Copy files to or from the guest (WebSocket)"],
     ["POST", "/instances/:id/volumes/:volumeId", "Attach a volume"],
     ["DELETE", "/instances/:id/volumes/:volumeId", "Detach a volume"],
   ],

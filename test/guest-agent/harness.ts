@@ -62,6 +62,8 @@ export class Session {
   end: Pairs | null = null;
   error: Pairs | null = null;
   closed = false;
+  /** Frames of a transfer of files, in their order. */
+  readonly frames: { type: number; payload: Buffer }[] = [];
   /** Frame types in their order, repeats left out. */
   readonly order: number[] = [];
 
@@ -86,9 +88,11 @@ export class Session {
     if (type === Frame.STARTED) this.started = pairsOf(payload);
     if (type === Frame.EXIT) this.end = pairsOf(payload);
     if (type === Frame.ERROR) this.error = pairsOf(payload);
+    if (type >= Frame.ENTRY) this.frames.push({ type, payload: Buffer.from(payload) });
   }
 
   send(type: FrameType, payload?: Uint8Array): void { this.wire.send(encodeFrame(type, payload)); }
+  raw(frame: Uint8Array): void { this.wire.send(frame); }
   stdin(text: string | Uint8Array): void { encodeChunks(Frame.STDIN, Buffer.from(text)).forEach((frame) => this.wire.send(frame)); }
   endStdin(): void { this.send(Frame.STDIN); }
   resize(rows: number, cols: number): void { this.wire.send(encodeResize(rows, cols)); }

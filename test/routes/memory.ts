@@ -4,6 +4,7 @@ import { createId } from "@paralleldrive/cuid2";
 import { errAsync, ok, okAsync, ResultAsync } from "neverthrow";
 import { DormouseError, fail, type Res } from "../../src/errors.ts";
 import type { ImageRecord, ImageService } from "../../src/host/images/service.ts";
+import type { CopyListener, CopyRequest, CopySession, NewEntry, PathStat } from "../../src/host/instances/copy-service.ts";
 import type { CreateInstance, ExecListener, ExecRequest, ExecSession, Instance, InstanceService, InstanceState, ListFilter, LogOptions } from "../../src/host/instances/service.ts";
 import type { NetworkService } from "../../src/host/network/service.ts";
 
@@ -46,6 +47,17 @@ export interface FakeExec {
   readonly calls: string[];
   readonly input: string[];
   /** What writeStdin answers. */
+  accepting: boolean;
+}
+
+/** What a test does as the guest's side of a copy. */
+export interface FakeCopy {
+  readonly request: CopyRequest;
+  readonly listener: CopyListener;
+  readonly calls: string[];
+  readonly entries: NewEntry[];
+  readonly data: string[];
+  /** What sendData answers. */
   accepting: boolean;
 }
 
@@ -158,6 +170,29 @@ export class MemoryInstances implements InstanceService {
       close: () => void exec.calls.push("close"),
     });
   }
+  readonly copies: FakeCopy[] = [];
+  /** By path; what is not here does not exist. */
+  readonly paths = new Map<string, PathStat>();
+  copy: InstanceService["copy"] = (_ref, request, listener) => {
+    const failure = this.failure();
+    if (failure !== null) return errAsync<CopySession, DormouseError>(failure);
+    const copy: FakeCopy = { request, listener, calls: [], entries: [], data: [], accepting: true };
+    this.copies.push(copy);
+    const decoder = new TextDecoder();
+    return okAsync<CopySession, DormouseError>({
+      sendEntry: (entry) => (copy.entries.push(entry), true),
+      sendData: (bytes) => (copy.data.push(decoder.decode(bytes)), copy.accepting),
+      endFile: () => (copy.calls.push("end"), true),
+      finish: () => void copy.calls.push("finish"),
+      pause: () => void copy.calls.push("pause"),
+      resume: () => void copy.calls.push("resume"),
+      close: () => void copy.calls.push("close"),
+    });
+  };
+  stat: InstanceService["stat"] = (ref, { path, followLinks }) => {
+    this.calls.push(`stat ${path} ${followLinks}`);
+    return this.get(ref).asyncAndThen(() => okAsync(this.paths.get(path) ?? { entry: null, error: null }));
+  };
   stats: InstanceService["stats"] = (ref) =>
     this.get(ref).asyncAndThen(() => okAsync({ cpuSeconds: 1.5, exits: 7, disks: [], net: { rxBytes: 10, txBytes: 20, rxPackets: 1, txPackets: 2 }, residentBytes: 2 ** 28, virtualBytes: 2 ** 31 }));
   subscribe: InstanceService["subscribe"] = (listener) => {

@@ -5,6 +5,7 @@ import { fail, wrap, type AsyncRes, type Res } from "../../errors.ts";
 import { adoptAll } from "./adopt.ts";
 import { Context, type InstanceDeps } from "./context.ts";
 import { create } from "./create.ts";
+import { copy, stat } from "./copy.ts";
 import { attach, exec } from "./exec.ts";
 import type { SleepService } from "../snapshots/service.ts";
 import { logs } from "./logs.ts";
@@ -55,6 +56,8 @@ const serviceOf = (ctx: Context, parts: SleepParts): InstanceService => ({
   logs: (ref, options) => logs(ctx, ref, options),
   exec: (ref, request, listener) => guarded(`run a command in the instance ${ref}`, () => exec(ctx, ref, request, listener)),
   attach: (ref, listener) => guarded(`attach to the instance ${ref}`, () => attach(ctx, ref, listener)),
+  copy: (ref, request, listener) => guarded(`copy files of the instance ${ref}`, () => copy(ctx, ref, request, listener)),
+  stat: (ref, request) => guarded(`look into the instance ${ref}`, () => stat(ctx, ref, request)),
   stats: (ref) => stats(ctx, ref),
   subscribe: (listener) => ctx.records.subscribe(listener),
   close: () => close(ctx, parts),

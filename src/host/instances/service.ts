@@ -3,6 +3,7 @@ import type { AsyncRes, Res } from "../../errors.ts";
 import type { PortMapping } from "../network/service.ts";
 import type { AutoStandbyPolicy, SnapshotPolicy } from "../snapshots/service.ts";
 import type { VmmStats } from "../../vmm/protocol.ts";
+import type { CopyListener, CopyRequest, CopySession, PathStat, StatRequest } from "./copy-service.ts";
 
 export const INSTANCE_STATES = ["Created", "Initializing", "Running", "Paused", "Shutdown", "Stopped", "Standby", "Unknown"] as const;
 export type InstanceState = (typeof INSTANCE_STATES)[number];
@@ -114,6 +115,9 @@ export interface InstanceService {
   exec(ref: string, request: ExecRequest, listener: ExecListener): AsyncRes<ExecSession>;
   /** The workload's own terminal or stdin (extension of ours). */
   attach(ref: string, listener: ExecListener): AsyncRes<ExecSession>;
+  /** Files in or out of a running instance; keeps it awake, as exec does. */
+  copy(ref: string, request: CopyRequest, listener: CopyListener): AsyncRes<CopySession>;
+  stat(ref: string, request: StatRequest): AsyncRes<PathStat>;
   stats(ref: string): AsyncRes<InstanceStats>;
   /** Called with every change of a record, in order. Returns the unsubscribe. */
   subscribe(listener: (instance: Instance) => void): () => void;

@@ -9,6 +9,7 @@ import { EXEC_V1 } from "../exec-protocol.ts";
 import { chooseProtocol } from "../live.ts";
 import { noQuery, readQuery } from "../query.ts";
 import { forgiveRepeat, isRepeat } from "../repeat.ts";
+import { awake } from "./awake.ts";
 import { checkWords, isSameRequest, toCreateInstance } from "./create.ts";
 import * as docs from "./docs.ts";
 import { ExecSocket } from "./exec.ts";
@@ -76,12 +77,9 @@ async function deleteInstance({ instances, live }: ApiDeps, request: Request, re
   return new Response(null, { status: 204 });
 }
 
-/** One that sleeps is woken before the upgrade, where its policy lets a request do that; the wake's error is the answer otherwise. */
-async function openExec({ instances, live }: ApiDeps, request: Request, ref: string): Promise<Response> {
-  const found = orThrow(instances.get(ref));
-  if (found.state === "Standby") live.keep(request);
-  const { id, name, state } = found.state === "Standby" ? orThrow(await instances.wake(found.id)) : found;
-  if (state !== "Running") throw new DormouseError("instance.invalid_state", `Cannot run a command in instance ${name}: it is ${state}, not Running.`, { details: { state } });
+async function openExec(deps: ApiDeps, request: Request, ref: string): Promise<Response> {
+  const { instances, live } = deps;
+  const { id } = await awake(deps, request, ref, "run a command in");
   live.requireUpgrade(request);
   const protocol = chooseProtocol(request, [EXEC_V1]);
   const open = (listener: Parameters<typeof instances.exec>[2], start: Parameters<typeof instances.exec>[1]) => instances.exec(id, start, listener);
