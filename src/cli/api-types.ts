@@ -81,6 +81,9 @@ export interface InstanceCreate {
   readonly auto_standby?: AutoStandby;
 }
 
+/** What is at a path of a guest. */
+export interface PathInfo { readonly exists: boolean; readonly is_dir?: boolean; readonly error?: string | null }
+
 export interface Image {
   readonly name: string;
   readonly digest: string;

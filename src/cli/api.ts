@@ -1,6 +1,6 @@
 // A small typed client of the daemon's HTTP API (docs/api-compatibility.md). Throws CliError, never anything else,
 // with the daemon's own message and code where it answered.
-import type { AutoStandbyStatus, Compression, Credentials, Image, Ingress, IngressCreate, Instance, InstanceCreate, InstanceUpdate, LogSource, Schedule, Snapshot, Usage, Volume, VolumeCreate } from "./api-types.ts";
+import type { AutoStandbyStatus, Compression, Credentials, Image, Ingress, IngressCreate, Instance, InstanceCreate, InstanceUpdate, LogSource, PathInfo, Schedule, Snapshot, Usage, Volume, VolumeCreate } from "./api-types.ts";
 import { CliError, STATUS_USAGE } from "./fail.ts";
 
 export const DEFAULT_HOST = "http://127.0.0.1:4973";
@@ -60,6 +60,8 @@ export class Api {
   stop = (ref: string, graceMs?: number) =>
     this.json<Instance>("POST", `/instances/${enc(ref)}/stop`, { query: { grace: graceMs === undefined ? undefined : `${graceMs}ms` } });
   remove = (ref: string, graceful: boolean) => this.nothing("DELETE", `/instances/${enc(ref)}`, { query: { graceful_shutdown: graceful } });
+
+  stat = (ref: string, path: string) => this.json<PathInfo>("GET", `/instances/${enc(ref)}/stat`, { query: { path, follow_links: true } });
 
   standby = (ref: string, body: { compression?: Compression; compression_delay?: string; force?: boolean }) => this.json<Instance>("POST", `/instances/${enc(ref)}/standby`, { body });
   restore = (ref: string) => this.json<Instance>("POST", `/instances/${enc(ref)}/restore`);

@@ -3,6 +3,7 @@ import { Command, CommanderError } from "commander";
 import { REVISION, VERSION } from "../version.ts";
 import { DEFAULT_HOST } from "./api.ts";
 import { helpOf, outcome, wantsJson } from "./command.ts";
+import { addCopyCommand } from "./cp.ts";
 import { addDoctorCommand } from "./doctor.ts";
 import { addExecCommand } from "./exec.ts";
 import { CliError, STATUS_BROKEN_PIPE, STATUS_DORMOUSE, STATUS_FAILED, STATUS_USAGE } from "./fail.ts";
@@ -47,7 +48,7 @@ function makeProgram(): Command {
       outcome.help = helpOf(command);
     });
   program.commandsGroup("Instances:");
-  for (const add of [addRunCommand, addInspectCommands, addLogsCommand, addExecCommand, addLifecycleCommands]) add(program);
+  for (const add of [addRunCommand, addInspectCommands, addLogsCommand, addExecCommand, addCopyCommand, addLifecycleCommands]) add(program);
   program.commandsGroup("Sleep, forks and snapshots:");
   for (const add of [addSleepCommands, addSnapshotCommands]) add(program);
   program.commandsGroup("Images:");

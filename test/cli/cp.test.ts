@@ -1,0 +1,270 @@
+// cp on the command line: a process against the real HTTP layer and the real agent, run as an ordinary process.
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "bun:test";
+import { chmodSync, existsSync, lstatSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, statSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { $ } from "bun";
+import { guestPath, nameOf } from "../../src/cli/cp.ts";
+import { LocalSink } from "../../src/cli/copy-from.ts";
+import { TarSink } from "../../src/cli/tar.ts";
+import type { CpHeader } from "../../src/routes/cp-protocol.ts";
+import { buildHarness, Guest, makeRoot } from "../guest-agent/harness.ts";
+import { removeFolder, tempFolder } from "../guest-agent/machine.ts";
+import { type Api, startApi } from "../routes/harness.ts";
+import { agentFiles } from "../support/agent-files.ts";
+import { runCli } from "./support.ts";
+
+const folder = tempFolder();
+const root = join(folder, "g/rootfs");
+let guest: Guest;
+let api: Api;
+let here: string;
+let count = 0;
+/** A folder of the guest's for this test, and the path of it here. */
+let there: string, inside: string;
+
+beforeAll(async () => {
+  const harness = await buildHarness(folder);
+  mkdirSync(join(folder, "g"));
+  await makeRoot(join(folder, "g"));
+  guest = await Guest.start(harness, join(folder, "g"), [["arg", "sleep"], ["arg", "1000000"]]);
+  api = startApi();
+  Object.assign(api.instances, agentFiles(join(folder, "g")));
+  const { id } = await api.client.instances.create({ name: "box", image: "busybox" });
+  api.instances.change(id, { state: "Running" });
+}, 120_000);
+afterAll(async () => {
+  await api?.stop();
+  guest?.kill();
+  removeFolder(folder);
+});
+beforeEach(() => {
+  here = mkdtempSync(join(folder, "here-"));
+  there = `/tmp/t${count++}`;
+  inside = join(root, there);
+  mkdirSync(inside);
+});
+
+const cli = (...args: string[]) => runCli(["cp", ...args], { env: { DORMOUSE_HOST: api.url }, cwd: here });
+async function copied(...args: string[]): Promise<void> {
+  expect(await cli(...args)).toEqual({ status: 0, out: "", err: "" });
+}
+const refused = async (...args: string[]) => {
+  const { status, out, err } = await cli(...args);
+  return `${status} ${out}${err.replace(/^dormouse: /, "").split("\n")[0]}`;
+};
+const list = async (path: string) => (await $`find . -printf '%P %y %m %l\n' | sort`.cwd(path).quiet().text()).trim().split("\n").map((line) => line.trim());
+const names = async (path: string) => (await list(path)).slice(1).map((line) => line.split(" ")[0]);
+const text = (path: string) => readFileSync(path, "utf8");
+
+async function makeTree(path: string): Promise<void> {
+  mkdirSync(join(path, "bin"), { recursive: true });
+  mkdirSync(join(path, "empty-folder"));
+  writeFileSync(join(path, "package.json"), '{"type":"end","final":true}');
+  writeFileSync(join(path, "empty"), "");
+  writeFileSync(join(path, "bin/run"), "x".repeat(300_000));
+  for (const [one, mode] of [["bin/run", 0o755], ["package.json", 0o640], ["empty", 0o400], ["bin", 0o750], ["empty-folder", 0o755], ["", 0o755]] as const) chmodSync(join(path, one), mode);
+  symlinkSync("../package.json", join(path, "bin/relative"));
+  symlinkSync("/etc/passwd", join(path, "absolute"));
+  utimesSync(join(path, "bin/run"), 1_234_567_890, 1_234_567_890);
+}
+
+describe("a tree", () => {
+  test("goes in and comes out as it was: modes, symlinks, times, bytes", async () => {
+    await makeTree(join(here, "tree"));
+    const before = await list(join(here, "tree"));
+    await copied("tree", `box:${there}`);
+    expect(await list(join(inside, "tree"))).toEqual(before);
+    await copied(`box:${there}/tree`, "back");
+    expect(await list(join(here, "back"))).toEqual(before);
+    for (const path of ["package.json", "bin/run"]) expect(text(join(here, "back", path))).toBe(text(join(here, "tree", path)));
+    expect([join(inside, "tree"), join(here, "back")].map((path) => statSync(join(path, "bin/run")).mtimeMs)).toEqual([1_234_567_890_000, 1_234_567_890_000]);
+    expect([statSync(join(inside, "tree/empty")).uid, readdirSync(inside)]).toEqual([0, ["tree"]]);
+  });
+  test("docker cp's rules, into the guest", async () => {
+    mkdirSync(join(here, "d"));
+    writeFileSync(join(here, "d/f"), "f");
+    await copied("d/f", `box:${there}/new`);
+    await copied("d/f", `box:${there}`);
+    await copied("d", `box:${there}/as`);
+    await copied("d", `box:${there}/as/`);
+    await copied("d/.", `box:${there}/as`);
+    expect(await names(inside)).toEqual(["as", "as/d", "as/d/f", "as/f", "f", "new"]);
+  });
+  test("docker cp's rules, out of the guest", async () => {
+    mkdirSync(join(inside, "d"));
+    writeFileSync(join(inside, "d/f"), "f");
+    mkdirSync(join(here, "into"));
+    await copied(`box:${there}/d/f`, "new");
+    await copied(`box:${there}/d/f`, "into");
+    await copied(`box:${there}/d`, "into/");
+    await copied(`box:${there}/d`, "as/");
+    await copied(`box:${there}/d/.`, "as");
+    await copied(`box:${there.slice(1)}/d/f`, "new");
+    expect(await names(here)).toEqual(["as", "as/f", "into", "into/d", "into/d/f", "into/f", "new"]);
+  });
+});
+
+test("a symlink is copied as one, and what it leads to with -L", async () => {
+  writeFileSync(join(here, "f"), "f");
+  symlinkSync("f", join(here, "l"));
+  await copied("l", `box:${there}`);
+  await copied("-L", "l", `box:${there}/followed`);
+  expect([readlinkSync(join(inside, "l")), text(join(inside, "followed"))]).toEqual(["f", "f"]);
+  symlinkSync("followed", join(inside, "m"));
+  await copied(`box:${there}/m`, ".");
+  await copied("-L", `box:${there}/m`, "n");
+  expect([readlinkSync(join(here, "m")), text(join(here, "n"))]).toEqual(["followed", "f"]);
+});
+
+test("what is there is replaced, a symlink in a tree and not what it leads to", async () => {
+  writeFileSync(join(inside, "f"), "new");
+  writeFileSync(join(here, "f"), "old");
+  writeFileSync(join(here, "precious"), "precious");
+  mkdirSync(join(here, "d"));
+  symlinkSync("../precious", join(here, "d/f"));
+  await copied(`box:${there}/f`, "f");
+  await copied(`box:${there}/.`, "d");
+  expect([text(join(here, "f")), text(join(here, "d/f")), lstatSync(join(here, "d/f")).isFile(), text(join(here, "precious"))]).toEqual(["new", "new", true, "precious"]);
+  // The destination itself may be a symlink: it was named here.
+  symlinkSync("precious", join(here, "l"));
+  await copied(`box:${there}/f`, "l");
+  expect([text(join(here, "precious")), readlinkSync(join(here, "l"))]).toEqual(["new", "precious"]);
+});
+
+test("each mistake has its words", async () => {
+  writeFileSync(join(here, "f"), "f");
+  mkdirSync(join(here, "d"));
+  writeFileSync(join(inside, "f"), "f");
+  await $`mkfifo ${here}/pipe ${inside}/pipe`.quiet();
+  expect(await refused("f", "g")).toBe("2 Cannot copy: neither side is INSTANCE:PATH");
+  expect(await refused("box:/a", "box:/b")).toBe("2 Cannot copy from one instance to another: copy to here first");
+  expect(await refused(":/a", "b")).toStartWith("2 Cannot use :/a: it is not INSTANCE:PATH");
+  expect(await refused("none:/a", "b")).toContain("1 Cannot find instance none");
+  expect(await refused("missing", `box:${there}`)).toStartWith("1 Cannot read missing: ENOENT");
+  expect(await refused("pipe", `box:${there}`)).toBe("1 Cannot copy pipe: it is a FIFO");
+  expect(await refused("f", `box:${there}/no/such`)).toBe(`1 Cannot write ${there}/no/such: the folder ${there}/no does not exist`);
+  expect(await refused("f", `box:${there}/f/x`)).toBe(`1 Cannot write ${there}/f/x: ${there}/f is not a folder`);
+  expect(await refused("d", `box:${there}/f`)).toBe(`1 Cannot create the folder ${there}/f: a file of that name is there`);
+  expect(await refused(`box:${there}/missing`, ".")).toBe(`1 Cannot read ${there}/missing: No such file or directory`);
+  expect(await refused(`box:${there}/pipe`, ".")).toBe(`1 Cannot copy ${there}/pipe: it is a FIFO`);
+  expect(await refused(`box:${there}/f`, "no/such")).toBe("1 Cannot copy to no/such: there is no folder no");
+  expect(await refused(`box:${there}/f`, "nosuch/")).toBe("1 Cannot copy to nosuch/: there is no such folder");
+  expect(await refused(`box:${there}`, "f")).toBe("1 Cannot copy a folder to f: it is a file");
+  expect(await refused(`box:${there}/f`, "pipe")).toBe("1 Cannot write pipe: it is a FIFO");
+  expect(await refused(`box:${there}/f`, "/dev/null")).toBe("1 Cannot write /dev/null: it is a device");
+  const { id } = await api.client.instances.get("box");
+  api.instances.change(id, { state: "Stopped" });
+  expect(await refused(`box:${there}/f`, "g")).toBe("1 Cannot copy files of instance box: it is Stopped, not Running.");
+  api.instances.change(id, { state: "Running" });
+  expect(readdirSync(here).toSorted()).toEqual(["d", "f", "pipe"]);
+});
+
+test("what can't be copied is left out, and named; --json says how much was copied", async () => {
+  mkdirSync(join(here, "d"));
+  writeFileSync(join(here, "d/f"), "12345");
+  await $`mkfifo ${here}/d/pipe`.quiet();
+  const into = await cli("--json", "d", `box:${there}/`);
+  expect([JSON.parse(into.out), into.err]).toEqual([{ bytes: 5, skipped: ["pipe"] }, "dormouse: left out pipe: it is a FIFO\n"]);
+  await $`mkfifo ${inside}/d/pipe`.quiet();
+  const out = await cli("--json", `box:${there}/d`, "back");
+  expect([JSON.parse(out.out), out.err, readdirSync(join(here, "back"))]).toEqual([{ bytes: 5, skipped: ["pipe"] }, "dormouse: left out pipe: it is a FIFO\n", ["f"]]);
+});
+
+test("a name that is not UTF-8 is an error, and not another name", async () => {
+  await $`sh -c ${"touch \"$1/$(printf 'a\\377')\""} sh ${inside}`.quiet();
+  const { status, err } = await cli(`box:${there}`, "back");
+  expect(status).toBe(1);
+  expect(err).toContain("is not UTF-8");
+});
+
+test("many files, and one that is larger than all buffers", async () => {
+  mkdirSync(join(here, "many"));
+  for (let i = 0; i < 500; i++) writeFileSync(join(here, "many", `f${i}`), String(i));
+  await $`head -c 128M /dev/zero > ${here}/many/large`.quiet();
+  await copied("many", `box:${there}`);
+  expect([readdirSync(join(inside, "many")).length, statSync(join(inside, "many/large")).size]).toEqual([501, 128 * 2 ** 20]);
+  await copied(`box:${there}/many`, "back");
+  expect(await $`diff -r ${here}/many ${here}/back`.quiet().text()).toBe("");
+});
+
+test("- is a tar stream that tar reads", async () => {
+  await makeTree(join(inside, "tree"));
+  const deep = join(inside, "tree", "n".repeat(120), "m".repeat(100));
+  mkdirSync(deep, { recursive: true });
+  writeFileSync(join(deep, "ünïcode"), "text");
+  symlinkSync("t".repeat(150), join(deep, "long"));
+  const child = Bun.spawn([process.execPath, join(import.meta.dir, "../../src/main.ts"), "cp", `box:${there}/tree`, "-"], { stdout: Bun.file(join(here, "x.tar")), env: { ...process.env, DORMOUSE_HOST: api.url } });
+  expect(await child.exited).toBe(0);
+  await $`tar -xpf x.tar`.cwd(here).quiet();
+  expect(await list(join(here, "tree"))).toEqual(await list(join(inside, "tree")));
+  expect(await $`diff -r --no-dereference ${here}/tree ${inside}/tree`.quiet().text()).toBe("");
+});
+
+test("paths on either side", () => {
+  expect([guestPath("box:/etc"), guestPath("box:etc:x"), guestPath("./a:b"), guestPath("/a:b"), guestPath("plain"), guestPath("-")]).toEqual([{ instance: "box", path: "/etc" }, { instance: "box", path: "etc:x" }, null, null, null, null]);
+  expect(["/a/b", "/a/b/", "a", "/a/.", ".", "..", "/", "/a/..", "/a/.x", "..."].map(nameOf)).toEqual(["b", "b", "a", null, null, null, null, null, ".x", "..."]);
+});
+
+describe("a guest that lies", () => {
+  const none = () => {};
+  const folderOf = (path: string): CpHeader => ({ type: "header", path, is_dir: true, mode: 0o755 });
+  const fileOf = (path: string): CpHeader => ({ type: "header", path, mode: 0o644 });
+  const linkOf = (path: string, target: string): CpHeader => ({ type: "header", path, is_symlink: true, link_target: target, mode: 0o777 });
+
+  test.each([
+    ["a path that climbs", [folderOf(""), fileOf("../x")]],
+    ["an absolute path", [folderOf(""), fileOf("/x")]],
+    ["a path that climbs further in", [folderOf(""), folderOf("a"), fileOf("a/../../x")]],
+    ["a dot", [folderOf(""), fileOf(".")]],
+    ["no name", [folderOf(""), fileOf("")]],
+    ["a NUL", [folderOf(""), fileOf("a\0b")]],
+    ["a file through a symlink", [folderOf(""), linkOf("a", ".."), fileOf("a/x")]],
+    ["a folder that became a symlink", [folderOf(""), folderOf("a"), linkOf("b", ".."), fileOf("b/x")]],
+    ["a symlink over a folder", [folderOf(""), folderOf("a"), linkOf("a", "..")]],
+    ["a folder over a symlink", [folderOf(""), linkOf("a", ".."), folderOf("a")]],
+    ["a file below a file", [fileOf(""), fileOf("x")]],
+    ["a path before the source", [fileOf("x")]],
+    ["a folder that was left", [folderOf(""), folderOf("a"), folderOf("b"), fileOf("a/x")]],
+    ["a symlink to nothing", [folderOf(""), linkOf("a", "")]],
+  ])("with %s writes nothing outside", (_, headers) => {
+    const destination = join(here, "inner/to");
+    mkdirSync(join(here, "inner"));
+    const sink = new LocalSink({ path: destination, name: "to" }, none);
+    expect(() => {
+      for (const header of headers) sink.header(header);
+    }).toThrow(/^Cannot/);
+    sink.abort();
+    expect([readdirSync(here), existsSync(join(here, "x")), existsSync(join(here, "inner/x"))]).toEqual([["inner"], false, false]);
+  });
+  test("with frames out of turn is refused, and a set-id bit is left out", () => {
+    const sink = () => new LocalSink({ path: join(here, "f"), name: "f" }, none);
+    expect(() => sink().data(new Uint8Array(1))).toThrow("belong to no file");
+    expect(() => sink().fileEnd()).toThrow("without one");
+    expect(() => sink().finish()).toThrow("too early");
+    const one = sink();
+    one.header({ ...fileOf(""), mode: 0o6755 });
+    expect(() => one.finish()).toThrow("too early");
+    one.fileEnd();
+    one.finish();
+    expect(statSync(join(here, "f")).mode & 0o7777).toBe(0o755);
+  });
+  test("an end in the middle leaves what was there", () => {
+    writeFileSync(join(here, "f"), "old");
+    const sink = new LocalSink({ path: join(here, "f"), name: "f" }, none);
+    sink.header(fileOf(""));
+    sink.data(new Uint8Array(1000));
+    sink.abort();
+    expect([readdirSync(here), text(join(here, "f"))]).toEqual([["f"], "old"]);
+  });
+  test("a tar stream takes no more than was announced, and nothing that climbs", () => {
+    const written: Uint8Array[] = [];
+    const sink = new TarSink("d", none, (bytes) => void written.push(bytes.slice()));
+    expect(() => sink.header(fileOf("../x"))).toThrow("climbs");
+    sink.header({ ...fileOf("f"), size: 3 });
+    expect(() => sink.data(new Uint8Array(4))).toThrow("longer");
+    sink.data(new Uint8Array(1));
+    sink.fileEnd();
+    sink.finish();
+    expect(written.reduce((sum, { length }) => sum + length, 0)).toBe(512 + 512 + 1024);
+  });
+});
