@@ -1,5 +1,6 @@
-// Mounts of init and of the root; volumes.c has what lies on the writable disk itself.
+// Mounts of init and of the root; volumes.c has what lies on the writable disk itself, attached.c other disks.
 #include "mounts.h"
+#include "attached.h"
 #include "volumes.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -41,18 +42,20 @@ static bool can_discard(const char *disk) {
   return read_file(path, text, sizeof text) > 0 && strcmp(text, "0\n") != 0;
 }
 
-static int mount_disk(const char *disk, const char *target, const char *type, unsigned long flags, const char *options) {
-  char device[64];
+int mount_disk(const char *disk, const char *target, const char *type, unsigned long flags, const char *options) {
+  char device[64], all[300];
   snprintf(device, sizeof device, "/dev/%.40s", disk);
+  bool discard = !(flags & MS_RDONLY) && can_discard(disk);
+  snprintf(all, sizeof all, "%s%s%s", options, *options && discard ? "," : "", discard ? "discard" : "");
   if (make_dirs(target) < 0) return -1;
-  return mount(device, target, type, flags, options) < 0 ? fail("Cannot mount %s (%s) on %s", device, type, target) : 0;
+  return mount(device, target, type, flags, all) < 0 ? fail("Cannot mount %s (%s) on %s", device, type, target) : 0;
 }
 
 int mounts_root(const struct config *config) {
-  if (mount_disk(config->disk_root, IMAGE_DIR, "erofs", MS_RDONLY, NULL) < 0) return -1;
+  if (mount_disk(config->disk_root, IMAGE_DIR, "erofs", MS_RDONLY, "") < 0) return -1;
   const struct mount_entry memory = {"tmpfs", DISK_DIR, "mode=755", 0};
   int mounted = config->disk_upper
-    ? mount_disk(config->disk_upper, DISK_DIR, "ext4", MS_NOATIME, can_discard(config->disk_upper) ? "discard" : NULL)
+    ? mount_disk(config->disk_upper, DISK_DIR, "ext4", MS_NOATIME, "")
     : mount_one(&memory);
   if (mounted < 0) return -1;
   const char *const folders[] = {DISK_DIR "/upper", DISK_DIR "/work", DISK_DIR "/volumes", ROOT_DIR};
@@ -64,14 +67,16 @@ int mounts_root(const struct config *config) {
     return fail("Cannot prepare the writable layer");
   // redirect_dir: a folder of the image can be renamed, as on any disk; the layers below never change.
   const char *options = "lowerdir=" IMAGE_DIR ",upperdir=" DISK_DIR "/upper,workdir=" DISK_DIR "/work,redirect_dir=on";
-  return mount("overlay", ROOT_DIR, "overlay", 0, options) < 0 ? fail("Cannot mount the image's root") : 0;
+  if (mount("overlay", ROOT_DIR, "overlay", 0, options) < 0) return fail("Cannot mount the image's root");
+  return attached_mount(config);
 }
 
 // The initramfs stays below, unreachable: ".." of a mount's root leads up to the mount that covers it.
 static int switch_root(void) {
-  const char *const hidden[] = {"/sys/fs/cgroup", "/sys", "/proc", "/dev/pts", "/dev", DISK_DIR, IMAGE_DIR};
+  const char *const hidden[] = {"/sys/fs/cgroup", "/sys", "/proc", "/dev/pts", "/dev", DISK_DIR, IMAGE_DIR, ATTACHED_DIR};
+  const size_t last = COUNT(hidden) - (attached_any() ? 0 : 1);
   if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0) return fail("Cannot make the mounts private");
-  for (size_t i = 0; i < COUNT(hidden); i++)
+  for (size_t i = 0; i < last; i++)
     if (umount2(hidden[i], MNT_DETACH) < 0) return fail("Cannot hide %s from the workload", hidden[i]);
   if (chdir(ROOT_DIR) < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 || chdir("/") < 0) return fail("Cannot enter the image's root");
   return 0;
@@ -91,32 +96,6 @@ static int link_devices(void) {
   return 0;
 }
 
-// mount(8)'s options: those that are flags of mount(2), the rest for the file system. `text` is cut up.
-static unsigned long split_options(char *text, char *rest, size_t size) {
-  const struct { const char *name; unsigned long flag; } flags[] = {
-    {"ro", MS_RDONLY}, {"rw", 0}, {"-", 0}, {"defaults", 0}, {"nosuid", MS_NOSUID}, {"nodev", MS_NODEV}, {"noexec", MS_NOEXEC},
-    {"noatime", MS_NOATIME}, {"relatime", MS_RELATIME}, {"nodiratime", MS_NODIRATIME}, {"sync", MS_SYNCHRONOUS},
-  };
-  unsigned long result = 0;
-  char *save;
-  *rest = 0;
-  for (char *option = strtok_r(text, ",", &save); option; option = strtok_r(NULL, ",", &save)) {
-    size_t i = 0, n = strlen(rest);
-    while (i < COUNT(flags) && strcmp(option, flags[i].name) != 0) i++;
-    if (i < COUNT(flags)) result |= flags[i].flag;
-    else snprintf(rest + n, size - n, "%s%s", n ? "," : "", option);
-  }
-  return result;
-}
-
-// "DEVICE PATH FSTYPE OPTIONS" of the README's key `mount`.
-static int mount_extra(const char *line) {
-  char disk[41], path[2048], type[32], options[1024] = "-", rest[1024];
-  if (sscanf(line, "%40s %2047s %31s %1023s", disk, path, type, options) < 3) return failx("Cannot use mount \"%s\": it is not DEVICE PATH FSTYPE OPTIONS", line);
-  unsigned long flags = split_options(options, rest, sizeof rest);
-  return mount_disk(disk, path, type, flags, *rest ? rest : NULL);
-}
-
 int mounts_enter(const struct config *config) {
   const struct mount_entry entries[] = {
     {"proc", "/proc", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC},
@@ -130,17 +109,17 @@ int mounts_enter(const struct config *config) {
   struct volumes volumes;
   // init's devpts and not a new one: init opens the terminals of execs in it.
   int terminals = tree_open("/dev/pts");
-  if (terminals < 0 || volumes_open(config, &volumes) < 0 || switch_root() < 0) return -1;
+  if (terminals < 0 || volumes_open(config, &volumes) < 0 || attached_open() < 0 || switch_root() < 0) return -1;
   for (size_t i = 0; i < COUNT(entries); i++)
     if (mount_one(&entries[i]) < 0) return -1;
   if (make_dirs("/dev/pts") < 0 || tree_attach(terminals, "/dev/pts") < 0 || link_devices() < 0) return -1;
   if (mkdir("/tmp", 01777) == 0) chmod("/tmp", 01777);
-  for (size_t i = 0; i < config->mounts.n; i++)
-    if (mount_extra(config->mounts.items[i]) < 0) return -1;
-  return volumes_attach(&volumes);
+  // What the user attached lies over what the image asks for.
+  return volumes_attach(&volumes) < 0 ? -1 : attached_attach();
 }
 
 void mounts_end(void) {
+  attached_end();
   const char *const targets[] = {ROOT_DIR, IMAGE_DIR, DISK_DIR};
   for (size_t i = 0; i < COUNT(targets); i++) {
     if (umount2(targets[i], 0) == 0 || errno == EINVAL || errno == ENOENT) continue;  // EINVAL: it was never mounted

@@ -8,6 +8,8 @@ int mounts_early(void);
 int mounts_root(const struct config *config);
 // In the workload's child, in its own mount, PID and cgroup namespaces: its root becomes /, with all that belongs into it.
 int mounts_enter(const struct config *config);
+// A disk by its name in /dev at `target`, which is made. `options` are the file system's own, not NULL.
+int mount_disk(const char *disk, const char *target, const char *type, unsigned long flags, const char *options);
 // At the end, when no process of the workload is left: everything on disk, nothing mounted writable.
 void mounts_end(void);
 

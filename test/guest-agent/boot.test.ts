@@ -26,11 +26,11 @@ beforeAll(async () => {
 afterEach(() => machines.splice(0).forEach((machine) => machine.kill()));
 afterAll(() => removeFolder(folder));
 
-interface Extra { readonly disk?: string; /** `vdc`, with `disk` only. */ readonly second?: string; readonly network?: boolean; readonly memoryMb?: number }
+interface Extra { readonly disk?: string; /** `vdc`, with `disk` only. */ readonly second?: string; /** `vdd`. */ readonly third?: string; readonly network?: boolean; readonly memoryMb?: number }
 async function boot(args: readonly string[], config: readonly Pair[] = [], extra: Extra = {}): Promise<Machine> {
   const own = mkdtempSync(join(folder, "m-"));
   const machine = await Machine.boot({
-    folder: own, disks: [image, ...(extra.disk ? [extra.disk] : []), ...(extra.second ? [extra.second] : [])], network: extra.network, memoryMb: extra.memoryMb,
+    folder: own, disks: [image, ...(extra.disk ? [extra.disk] : []), ...[extra.second, extra.third].filter((path) => path !== undefined)], network: extra.network, memoryMb: extra.memoryMb,
     config: [...args.map((arg): Pair => ["arg", arg]), ["hostname", "box"], ...(extra.disk ? [["disk.upper", "vdb"] as const] : []), ...config],
   });
   machines.push(machine);
@@ -102,15 +102,32 @@ test("a copied volume keeps owners, modes, links and times", async () => {
   expect(lines(maker).length).toBe(6);
 }, LIMIT);
 
-test("another disk is mounted where it is asked for, with its options", async () => {
+test("other disks are mounted over what the image has there, with their options, and clean once the machine has ended", async () => {
   const [disk, second] = [await makeDisk(mkdtempSync(join(folder, "d-"))), await makeDisk(mkdtempSync(join(folder, "d-")))];
-  const machine = await sh("grep '/mnt/extra' /proc/mounts; touch /mnt/extra/x; ls /mnt/extra", [["mount", "vdc /mnt/extra ext4 ro,noatime"]], { disk, second });
-  const failed = await boot(["true"], [["mount", "vdc /mnt"]]);
-  await machine.ended();
-  expect(lines(machine)[0]).toMatch(/^\/dev\/vdc \/mnt\/extra ext4 ro,/);
-  expect(machine.output).toContain("Read-only file system");
-  expect(machine.output).toContain("lost+found");
-  expect((await failed.ended()).get("message")).toContain("not DEVICE PATH FSTYPE OPTIONS");
+  const writer = await sh("grep -c /run/attached /proc/mounts; ls -A /data; echo kept > '/data/a file'; exec sleep 0", [["mount", "vdc ext4 noatime /data"], ["volume", "/data"]], { disk, second });
+  await writer.ended();
+  expect(lines(writer)).toEqual(["0"]);
+  await $`e2fsck -fn ${second}`.quiet();
+  expect(await $`dumpe2fs -h ${second}`.quiet().text()).not.toContain("needs_recovery");
+  const reader = await sh("grep extra /proc/mounts; touch '/mnt/an extra/x'; cat '/mnt/an extra/a file'", [["mount", "vdc ext4 ro,noatime /mnt/an extra"]], { disk, second });
+  const failed = await boot(["true"], [["mount", "vdc ext4 /mnt"]]);
+  await reader.ended();
+  expect(reader.output).toMatch(/^\/dev\/vdc \/mnt\/an\\040extra ext4 ro,/m);
+  expect(reader.output).toContain("Read-only file system");
+  expect(reader.output).toContain("kept\n");
+  expect((await failed.ended()).get("message")).toContain("not DEVICE FSTYPE OPTIONS PATH");
+}, LIMIT);
+
+test("what is written over a read-only disk goes to another one, and stays there", async () => {
+  const [disk, second, third] = [await makeDisk(mkdtempSync(join(folder, "d-"))), await makeDisk(mkdtempSync(join(folder, "d-"))), await makeDisk(mkdtempSync(join(folder, "d-")))];
+  await (await sh("mkdir /v/d; echo below > /v/d/old; echo gone > /v/b; chown 7:8 /v; chmod 1771 /v", [["mount", "vdc ext4 rw /v"]], { disk, second })).ended();
+  const before = await $`sha256sum ${second}`.quiet().text(), layered: Pair[] = [["mount", "vdc ext4 ro,overlay=vdd /v"]];
+  await (await sh("echo above >> /v/d/old; mv /v/d /v/moved; rm /v/b; chmod 755 /v", layered, { disk, second, third })).ended();
+  const again = await sh("cat /v/moved/old; ls -A /v; stat -c '%a %u:%g' /v", layered, { disk, second, third });
+  await again.ended();
+  expect(lines(again)).toEqual(["below", "above", "moved", "755 7:8"]);
+  expect(await $`sha256sum ${second}`.quiet().text()).toBe(before);
+  await $`e2fsck -fn ${third}`.quiet();
 }, LIMIT);
 
 test("broken disks end the machine with the reason", async () => {
