@@ -31,7 +31,7 @@ function record(dataDir: string): string[] {
   const ids = Array.from({ length: INSTANCES }, (_, i) => {
     const id = createId();
     const env = { PATH: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", PORT: "8080" };
-    const wanted = { name: `bench-${i}`, image: "docker.io/library/nginx:latest", memoryBytes: 2 ** 29, vcpus: 2, overlayBytes: 10 * 2 ** 30, env, tags: { team: "bench" }, entrypoint: null, cmd: null, network: true, ports: [{ guestPort: 80, hostPort: 20_000 + i, protocol: "tcp" as const }], tty: false, openStdin: false, autoStandby: null, snapshotPolicy: null };
+    const wanted = { name: `bench-${i}`, image: "docker.io/library/nginx:latest", memoryBytes: 2 ** 29, vcpus: 2, overlayBytes: 10 * 2 ** 30, env, tags: { team: "bench" }, entrypoint: null, cmd: null, network: true, ports: [{ guestPort: 80, hostPort: 20_000 + i, protocol: "tcp" as const }], tty: false, openStdin: false, autoStandby: null, snapshotPolicy: null, volumes: [] };
     records.insert(id, wanted, `sha256:${"a".repeat(64)}`)._unsafeUnwrap();
     records.transition(id, "Stopped", "bench", { stoppedAt: Date.now(), exitCode: 0, exitMessage: "exited with status 0" });
     return id;

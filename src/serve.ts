@@ -30,6 +30,7 @@ import { diskUsage } from "./host/usage.ts";
 import { openCgroups } from "./host/vmm/cgroup.ts";
 import { openPool } from "./host/vmm/pool.ts";
 import { vmmCommand } from "./host/vmm/spawn.ts";
+import type { VolumeService } from "./host/volumes/service.ts";
 import { openVolumes, volumeMigrations } from "./host/volumes/volumes.ts";
 import { createLogger, describeError, type Logger } from "./log.ts";
 import { createApp } from "./routes/app.ts";
@@ -127,7 +128,7 @@ async function assemble(options: ServeOptions, log: Logger, cleanup: Cleanup): P
   const kvm = probeKvm();
   if (!kvm.able) log.warn("kvm.unable", { found: kvm.found });
   const standby = openStandby(network.value, log);
-  const instances = await openInstancesOf(options, log, cleanup, { store: store.value, network: network.value, images: images.value, trash, standby, xsave: kvm.able && kvm.xsave });
+  const instances = await openInstancesOf(options, log, cleanup, { store: store.value, network: network.value, images: images.value, volumes: volumes.value, trash, standby, xsave: kvm.able && kvm.xsave });
   if (instances.isErr()) return err(instances.error);
   const ingresses = openIngress({ db: store.value.db, instances: instances.value, wake: (ref) => instances.value.wake(ref), activities: standby.activities, ownPorts: standby.ownPorts, address: options.ingressAddress, log });
   cleanup.push(() => ingresses.close());
@@ -147,9 +148,9 @@ async function openNetworkOf(options: ServeOptions, store: Store, log: Logger, c
   return network.value.start().map(() => network.value);
 }
 
-interface Under { readonly store: Store; readonly network: NetworkService; readonly images: ImageService; readonly trash: Trash; readonly standby: Standby; readonly xsave: boolean }
+interface Under { readonly store: Store; readonly network: NetworkService; readonly images: ImageService; readonly trash: Trash; readonly standby: Standby; readonly volumes: VolumeService; readonly xsave: boolean }
 
-async function openInstancesOf({ dataDir, vmmPool }: ServeOptions, log: Logger, cleanup: Cleanup, { store, network, images, trash, standby, xsave }: Under): Promise<Res<InstanceService & SleepService>> {
+async function openInstancesOf({ dataDir, vmmPool }: ServeOptions, log: Logger, cleanup: Cleanup, { store, network, images, trash, standby, volumes, xsave }: Under): Promise<Res<InstanceService & SleepService>> {
   const artifacts = await unpackArtifacts(join(dataDir, "artifacts"));
   if (artifacts.isErr()) return err(artifacts.error);
   const memoryDir = join(dataDir, "memory");
@@ -163,7 +164,7 @@ async function openInstancesOf({ dataDir, vmmPool }: ServeOptions, log: Logger, 
   if (pool.isErr()) return err(pool.error);
   cleanup.push(() => pool.value.close());
   const instances = await openInstances({
-    db: store.db, dir: join(dataDir, "instances"), memoryDir, trash, ...standby, disks: disks.value, compression, images, network, artifacts: artifacts.value, poller, cgroups: openCgroups(), logger: log, monitors: pool.value, xsave,
+    db: store.db, dir: join(dataDir, "instances"), memoryDir, trash, ...standby, disks: disks.value, volumes, compression, images, network, artifacts: artifacts.value, poller, cgroups: openCgroups(), logger: log, monitors: pool.value, xsave,
   });
   if (instances.isErr()) return instances;
   cleanup.push(() => instances.value.close());

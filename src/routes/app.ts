@@ -11,6 +11,7 @@ import { ingressRoutes } from "./ingresses.ts";
 import { copyRoutes } from "./instances/copy.ts";
 import { instanceRoutes } from "./instances/routes.ts";
 import { sleepRoutes } from "./instances/sleep.ts";
+import { instanceVolumeRoutes } from "./instances/volumes.ts";
 import { snapshotRoutes } from "./snapshots/routes.ts";
 import { swaggerRoutes } from "./swagger.ts";
 import { unimplementedRoutes } from "./unimplemented.ts";
@@ -27,6 +28,7 @@ const apiRoutes = (deps: ApiDeps) =>
     .use(instanceRoutes(deps))
     .use(copyRoutes(deps))
     .use(sleepRoutes(deps))
+    .use(instanceVolumeRoutes(deps))
     .use(snapshotRoutes(deps))
     .use(volumeRoutes(deps))
     .use(ingressRoutes(deps))

@@ -58,7 +58,7 @@ export const describeGroup = (tag: string, parameters: NonNullable<Route["parame
 
 /** What any route can answer that names an instance, and any that wakes one. */
 export const NAMED: readonly ErrorCode[] = ["instance.not_found", "name.ambiguous"];
-export const WAKING: readonly ErrorCode[] = ["instance.agent_unreachable", "instance.start_failed", "snapshot.damaged", "snapshot.incompatible", "resources.insufficient", "host.network", "host.storage", "host.process"];
+export const WAKING: readonly ErrorCode[] = ["instance.agent_unreachable", "instance.start_failed", "snapshot.damaged", "snapshot.incompatible", "volume.missing", "resources.insufficient", "host.network", "host.storage", "host.process"];
 export const DELETED = { 204: { description: "Deleted." } } as const;
 
 function successBody({ description, schema, list, example, type = "application/json" }: Answer) {

@@ -8,10 +8,6 @@ type Method = "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
 
 /** Method, path and summary, by tag; from the resources of the contract's client. */
 export const UNIMPLEMENTED: Readonly<Record<string, readonly (readonly [Method, string, string])[]>> = {
-  Instances: [
-    ["POST", "/instances/:id/volumes/:volumeId", "Attach a volume"],
-    ["DELETE", "/instances/:id/volumes/:volumeId", "Detach a volume"],
-  ],
   Devices: [
     ["POST", "/devices", "Register a device"],
     ["GET", "/devices", "List devices"],

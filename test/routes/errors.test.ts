@@ -59,6 +59,11 @@ describe("bad requests", () => {
     ["a level out of range", { name: "a", image: "i", snapshot_policy: { compression: { enabled: true, algorithm: "lz4", level: 10 } } }, "bad_request", "snapshot_policy.compression.level"],
     ["an unknown algorithm", { name: "a", image: "i", snapshot_policy: { compression: { enabled: true, algorithm: "gzip" } } }, "bad_request", "snapshot_policy.compression.algorithm"],
     ["a delay that is no duration", { name: "a", image: "i", snapshot_policy: { standby_compression_delay: "soon" } }, "bad_request", "snapshot_policy.standby_compression_delay"],
+    ["an overlay without a size", { name: "a", image: "i", volumes: [{ volume_id: "v", mount_path: "/v", readonly: true, overlay: true }] }, "bad_request", "volumes[0].overlay_size"],
+    ["an overlay over what is written", { name: "a", image: "i", volumes: [{ volume_id: "v", mount_path: "/v", overlay: true, overlay_size: "1GB" }] }, "bad_request", "volumes[0].overlay"],
+    ["a size of no overlay", { name: "a", image: "i", volumes: [{ volume_id: "v", mount_path: "/v", readonly: true, overlay_size: "1GB" }] }, "bad_request", "volumes[0].overlay_size"],
+    ["a size of an overlay that is none", { name: "a", image: "i", volumes: [{ volume_id: "u", mount_path: "/u" }, { volume_id: "v", mount_path: "/v", readonly: true, overlay: true, overlay_size: "much" }] }, "invalid_size", "volumes[1].overlay_size"],
+    ["a volume without a path", { name: "a", image: "i", volumes: [{ volume_id: "v" }] }, "bad_request", "volumes[0].mount_path"],
     ["a NUL in the environment", { name: "a", image: "i", env: { A: "x\0y" } }, "bad_request", "env"],
   ])("%s is named", async (_, body, code, field) => {
     expect(await answer("/instances", json(body))).toMatchObject({ status: 400, code, field, retry: "false" });
@@ -68,7 +73,6 @@ describe("bad requests", () => {
     ["credentials", { A: { inject: [], source: { env: "B" } } }],
     ["devices", ["gpu0"]], ["disk_io_bps", "100MB/s"], ["expires_at", "2030-01-01T00:00:00Z"], ["gpu", { profile: "L40S-1Q" }], ["health_check", { type: "tcp", tcp: { port: 80 } }],
     ["hotplug_size", "3GB"], ["restart_policy", { policy: "always" }], ["skip_guest_agent", true], ["ttl", "1h"],
-    ["volumes", [{ volume_id: "v", mount_path: "/v" }]],
   ])("%s is refused while it is not implemented", async (field, value) => {
     expect(await answer("/instances", json({ name: "a", image: "i", [field]: value }))).toMatchObject({ status: 400, code: "not_supported", field });
   });
@@ -125,7 +129,6 @@ describe("routes that are not there", () => {
     const calls = [
       () => client.devices.list(), () => client.devices.listAvailable(), () => client.builds.list(), () => client.builders.list(), () => client.pushes.list(), () => client.resources.get(),
       () => client.resources.reclaimMemory({ reclaim_bytes: 1 }), () => client.instances.stat("i", { path: "/" }),
-      () => client.instances.volumes.attach("v", { id: "i", mount_path: "/v" }), () => client.instances.volumes.detach("v", { id: "i" }),
     ];
     for (const call of calls) {
       const error = await call().then(() => null, (thrown: unknown) => thrown);

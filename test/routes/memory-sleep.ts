@@ -133,5 +133,5 @@ const targetOf = ({ kind }: Snapshot): TargetState => (kind === "Standby" ? "Run
 /** What a snapshot knows of a source that was deleted; its own record would. */
 const GONE = {
   name: "gone", image: "gone", memoryBytes: 2 ** 30, vcpus: 2, overlayBytes: 2 ** 30, env: {}, tags: {}, entrypoint: null, cmd: null,
-  network: true, ports: [], tty: false, openStdin: false, autoStandby: null, snapshotPolicy: null,
+  network: true, ports: [], tty: false, openStdin: false, autoStandby: null, snapshotPolicy: null, volumes: [],
 } as const;

@@ -193,6 +193,8 @@ export class MemoryInstances implements InstanceService {
     this.calls.push(`stat ${path} ${followLinks}`);
     return this.get(ref).asyncAndThen(() => okAsync(this.paths.get(path) ?? { entry: null, error: null }));
   };
+  attachVolume: InstanceService["attachVolume"] = (ref, mount) => this.verb(ref, `attach ${JSON.stringify(mount)}`, "Stopped", "Stopped").map(({ id, volumes }) => this.change(id, { volumes: [...volumes, mount] }));
+  detachVolume: InstanceService["detachVolume"] = (ref, volume) => this.verb(ref, `detach ${volume}`, "Stopped", "Stopped").map(({ id, volumes }) => this.change(id, { volumes: volumes.filter(({ volumeId }) => volumeId !== volume) }));
   stats: InstanceService["stats"] = (ref) =>
     this.get(ref).asyncAndThen(() => okAsync({ cpuSeconds: 1.5, exits: 7, disks: [], net: { rxBytes: 10, txBytes: 20, rxPackets: 1, txPackets: 2 }, residentBytes: 2 ** 28, virtualBytes: 2 ** 31 }));
   subscribe: InstanceService["subscribe"] = (listener) => {

@@ -9,6 +9,7 @@ import type { DiskLayer } from "../disks/service.ts";
 import type { Lease } from "../network/service.ts";
 import { logPaths, statusPath, type LogName } from "../vmm/files.ts";
 import type { Instance } from "./service.ts";
+import type { VolumeDisk } from "./volumes.ts";
 
 const O_APPEND = 0o2000;
 
@@ -43,8 +44,11 @@ export class BootFds {
   }
 }
 
-/** A writable disk's layers, the newest first; `map` is null for one that has nothing below it. */
-export interface DiskFiles { readonly layers: readonly DiskLayer[] }
+/** What a machine's disks are after the image's: layers of the writable one, the newest first (`map` is null for one that has nothing below it), and volumes. */
+export interface DiskFiles { readonly layers: readonly DiskLayer[]; readonly volumes?: readonly VolumeDisk[] }
+
+/** Disks before those of volumes: `disk0` is the image, `disk1` the writable one. */
+const FIRST_VOLUME = 2;
 
 export interface MachineFiles {
   readonly dir: string;
@@ -81,6 +85,7 @@ export function openMachineFds(files: MachineFiles, into: BootFds): void {
     into.open(`disk1${suffix}`, path, flags);
     if (map !== null) into.open(`map1${suffix}`, map, flags);
   });
+  files.disk.volumes?.forEach(({ path, readonly }, i) => into.open(`disk${FIRST_VOLUME + i}`, path, readonly ? O_RDONLY : O_RDWR));
   for (const [name, log] of LOGS) {
     const paths = logPaths(files.dir, log);
     into.open(`${name}0`, paths[0], O_RDWR | O_CREAT | O_APPEND);
@@ -106,7 +111,7 @@ const upperConfig = ({ layers }: DiskFiles): DiskConfig =>
   ({ readonly: false, serial: "upper", ...(layers.length > 1 ? { layers: layers.length } : hasSmallBlocks(layers[0]!.path) ? { blockBytes: 512 } : {}) });
 
 const deviceParams = ({ mac }: Guest, disk: DiskFiles): Pick<BootParams, "disks" | "mac"> => ({
-  disks: [{ readonly: true, serial: "rootfs" }, upperConfig(disk)],
+  disks: [{ readonly: true, serial: "rootfs" }, upperConfig(disk), ...(disk.volumes ?? []).map(({ readonly, serial }) => ({ readonly, serial }))],
   ...(mac === null ? {} : { mac }),
 });
 

@@ -19,6 +19,7 @@ import type { Compressor } from "../snapshots/compression/compressor.ts";
 import { Merger } from "../snapshots/merging/merger.ts";
 import { Merges } from "../snapshots/merging/plan.ts";
 import { Snapshots } from "../snapshots/snapshots.ts";
+import type { VolumeService } from "../volumes/service.ts";
 import type { Cgroups } from "../vmm/cgroup.ts";
 import type { Machine } from "../vmm/machine.ts";
 import type { Monitors } from "../vmm/pool.ts";
@@ -61,6 +62,7 @@ export interface InstanceDeps {
   /** The kernel's table of connections; may throw. */
   readonly connections: () => readonly Connection[];
   readonly disks: DiskService;
+  readonly volumes: Pick<VolumeService, "get" | "attach" | "detach" | "release" | "mountsOf" | "files">;
   /** What becomes of a saved machine's memory file while nobody needs it. */
   readonly compression: Pick<Compressor, "schedule" | "ensureRaw" | "cancel" | "state" | "moved" | "before">;
   /** How long a save may take at most, by the bytes of the guest's memory; the product's own unless given. */
@@ -94,12 +96,12 @@ export class Context {
   closing = false;
 
   constructor(readonly deps: InstanceDeps) {
-    this.records = new Records(deps.db, (error) => deps.logger.error("instance.listener_failed", { error: describeError(error) }));
+    this.records = new Records(deps.db, (error) => deps.logger.error("instance.listener_failed", { error: describeError(error) }), deps.volumes);
     this.files = new FileWatches(deps.poller);
     const left = (error: unknown) => deps.logger.warn("memory.left", { error: describeError(error), hint: "what nobody needs is deleted with the next that goes" });
     this.generations = new Generations(deps.db, deps.memoryDir, deps.trash, { going: (id) => (void deps.compression.cancel(id).catch(left), this.merger.gone(id)), left });
     this.merger = mergerOf(deps, this.generations);
-    this.snapshots = new Snapshots(deps.db);
+    this.snapshots = new Snapshots(deps.db, deps.volumes);
     this.taps = new Taps(deps.network, deps.poller);
     this.ext4 = new Ext4Images(join(deps.dir, ".templates"));
   }

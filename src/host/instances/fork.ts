@@ -11,6 +11,7 @@ import type { Context } from "./context.ts";
 import { bear, onTo, type Parent } from "./offspring.ts";
 import { resume, save, type Saved } from "./saving.ts";
 import type { Instance } from "./service.ts";
+import { copyRefusal } from "./volumes.ts";
 
 /** `disk1`: the only writable one. */
 const UPPER = 1;
@@ -31,6 +32,8 @@ async function begin(ctx: Context, id: string, request: ForkRequest): Promise<Re
   if (source === null) return fail("instance.not_found", `Cannot fork instance ${id}: it was deleted meanwhile`);
   const wrong = refusal(source, request);
   if (wrong !== null) return fail("instance.invalid_state", `Cannot fork instance ${source.name}: ${wrong}`, { details: { state: source.state } });
+  const written = copyRefusal(source, "fork");
+  if (written !== null) return err(written);
   const free = ctx.records.nameFree(request.name);
   if (free.isErr()) return err(free.error);
   const disk = ctx.disk(id, source.state !== "Stopped");

@@ -5,6 +5,7 @@ import { encodePairs, type Pair } from "../../pairs.ts";
 import { argvOf, envOf, isSystemInit } from "./argv.ts";
 import { cpio } from "./cpio.ts";
 import type { Instance } from "./service.ts";
+import { mountLines } from "./volumes.ts";
 
 export interface GuestNetwork { readonly lease: Lease; readonly resolvers: readonly string[] }
 
@@ -34,6 +35,8 @@ export function configPairs(instance: Instance, image: ImageConfig, network: Gue
     list("dns", network.resolvers);
   }
   pairs.push(["disk.root", "vda"], ["disk.upper", "vdb"]);
-  list("volume", image.volumes);
+  // A volume takes the place of the image's own there.
+  list("volume", image.volumes.filter((path) => !instance.volumes.some(({ mountPath }) => mountPath === path.replace(/(.)\/+$/, "$1"))));
+  list("mount", mountLines(instance.volumes));
   return pairs;
 }

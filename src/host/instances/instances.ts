@@ -16,6 +16,7 @@ import { start } from "./start.ts";
 import { obstacle } from "./states.ts";
 import { stop } from "./stop.ts";
 import { isStorage, withRemedy } from "../storage.ts";
+import { attachVolume, detachVolume } from "./volumes.ts";
 import { wait } from "./wait.ts";
 
 export { instanceMigrations } from "./migrations.ts";
@@ -52,6 +53,8 @@ const serviceOf = (ctx: Context, parts: SleepParts): InstanceService => ({
   start: (ref, override) => guarded(`start the instance ${ref}`, () => start(ctx, ref, override)),
   stop: (ref, options) => guarded(`stop the instance ${ref}`, () => stop(ctx, ref, options)),
   remove: (ref, options) => guarded(`delete the instance ${ref}`, () => remove(ctx, ref, options)),
+  attachVolume: (ref, mount) => guarded(`attach a volume to the instance ${ref}`, () => attachVolume(ctx, ref, mount)),
+  detachVolume: (ref, volume) => guarded(`detach the volume ${volume} from the instance ${ref}`, () => detachVolume(ctx, ref, volume)),
   wait: (ref, target, timeoutMs, signal) => wait(ctx, ref, target, timeoutMs, signal),
   logs: (ref, options) => logs(ctx, ref, options),
   exec: (ref, request, listener) => guarded(`run a command in the instance ${ref}`, () => exec(ctx, ref, request, listener)),

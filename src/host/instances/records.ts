@@ -4,6 +4,7 @@ import { ok } from "neverthrow";
 import { fail, type Res } from "../../errors.ts";
 import type { AutoStandbyPolicy, SnapshotPolicy } from "../snapshots/service.ts";
 import { snapshotOfImage } from "../snapshots/snapshots.ts";
+import type { VolumeMount, VolumeOwner, VolumeService } from "../volumes/service.ts";
 import type { Spawned } from "../vmm/spawn.ts";
 import { decodeRow, encodeRow, type Row } from "./rows.ts";
 import type { CreateInstance, Instance, InstanceState, ListFilter } from "./service.ts";
@@ -46,13 +47,18 @@ export function nameOfOwner(db: Database, { kind, id }: { readonly kind: "instan
   return `${kind} ${row?.name ?? id}`;
 }
 
+/** Who has which volumes: attached with the row that has them, and released with it. */
+export type Attachments = Pick<VolumeService, "attach" | "detach" | "release" | "mountsOf">;
+const NO_VOLUMES: Attachments = { attach: () => ok([]), detach: (_, ref) => fail("volume.not_found", `Cannot detach the volume ${ref}: there are none`), release() {}, mountsOf: () => [] };
+const ownerOf = (id: string): VolumeOwner => ({ kind: "instance", id });
+
 const rethrow = (error: unknown): never => { throw error; };
 
 export class Records {
   private readonly listeners = new Set<(instance: Instance) => void>();
 
   /** `failed` hears what a listener throws: what is committed is committed, whoever can't bear the news. */
-  constructor(private readonly db: Database, private readonly failed: (error: unknown) => void = rethrow) {}
+  constructor(private readonly db: Database, private readonly failed: (error: unknown) => void = rethrow, private readonly volumes: Attachments = NO_VOLUMES) {}
 
   subscribe(listener: (instance: Instance) => void): () => void {
     this.listeners.add(listener);
@@ -62,13 +68,13 @@ export class Records {
   /** Records it as Created. `instance.already_exists` where the name is taken. */
   insert(id: string, request: CreateInstance, imageDigest: string): Res<Instance> {
     const at = Date.now();
-    return this.db.transaction(() => this.insertFree(id, request, imageDigest, at)).immediate().map(() => this.changed(id));
+    return this.whole(() => this.insertFree(id, request, imageDigest, at)).map(() => this.changed(id));
   }
 
   /** As insert(), for one that is nothing yet: unless kept() comes, it is deleted, by the next daemon if need be. */
   insertForming(id: string, request: CreateInstance, imageDigest: string): Res<Instance> {
     const at = Date.now();
-    return this.db.transaction(() => this.insertFree(id, request, imageDigest, at).map(() => this.markRemoving(id))).immediate().map(() => this.changed(id));
+    return this.whole(() => this.insertFree(id, request, imageDigest, at).map(() => this.markRemoving(id))).map(() => this.changed(id));
   }
 
   /** Part of the transaction that makes it somebody. */
@@ -82,13 +88,41 @@ export class Records {
   }
 
   private insertFree(id: string, request: CreateInstance, imageDigest: string, at: number): Res<void> {
-    return this.nameFree(request.name).map(() => {
+    return this.nameFree(request.name).andThen(() => {
       const row = encodeRow(id, request, imageDigest, at);
       const keys = Object.keys(row);
       this.db.query(`INSERT INTO instances (${keys.join(", ")}) VALUES (${keys.map(() => "?").join(", ")})`).run(...Object.values(row));
       this.db.query("INSERT INTO instance_current_phase VALUES (?, ?, ?)").run(id, phaseOf("Created"), at);
       this.db.query("INSERT INTO instance_transitions (instance_id, from_state, to_state, at) VALUES (?, NULL, 'Created', ?)").run(id, at);
+      return this.volumes.attach(ownerOf(id), request.volumes).map(() => undefined);
     });
+  }
+
+  /** A transaction of which an Err leaves nothing. */
+  private whole<T>(work: () => Res<T>): Res<T> {
+    let refused: Res<T> | null = null;
+    try {
+      return this.db.transaction(() => {
+        const result = work();
+        if (result.isOk()) return result;
+        refused = result;
+        throw result.error;
+      }).immediate();
+    } catch (error) {
+      if (refused !== null) return refused;
+      throw error;
+    }
+  }
+
+  attachVolume(id: string, mount: VolumeMount): Res<Instance> { return this.volumes.attach(ownerOf(id), [mount]).map(() => this.changed(id)); }
+
+  detachVolume(id: string, ref: string): Res<Instance> { return this.volumes.detach(ownerOf(id), ref).map(() => this.changed(id)); }
+
+  /** Part of a transaction: it has those of `from` instead of its own. Throws where they can't be had. */
+  takeVolumes(id: string, from: VolumeOwner): void {
+    this.volumes.release(ownerOf(id));
+    const taken = this.volumes.attach(ownerOf(id), this.volumes.mountsOf(from));
+    if (taken.isErr()) throw taken.error;
   }
 
   /** A small part of what find() takes: for what happens to many, or while somebody waits. */
@@ -98,8 +132,10 @@ export class Records {
 
   find(id: string): Instance | null {
     const row = this.db.query<Row, [string]>(`${SELECT} WHERE i.id = ?`).get(id);
-    return row === null ? null : decodeRow(row, Date.now());
+    return row === null ? null : this.decode(row);
   }
+
+  private decode(row: Row): Instance { return decodeRow(row, this.volumes.mountsOf(ownerOf(row.id)), Date.now()); }
 
   /** As idOf(). */
   get(ref: string): Res<Instance> { return this.idOf(ref).map(({ id }) => this.find(id)!); }
@@ -122,7 +158,7 @@ export class Records {
       ? this.db.query<Row, []>(`${SELECT} ORDER BY i.created_at, i.id`).all()
       : this.db.query<Row, [string]>(`${SELECT} WHERE i.state = ? ORDER BY i.created_at, i.id`).all(filter.state);
     const wanted = Object.entries(filter.tags ?? {});
-    return rows.map((row) => decodeRow(row, Date.now())).filter((one) => wanted.every(([key, value]) => one.tags[key] === value));
+    return rows.map((row) => this.decode(row)).filter((one) => wanted.every(([key, value]) => one.tags[key] === value));
   }
 
   /**
@@ -210,7 +246,10 @@ export class Records {
   }
 
   delete(id: string): void {
-    this.db.query("DELETE FROM instances WHERE id = ?").run(id);
+    this.db.transaction(() => {
+      this.db.query("DELETE FROM instances WHERE id = ?").run(id);
+      this.volumes.release(ownerOf(id));
+    }).immediate();
   }
 
   transitions(id: string): { from: InstanceState | null; to: InstanceState; at: number; reason: string | null }[] {

@@ -3,6 +3,7 @@ import { rm } from "node:fs/promises";
 import { err, ok, ResultAsync } from "neverthrow";
 import { wrap, type AsyncRes, type Res } from "../../errors.ts";
 import type { Context } from "./context.ts";
+import { dropOverlays } from "./volumes.ts";
 import { DEFAULT_GRACE_MS, killNow, stopNow } from "./ending.ts";
 
 export function remove(ctx: Context, ref: string, options: { graceful: boolean }): AsyncRes<void> {
@@ -24,6 +25,7 @@ export async function removeNow(ctx: Context, id: string, graceful: boolean): Pr
   if (released.isErr()) return err(released.error);
   const dropped = ctx.deps.disks.remove({ kind: "instance", id });
   if (dropped.isErr()) return err(dropped.error);
+  await dropOverlays(ctx, { id, volumes: [] });
   try {
     await rm(ctx.dir(id), { recursive: true, force: true });
   } catch (error) {

@@ -13,6 +13,7 @@ import type { Instance } from "./service.ts";
 import { lendTap, settleIn, startMonitor, undoStart } from "./start.ts";
 import { obstacle } from "./states.ts";
 import { isStorage } from "../storage.ts";
+import { volumeDisks } from "./volumes.ts";
 
 /** How long a guest may take to acknowledge who and when it is; a loaded host under emulation needs seconds. */
 const ACKNOWLEDGE_MS = 60_000;
@@ -132,8 +133,11 @@ async function load(ctx: Context, instance: Instance, chain: Chain, machineFds: 
   if (lease.isErr()) return err(lease.error);
   const disk = ctx.disk(id, true);
   if (disk.isErr()) return err(disk.error);
-  openMachineFds({ dir: ctx.dir(id), rootfsPath: image.value.rootfsPath, disk: disk.value }, fds);
-  const asked = machine.request("restore", restoreParams(instance, disk.value, lease.value, ACKNOWLEDGE_MS), { fds: fds.fds, timeoutMs: LOAD_MS + ACKNOWLEDGE_MS });
+  const volumes = await volumeDisks(ctx, instance);
+  if (volumes.isErr()) return err(volumes.error);
+  const disks = { ...disk.value, volumes: volumes.value };
+  openMachineFds({ dir: ctx.dir(id), rootfsPath: image.value.rootfsPath, disk: disks }, fds);
+  const asked = machine.request("restore", restoreParams(instance, disks, lease.value, ACKNOWLEDGE_MS), { fds: fds.fds, timeoutMs: LOAD_MS + ACKNOWLEDGE_MS });
   const settled = settleIn(ctx, id, machine);
   if (settled.isErr()) return err(settled.error);
   // Where that failed, the monitor has gone before it was asked for this.

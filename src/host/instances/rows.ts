@@ -1,6 +1,7 @@
 // One row of `instances` (with its phase) to an Instance and back.
 import type { PortMapping } from "../network/service.ts";
 import type { AutoStandbyPolicy, SnapshotPolicy } from "../snapshots/service.ts";
+import type { VolumeMount } from "../volumes/service.ts";
 import type { CreateInstance, Instance, InstanceState } from "./service.ts";
 
 /** As SELECTed in records.ts: the table's columns, the current phase, and past phases as a JSON object (or null). */
@@ -32,7 +33,7 @@ export function encodeRow(id: string, request: CreateInstance, imageDigest: stri
 // Written by encodeRow() from checked values, in a table that is ours alone.
 const json = <T>(text: string): T => JSON.parse(text) as T;
 
-export function decodeRow(row: Row, now: number): Instance {
+export function decodeRow(row: Row, volumes: readonly VolumeMount[], now: number): Instance {
   const durations = json<Record<string, number>>(row.phases ?? "{}");
   durations[row.phase] = (durations[row.phase] ?? 0) + Math.max(0, now - row.phase_since);
   return {
@@ -43,6 +44,7 @@ export function decodeRow(row: Row, now: number): Instance {
     network: row.network === 1, ports: json<PortMapping[]>(row.ports), tty: row.tty === 1, openStdin: row.open_stdin === 1,
     autoStandby: row.auto_standby === null ? null : json<AutoStandbyPolicy>(row.auto_standby),
     snapshotPolicy: row.snapshot_policy === null ? null : json<SnapshotPolicy>(row.snapshot_policy),
+    volumes,
     state: row.state, stateError: row.state_error,
     createdAt: row.created_at, startedAt: row.started_at, stoppedAt: row.stopped_at,
     exitCode: row.exit_code, exitMessage: row.exit_message,

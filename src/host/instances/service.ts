@@ -2,6 +2,7 @@
 import type { AsyncRes, Res } from "../../errors.ts";
 import type { PortMapping } from "../network/service.ts";
 import type { AutoStandbyPolicy, SnapshotPolicy } from "../snapshots/service.ts";
+import type { VolumeMount } from "../volumes/service.ts";
 import type { VmmStats } from "../../vmm/protocol.ts";
 import type { CopyListener, CopyRequest, CopySession, PathStat, StatRequest } from "./copy-service.ts";
 
@@ -28,6 +29,8 @@ export interface CreateInstance {
   /** Null: it sleeps only when told to, and wakes by request alone. */
   readonly autoStandby: AutoStandbyPolicy | null;
   readonly snapshotPolicy: SnapshotPolicy | null;
+  /** In order of attachment; of an instance on record by id. */
+  readonly volumes: readonly VolumeMount[];
 }
 
 /** The record as routes see it. Times in milliseconds since the epoch. */
@@ -108,6 +111,10 @@ export interface InstanceService {
   /** Graceful: StopSignal, 10 s (or graceMs), SIGKILL. Answers when it is Stopped. Joins a stop under way. */
   stop(ref: string, options?: { graceMs?: number }): AsyncRes<Instance>;
   remove(ref: string, options: { graceful: boolean }): AsyncRes<void>;
+  /** Of a stopped instance, in effect at its next start; `instance.invalid_state` otherwise. */
+  attachVolume(ref: string, mount: VolumeMount): AsyncRes<Instance>;
+  /** The same; what was written over it is deleted. */
+  detachVolume(ref: string, volume: string): AsyncRes<Instance>;
   /** Resolves on the target, on a state from which it can't come, or at the deadline (`timedOut`). */
   wait(ref: string, target: InstanceState, timeoutMs: number, signal: AbortSignal): AsyncRes<{ instance: Instance; timedOut: boolean }>;
   /** Whole lines without their newline. The iterator throws where the log can't be read on; `log.not_found` before. */

@@ -11,7 +11,8 @@ import { captured, handOver } from "./fork.ts";
 import { condenseLater } from "./saving.ts";
 import { bear, bringTo, giveDisk, onTo } from "./offspring.ts";
 import type { Instance } from "./service.ts";
-import { killNow } from "./ending.ts";
+import { DEFAULT_GRACE_MS, killNow, stopNow } from "./ending.ts";
+import { copyRefusal, dropOverlays, writesVolumes } from "./volumes.ts";
 
 export interface TakeSnapshot {
   readonly kind: SnapshotKind;
@@ -39,6 +40,8 @@ async function take(ctx: Context, sourceId: string, id: string, request: TakeSna
   if (source === null) return fail("instance.not_found", `Cannot take a snapshot of instance ${sourceId}: it was deleted meanwhile`);
   const wrong = refusal(source, request.kind);
   if (wrong !== null) return fail("instance.invalid_state", `Cannot take a snapshot of instance ${source.name}: ${wrong}`, { details: { state: source.state } });
+  const written = copyRefusal(source, "take a snapshot of");
+  if (written !== null) return err(written);
   if (ctx.snapshots.isTaken(source.id, request.name)) return fail("name.taken", `Cannot take a snapshot of instance ${source.name} as ${request.name}: it has one of that name; choose another, or delete that one`);
   const disk = ctx.disk(source.id, source.state !== "Stopped");
   if (disk.isErr()) return err(disk.error);
@@ -114,15 +117,17 @@ async function giveBack(ctx: Context, id: string, snapshotId: string): Promise<R
   if (snapshot === null) return fail("snapshot.not_found", `Cannot restore instance ${instance.name}: its snapshot ${snapshotId} was deleted meanwhile`);
   const { generationId } = snapshot, sound = generationId === null ? ok() : await check(ctx, generationId);
   if (sound.isErr()) return sound;
-  // One that runs goes on until the commit, whatever fails before; after it, it is void, as after a standby's.
-  const machine = ctx.records.stateOf(id) === "Running" ? ctx.machines.get(id) : undefined;
-  const ended = machine === undefined ? await killNow(ctx, id) : ok();
+  // One that runs goes on until the commit, whatever fails before; after it, it is void, as after a standby's. But volumes that it writes
+  // are somebody else's to write from the commit on, and keep what it has written: it ends before, and in order.
+  const running = ctx.records.stateOf(id) === "Running", machine = running && !writesVolumes(instance) ? ctx.machines.get(id) : undefined;
+  const ended = machine !== undefined ? ok() : running ? await stopNow(ctx, id, DEFAULT_GRACE_MS) : await killNow(ctx, id);
   if (ended.isErr()) return err(ended.error);
   // Of one that was never started there is no disk yet; this one is as if it never was.
   const empty = () => generationId === null && ctx.disk(id, true).isErr();
   const replaced = await ctx.deps.disks.replace(diskOf(snapshot.id), instanceDisk(id), () => {
     const state = generationId === null ? "Stopped" : "Standby";
     ctx.records.transition(id, state, `restored from snapshot ${snapshot.id}`, { savedGeneration: generationId, liveGeneration: null, ...(empty() ? { startedAt: null } : {}), stoppedAt: generationId === null ? Date.now() : null, exitCode: null, exitMessage: null });
+    ctx.records.takeVolumes(id, { kind: "snapshot", id: snapshot.id });
     // A daemon that dies now: the next one must not take this monitor for that of a start that was not written down.
     if (generationId === null) ctx.records.clearProcess(id);
   });
@@ -135,6 +140,8 @@ async function giveBack(ctx: Context, id: string, snapshotId: string): Promise<R
   // It may have slept, and listened.
   if (generationId === null) ctx.taps.close(id);
   ctx.generations.sweep();
+  const now = ctx.records.find(id);
+  if (now !== null) await dropOverlays(ctx, now);
   ctx.note(id, `back at snapshot ${snapshot.name ?? snapshot.id}`);
   return ok();
 }

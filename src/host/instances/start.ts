@@ -16,6 +16,7 @@ import type { Instance } from "./service.ts";
 import { obstacle, START } from "./states.ts";
 import { isStorage } from "../storage.ts";
 import { killUnheld } from "./ending.ts";
+import { volumeDisks } from "./volumes.ts";
 
 type Override = { readonly entrypoint?: readonly string[]; readonly cmd?: readonly string[] };
 
@@ -65,11 +66,14 @@ async function attempt(ctx: Context, id: string, fds: BootFds): Promise<Res<void
   const [newest] = disk.value.layers;
   const upper = newest === undefined || newest.map !== null ? ok() : await ctx.ext4.ensure(newest.path, instance.overlayBytes, "upper");
   if (upper.isErr()) return err(upper.error);
+  const volumes = await volumeDisks(ctx, instance);
+  if (volumes.isErr()) return err(volumes.error);
+  const disks = { ...disk.value, volumes: volumes.value };
   const network = await plugIn(ctx, instance, fds);
   if (network.isErr()) return err(network.error);
-  const files = { dir, ...ctx.deps.artifacts, rootfsPath, disk: disk.value, config: guestConfig(instance, config, network.value) };
+  const files = { dir, ...ctx.deps.artifacts, rootfsPath, disk: disks, config: guestConfig(instance, config, network.value) };
   openBootFds(files, fds);
-  return launch(ctx, instance, fds, disk.value);
+  return launch(ctx, instance, fds, disks);
 }
 
 async function plugIn(ctx: Context, instance: Instance, fds: BootFds): Promise<Res<GuestNetwork | null>> {

@@ -25,6 +25,7 @@ const VERB_FROM = {
   exec: ["Running"],
   standby: ["Running"],
   restore: ["Standby"],
+  attach: ["Stopped"],
   stats: ["Initializing", "Running", "Paused"],
 } satisfies Record<string, readonly InstanceState[]>;
 

@@ -7,6 +7,7 @@ import { DEFAULT_GRACE_MS, IMAGE_SIGNAL, stopNow } from "./ending.ts";
 import { restoreNow } from "./restore.ts";
 import type { Instance } from "./service.ts";
 import { isStart, obstacle } from "./states.ts";
+import { writesVolumes } from "./volumes.ts";
 
 export function stop(ctx: Context, ref: string, options: { graceMs?: number } = {}): AsyncRes<Instance> {
   return ctx.records.get(ref)
@@ -16,13 +17,15 @@ export function stop(ctx: Context, ref: string, options: { graceMs?: number } = 
       if (options.graceMs !== undefined) hurry(ctx, id, options.graceMs);
       return new ResultAsync(ctx.lanes.run(id, "stop", async () => {
         const awake = ctx.records.find(id)?.state === "Standby" ? await restoreNow(ctx, id) : ok();
-        return awake.isErr() ? err(asleep(awake.error)) : stopNow(ctx, id, options.graceMs ?? DEFAULT_GRACE_MS);
+        return awake.isErr() ? err(asleep(ctx.records.find(id), awake.error)) : stopNow(ctx, id, options.graceMs ?? DEFAULT_GRACE_MS);
       }));
     });
 }
 
-const asleep = (error: DormouseError): DormouseError =>
-  fail(error.code, `${error.message}. So it can't be stopped: a fork of it with the target state Stopped has its disk without its memory, and it can be deleted`, { cause: error }).error;
+function asleep(instance: Instance | null, error: DormouseError): DormouseError {
+  const disk = instance !== null && writesVolumes(instance) ? "it can be deleted, and its volumes keep what is on them" : "a fork of it with the target state Stopped has its disk without its memory, and it can be deleted";
+  return fail(error.code, `${error.message}. So it can't be stopped: ${disk}`, { cause: error, ...(error.details === undefined ? {} : { details: error.details }) }).error;
+}
 
 /** A stop under way is joined, and takes over the newcomer's grace: who asks a second time may be less patient. */
 function hurry(ctx: Context, id: string, graceMs: number): void {

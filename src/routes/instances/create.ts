@@ -2,11 +2,13 @@
 import { DormouseError } from "../../errors.ts";
 import type { CreateInstance, Instance } from "../../host/instances/service.ts";
 import type { PortMapping } from "../../host/network/service.ts";
+import type { VolumeService } from "../../host/volumes/service.ts";
 import { PLATFORM, RUNTIME } from "../capabilities.ts";
 import { bad, orThrow } from "../errors.ts";
 import { checkName, parseSize } from "../format.ts";
 import { toAutoStandby, toSnapshotPolicy } from "../policies.ts";
 import type { CreateBody } from "./schema.ts";
+import { byId, toVolumeMounts } from "./volumes-schema.ts";
 import { refuseUnsupported, UNSUPPORTED_CREATE, UNSUPPORTED_NETWORK } from "./unsupported.ts";
 
 const DEFAULT_SIZE = "1GB";
@@ -37,17 +39,18 @@ export function toCreateInstance(body: CreateBody): CreateInstance {
     openStdin: body.open_stdin ?? false,
     autoStandby: toAutoStandby(body.auto_standby),
     snapshotPolicy: toSnapshotPolicy(body.snapshot_policy),
+    volumes: toVolumeMounts(body.volumes ?? []),
   };
 }
 
 /** Whether a repeated create asks for the very instance that is there. `digest` is what its image name means now. */
-export function isSameRequest(request: CreateInstance, instance: Instance, digest: string): boolean {
-  const { image: _, ...wanted } = request;
+export function isSameRequest(request: CreateInstance, instance: Instance, digest: string, volumes: Pick<VolumeService, "get">): boolean {
+  const { image: _, ...asked } = request, wanted = { ...asked, volumes: byId(asked.volumes, volumes) };
   const there: Record<keyof typeof wanted, unknown> = {
     name: instance.name, memoryBytes: instance.memoryBytes, vcpus: instance.vcpus, overlayBytes: instance.overlayBytes,
     env: instance.env, tags: instance.tags, entrypoint: instance.entrypoint, cmd: instance.cmd, network: instance.network,
     ports: instance.ports, tty: instance.tty, openStdin: instance.openStdin,
-    autoStandby: instance.autoStandby, snapshotPolicy: instance.snapshotPolicy,
+    autoStandby: instance.autoStandby, snapshotPolicy: instance.snapshotPolicy, volumes: instance.volumes,
   };
   return instance.imageDigest === digest && Bun.deepEquals(wanted, there);
 }

@@ -17,7 +17,7 @@ export const create = describe({
   description: "Answers at once with the state `Created`; use `wait` to see it `Running`. A later failure ends in `Stopped` with `exit_message`. The image must be `ready`. Fields that are not implemented yet accept only their neutral value.",
   bodyExample: createExample,
   answers: { 201: { ...one("Recorded, and being started.", "Created") } },
-  errors: ["request.not_supported", "name.invalid", "size.invalid", "platform.invalid", "image.not_found", "image.not_ready", "instance.already_exists", "port.taken", "resources.insufficient", "host.network", "host.storage"],
+  errors: ["request.not_supported", "name.invalid", "size.invalid", "platform.invalid", "image.not_found", "image.not_ready", "instance.already_exists", "volume.not_found", "name.ambiguous", "volume.in_use", "port.taken", "resources.insufficient", "host.network", "host.storage"],
 });
 
 export const list = describe({
@@ -52,7 +52,7 @@ export const start = ofInstance({
   bodyExample: { cmd: ["nginx", "-g", "daemon off;"] },
   bodyRequired: false,
   answers: { 200: one("Being started.", "Initializing") },
-  errors: ["instance.invalid_state", "image.not_found", "image.not_ready", "port.taken", "resources.insufficient", "host.network", "host.storage"],
+  errors: ["instance.invalid_state", "image.not_found", "image.not_ready", "volume.missing", "volume.unclean", "port.taken", "resources.insufficient", "host.network", "host.storage"],
 });
 
 export const stop = ofInstance({

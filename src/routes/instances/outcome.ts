@@ -17,7 +17,7 @@ export function lifecycle({ instances }: ApiDeps, request: Request, ref: string,
 }
 
 /** Of these, a fork has what its source has. */
-const INHERITED = ["imageDigest", "memoryBytes", "vcpus", "overlayBytes", "env", "entrypoint", "cmd", "network", "tty", "openStdin"] as const satisfies (keyof Instance)[];
+const INHERITED = ["imageDigest", "memoryBytes", "vcpus", "overlayBytes", "env", "entrypoint", "cmd", "network", "tty", "openStdin", "volumes"] as const satisfies (keyof Instance)[];
 const SETTLED: readonly InstanceState[] = ["Running", "Standby", "Stopped"];
 
 interface WantedFork {

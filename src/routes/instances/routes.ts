@@ -57,13 +57,13 @@ export function instanceRoutes(deps: ApiDeps) {
     .get("/:id/attach", ({ params, request }) => openAttach(deps, request, params.id), { beforeHandle: noQuery, detail: docs.attach });
 }
 
-async function createInstance({ instances, images }: ApiDeps, request: Request, body: CreateBody): Promise<Response> {
+async function createInstance({ instances, images, volumes }: ApiDeps, request: Request, body: CreateBody): Promise<Response> {
   const wanted = toCreateInstance(body);
   const created = forgiveRepeat(request, await instances.create(wanted), () => {
     const there = instances.get(wanted.name);
     const image = images.get(wanted.image);
     if (there.isErr() || image.isErr() || there.value.name !== wanted.name) return null;
-    return isSameRequest(wanted, there.value, image.value.digest) ? there.value : null;
+    return isSameRequest(wanted, there.value, image.value.digest, volumes) ? there.value : null;
   });
   return Response.json(instanceView(orThrow(created)), { status: 201 });
 }

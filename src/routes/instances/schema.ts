@@ -3,6 +3,7 @@ import { type Static, Type } from "@sinclair/typebox";
 import { INSTANCE_STATES } from "../../host/instances/service.ts";
 import { AutoStandbySchema, SnapshotPolicySchema } from "../policies.ts";
 import { nullable, Reference, Tags, Time } from "../schema.ts";
+import { AttachedVolume, VolumeMountSchema } from "./volumes-schema.ts";
 import { UNSUPPORTED_CREATE, UNSUPPORTED_NETWORK, unsupportedSchemas } from "./unsupported.ts";
 
 const Size = (description: string) => Type.String({ description: `${description} Binary: 1GB is 2^30 bytes.`, examples: ["512MB", "1GB"] });
@@ -34,6 +35,7 @@ const own = {
   platform: Type.Optional(Type.String({ description: "`os/arch[/variant]`; this host runs `linux/amd64`." })),
   auto_standby: Type.Optional(nullable(AutoStandbySchema)),
   snapshot_policy: Type.Optional(nullable(SnapshotPolicySchema)),
+  volumes: Type.Optional(nullable(Type.Array(VolumeMountSchema, { description: "Mounted in this order before the program starts, and the instance's until it is deleted or they are detached." }))),
   skip_kernel_headers: Type.Optional(Type.Boolean({ description: "Kernel headers are never installed: the guest's kernel loads no modules. Both values mean the same." })),
   port_mappings: Type.Optional(Type.Array(PortMapping, { maxItems: 1000, description: "Ports of the host that lead to the guest. An extension." })),
   tty: Type.Optional(Type.Boolean({ default: false, description: "The program gets a terminal. An extension." })),
@@ -85,7 +87,7 @@ export const InstanceSchema = Type.Object(
     platform: Type.String(),
     has_snapshot: Type.Boolean({ description: "Whether it sleeps on saved memory. Named snapshots don't count." }),
     network: Type.Object({ enabled: Type.Boolean(), name: Type.Optional(Type.String()), ip: nullable(Type.String()), mac: nullable(Type.String()) }),
-    volumes: Type.Array(Type.Unknown(), { maxItems: 0 }),
+    volumes: Type.Array(AttachedVolume, { description: "In the order in which they are mounted." }),
     auto_standby: Type.Optional(AutoStandbySchema),
     snapshot_policy: Type.Optional(SnapshotPolicySchema),
     current_phase: Type.String({ description: "The state in small letters." }),

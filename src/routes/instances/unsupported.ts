@@ -39,7 +39,6 @@ export const UNSUPPORTED_CREATE: UnsupportedFields = {
   restart_policy: noRestart,
   skip_guest_agent: { only: "`false`: the agent is part of our init", isNeutral: (value) => value === false },
   ttl: noTtl,
-  volumes: noList,
 };
 
 /** Of `PATCH /instances/{id}`. Environment variables could change only where credentials name them. */

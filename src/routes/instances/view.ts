@@ -3,6 +3,7 @@ import type { Instance } from "../../host/instances/service.ts";
 import { PLATFORM, RUNTIME } from "../capabilities.ts";
 import { formatSize, formatTime, formatTimeOrNull } from "../format.ts";
 import { autoStandbyView, snapshotPolicyView } from "../policies.ts";
+import { volumeMountView } from "./volumes-schema.ts";
 
 export function instanceView(instance: Instance) {
   return {
@@ -35,7 +36,7 @@ export function instanceView(instance: Instance) {
       ip: instance.ip,
       mac: instance.mac,
     },
-    volumes: [],
+    volumes: instance.volumes.map(volumeMountView),
     ...(instance.autoStandby === null ? {} : { auto_standby: autoStandbyView(instance.autoStandby) }),
     ...(instance.snapshotPolicy === null ? {} : { snapshot_policy: snapshotPolicyView(instance.snapshotPolicy) }),
     port_mappings: instance.ports.map(({ guestPort, hostPort, protocol }) => ({ guest_port: guestPort, host_port: hostPort, protocol })),

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { ok, okAsync } from "neverthrow";
 import { fail } from "../../../src/errors.ts";
 import { diskMigrations, Disks } from "../../../src/host/disks/disks.ts";
-import { instanceMigrations, openInstances, type InstanceDeps } from "../../../src/host/instances/instances.ts";
+import { instanceMigrations, nameOfOwner, openInstances, type InstanceDeps } from "../../../src/host/instances/instances.ts";
 import type { CreateInstance, InstanceService } from "../../../src/host/instances/service.ts";
 import type { ImageConfig } from "../../../src/host/images/service.ts";
 import type { Lease, PortMapping } from "../../../src/host/network/service.ts";
@@ -14,6 +14,8 @@ import type { SleepService } from "../../../src/host/snapshots/service.ts";
 import { Activities } from "../../../src/host/standby/activity.ts";
 import { openPoller, type Poller } from "../../../src/host/poller.ts";
 import { openStore, type Store } from "../../../src/host/store/store.ts";
+import { openVolumes, volumeMigrations } from "../../../src/host/volumes/volumes.ts";
+import type { VolumeService } from "../../../src/host/volumes/service.ts";
 import { openCgroups } from "../../../src/host/vmm/cgroup.ts";
 import { spawning } from "../../../src/host/vmm/pool.ts";
 import { createLogger } from "../../../src/log.ts";
@@ -61,6 +63,7 @@ export interface Fixture {
   readonly root: string;
   readonly store: Store;
   readonly instances: InstanceService & SleepService;
+  readonly volumes: VolumeService;
   readonly network: MemoryNetwork;
   readonly poller: Poller;
   readonly logged: string[];
@@ -123,12 +126,13 @@ export type Change = Partial<InstanceDeps> | ((db: Database, trash: Trash) => Pa
 
 export async function open(root = freshRoot(), change: Change = {}, network = new MemoryNetwork()): Promise<Fixture> {
   mkdirSync(root, { recursive: true });
-  const store = openStore(join(root, "dormouse.db"), [...instanceMigrations, ...diskMigrations])._unsafeUnwrap();
+  const store = openStore(join(root, "dormouse.db"), [...volumeMigrations, ...instanceMigrations, ...diskMigrations])._unsafeUnwrap();
   const poller = openPoller();
   const logged: string[] = [];
   const trash = trashIn(root), disks = (await Disks.open({ db: store.db, dataDir: root, trash }))._unsafeUnwrap();
+  const volumes = openVolumes({ db: store.db, dir: join(root, "volumes"), trash, nameOf: (owner) => nameOfOwner(store.db, owner) })._unsafeUnwrap();
   const opened = await openInstances({
-    db: store.db, dir: join(root, "instances"), memoryDir: join(root, "memory"), trash, ...alone, disks, poller, network, xsave: true,
+    db: store.db, dir: join(root, "instances"), memoryDir: join(root, "memory"), trash, ...alone, disks, volumes, poller, network, xsave: true,
     images: imagesIn(root),
     artifacts: { kernelPath: join(root, "kernel"), initramfsPath: join(root, "initramfs") },
     cgroups: openCgroups(), logger: createLogger("debug", (line) => logged.push(line)),
@@ -138,7 +142,7 @@ export async function open(root = freshRoot(), change: Change = {}, network = ne
   });
   const instances = opened._unsafeUnwrap();
   return {
-    root, store, instances, network, poller, logged,
+    root, store, instances, volumes, network, poller, logged,
     async close() {
       await instances.close();
       await poller.close();
@@ -149,7 +153,7 @@ export async function open(root = freshRoot(), change: Change = {}, network = ne
 
 export const request = (name: string, cmd: readonly string[] | null, change: Partial<CreateInstance> = {}): CreateInstance => ({
   name, image: "img", memoryBytes: 128 * 2 ** 20, vcpus: 1, overlayBytes: 64 * 2 ** 20, env: {}, tags: {}, entrypoint: null, cmd,
-  network: false, ports: [], tty: false, openStdin: false, autoStandby: null, snapshotPolicy: null, ...change,
+  network: false, ports: [], tty: false, openStdin: false, autoStandby: null, snapshotPolicy: null, volumes: [], ...change,
 });
 
 export const never = () => new AbortController().signal;

@@ -2,8 +2,8 @@
 
 /** Requests of one device at most in flight, the guest's and one of the monitor's own; tags are below it. */
 export const MAX_TAGS = 256 + 1;
-/** Devices at most on one DiskIo. */
-export const MAX_CLIENTS = 24;
+/** Devices at most on one DiskIo: vda to vdz. */
+export const MAX_CLIENTS = 26;
 
 export interface DiskClient {
   /** Request `tag` is over: bytes moved, 0 for operations that move none, or -errno. Must not flush. */
