@@ -79,6 +79,15 @@ export interface InstanceCreate {
   readonly tty?: boolean;
   readonly open_stdin?: boolean;
   readonly auto_standby?: AutoStandby;
+  readonly volumes?: readonly VolumeMount[];
+}
+
+export interface VolumeMount {
+  readonly volume_id: string;
+  readonly mount_path: string;
+  readonly readonly?: boolean;
+  readonly overlay?: boolean;
+  readonly overlay_size?: string;
 }
 
 /** What is at a path of a guest. */

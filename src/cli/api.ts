@@ -1,6 +1,6 @@
 // A small typed client of the daemon's HTTP API (docs/api-compatibility.md). Throws CliError, never anything else,
 // with the daemon's own message and code where it answered.
-import type { AutoStandbyStatus, Compression, Credentials, Image, Ingress, IngressCreate, Instance, InstanceCreate, InstanceUpdate, LogSource, PathInfo, Schedule, Snapshot, Usage, Volume, VolumeCreate } from "./api-types.ts";
+import type { AutoStandbyStatus, Compression, Credentials, Image, Ingress, IngressCreate, Instance, InstanceCreate, InstanceUpdate, LogSource, PathInfo, Schedule, Snapshot, Usage, Volume, VolumeCreate, VolumeMount } from "./api-types.ts";
 import { CliError, STATUS_USAGE } from "./fail.ts";
 
 export const DEFAULT_HOST = "http://127.0.0.1:4973";
@@ -52,6 +52,8 @@ export class Api {
   createVolumeFrom = ({ name, size_gb, id, tags }: VolumeCreate, archive: ReadableStream<Uint8Array>) =>
     this.json<Volume>("POST", "/volumes/from-archive", { query: { name, size_gb, id, ...tagQuery(tags) }, archive });
   removeVolume = (ref: string) => this.nothing("DELETE", `/volumes/${enc(ref)}`);
+  attachVolume = (ref: string, volume: string, body: Omit<VolumeMount, "volume_id">) => this.json<Instance>("POST", `/instances/${enc(ref)}/volumes/${enc(volume)}`, { body });
+  detachVolume = (ref: string, volume: string) => this.json<Instance>("DELETE", `/instances/${enc(ref)}/volumes/${enc(volume)}`);
 
   instances = () => this.json<Instance[]>("GET", "/instances");
   instance = (ref: string) => this.json<Instance>("GET", `/instances/${enc(ref)}`);

@@ -1,6 +1,6 @@
 // run: pull, create, and stay with the instance until its program ends.
 import { type Command, Option } from "commander";
-import type { Api, Instance, InstanceCreate, PortMapping } from "./api.ts";
+import type { Api, Instance, InstanceCreate, PortMapping, VolumeMount } from "./api.ts";
 import { apiCommand, apiOf, collect, environment, memorySize, outcome, portMapping, wantsJson, wholeNumber } from "./command.ts";
 import { requireTerminal } from "./exec.ts";
 import { CliError, usage } from "./fail.ts";
@@ -8,6 +8,7 @@ import { note, plain, print, printJson } from "./output.ts";
 import { addAutoStandbyOptions, type AutoStandbyFlags, autoStandbyOf } from "./policies.ts";
 import { pullImage } from "./pull.ts";
 import { runSession } from "./session.ts";
+import { MOUNT_FORM, volumeMount } from "./volume-mounts.ts";
 import { exitStatus, hasEnded, notStarted } from "./states.ts";
 
 interface RunFlags extends AutoStandbyFlags {
@@ -17,6 +18,7 @@ interface RunFlags extends AutoStandbyFlags {
   cpus?: number;
   entrypoint?: string;
   publish?: PortMapping[];
+  volume?: VolumeMount[];
   rm?: boolean;
   detach?: boolean;
   interactive?: boolean;
@@ -38,6 +40,7 @@ export function addRunCommand(program: Command): void {
     .option("--cpus <count>", "virtual CPUs (default 2)", wholeNumber(1, MAX_CPUS))
     .option("--entrypoint <program>", "run this instead of the image's entrypoint")
     .option("-p, --publish <host:guest[/udp]>", "publish a port; repeats", portMapping)
+    .option(`-v, --volume <${MOUNT_FORM}>`, "mount a volume, readonly with :ro, or written over with :overlay=1g; repeats", volumeMount)
     .option("--rm", "remove the instance when its program has ended")
     .option("-d, --detach", "print its id and leave it running")
     .option("-i, --interactive", "pass standard input on")
@@ -73,6 +76,7 @@ function toCreate(image: string, command: readonly string[], flags: RunFlags): I
     ...(flags.entrypoint === undefined ? {} : { entrypoint: [flags.entrypoint] }),
     ...(command.length === 0 ? {} : { cmd: command }),
     ...(flags.publish === undefined ? {} : { port_mappings: flags.publish }),
+    ...(flags.volume === undefined ? {} : { volumes: flags.volume }),
     ...(flags.tty ? { tty: true } : {}),
     ...(flags.interactive ? { open_stdin: true } : {}),
     ...(autoStandby === undefined ? {} : { auto_standby: autoStandby }),

@@ -1,4 +1,4 @@
-// volume create, ls, inspect, rm.
+// volume create, ls, inspect, rm; attach and detach are in volume-mounts.ts.
 import type { Command } from "commander";
 import { InvalidArgumentError } from "commander";
 import type { Volume } from "./api.ts";
@@ -6,6 +6,7 @@ import { apiCommand, apiOf, collect, show, tagsOf } from "./command.ts";
 import { each, inspectEach } from "./each.ts";
 import { CliError } from "./fail.ts";
 import { ago, table } from "./output.ts";
+import { addAttachCommands } from "./volume-mounts.ts";
 
 interface CreateFlags { size: number; from?: string; id?: string; tag?: string[] }
 
@@ -43,6 +44,8 @@ export function addVolumeCommands(program: Command): void {
       await api.removeVolume(name);
       return name;
     }));
+
+  addAttachCommands(volume);
 }
 
 async function archiveAt(path: string): Promise<ReadableStream<Uint8Array>> {

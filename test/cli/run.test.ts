@@ -28,12 +28,18 @@ async function* logUntilStopped(ref: string): AsyncGenerator<string> {
 const only = () => [...api.instances.records.values()][0]!;
 
 test("-d prints the id, and all flags reach the daemon", async () => {
-  const { status, out, err } = await cli(["run", "-d", "--name", "web", "-e", "A=1", "-m", "512m", "--cpus", "4", "--entrypoint", "/bin/sh", "-p", "8080:80", "-p", "53:53/udp", NGINX, "-c", "echo --json"]);
+  const { status, out, err } = await cli(["run", "-d", "--name", "web", "-e", "A=1", "-m", "512m", "--cpus", "4", "--entrypoint", "/bin/sh", "-p", "8080:80", "-p", "53:53/udp", "-v", "data:/data", "--volume", "models:/m:ro", NGINX, "-c", "echo --json"]);
   expect([status, err]).toEqual([0, ""]);
   expect(api.instances.records.get(out.trim())).toMatchObject({
     name: "web", image: NGINX, env: { A: "1" }, memoryBytes: 512 * 2 ** 20, vcpus: 4, entrypoint: ["/bin/sh"], cmd: ["-c", "echo --json"],
+    volumes: [{ volumeId: "data", mountPath: "/data", readonly: false, overlayBytes: null }, { volumeId: "models", mountPath: "/m", readonly: true, overlayBytes: null }],
     ports: [{ hostPort: 8080, guestPort: 80, protocol: "tcp" }, { hostPort: 53, guestPort: 53, protocol: "udp" }],
   });
+});
+
+test("a folder of this host in a volume's place is refused with what to do instead", async () => {
+  for (const place of ["/srv/data:/data", "./data:/data", "~/data:/data"])
+    expect(await cli(["run", "-d", "-v", place, NGINX])).toMatchObject({ status: 125, out: "", err: expect.stringContaining("Make a volume (dormouse volume create NAME)") });
 });
 
 test("what the daemon refuses is 125 with its words", async () => {

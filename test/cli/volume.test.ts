@@ -40,7 +40,24 @@ test("create --from a file, and from standard input", async () => {
   expect(await api.client.volumes.list()).toHaveLength(2);
 });
 
+test("attach and detach, in order, of an instance that is stopped", async () => {
+  const { id } = await api.client.instances.create({ name: "web", image: "nginx" });
+  api.instances.change(id, { state: "Stopped" });
+  expect(await cli("attach", "web", "data:/data", "models:/models:ro", "seed:/seed:overlay=2g")).toEqual({ status: 0, out: "data\nmodels\nseed\n", err: "" });
+  expect(api.instances.get("web")._unsafeUnwrap().volumes).toEqual([
+    { volumeId: "data", mountPath: "/data", readonly: false, overlayBytes: null }, { volumeId: "models", mountPath: "/models", readonly: true, overlayBytes: null },
+    { volumeId: "seed", mountPath: "/seed", readonly: true, overlayBytes: 2 * 2 ** 30 },
+  ]);
+  expect(JSON.parse((await cli("detach", "web", "data", "models", "--json")).out).volumes).toMatchObject([{ volume_id: "seed", overlay_size: "2GB" }]);
+  api.instances.change(id, { state: "Running" });
+  expect(await cli("detach", "web", "seed")).toMatchObject({ status: 1, out: "", err: expect.stringContaining("it is Running") });
+});
+
 test.each<[string, string[], string]>([
+  ["a folder of the host", ["attach", "web", "/srv:/data"], "Folders of this host can't be mounted"],
+  ["a volume without a path", ["attach", "web", "data"], "NAME:/PATH"],
+  ["an unknown option", ["attach", "web", "data:/data:z"], 'no option "z"'],
+  ["an overlay without a size", ["attach", "web", "data:/data:overlay=much"], "size such as"],
   ["a size that is none", ["create", "x", "--size", "10"], "whole gigabytes"],
   ["a size in megabytes", ["create", "x", "--size", "512m"], "whole gigabytes"],
   ["a tag without a value", ["create", "x", "-t", "team"], "KEY=VALUE"],
