@@ -1,0 +1,95 @@
+// Volumes in real guests: what one has written another reads, through stops, sleep and death; what is read alone is shared.
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { renameSync } from "node:fs";
+import { join } from "node:path";
+import { command } from "../support/command.ts";
+import { exec } from "../support/exec.ts";
+import { Site, type Seen } from "../support/site.ts";
+
+const LIMIT_MS = 300_000;
+interface Volume { readonly id: string; readonly name: string; readonly attachments?: readonly { readonly instance_id: string }[] }
+
+let site: Site;
+beforeAll(async () => {
+  site = await Site.start(["busybox"]);
+  for (const name of ["data", "log"]) await site.daemon.run(["volume", "create", name, "--size", "1g"]);
+}, LIMIT_MS);
+afterAll(async () => {
+  await site?.[Symbol.asyncDispose]();
+}, LIMIT_MS);
+
+const boot = (name: string, volumes: readonly object[], body: object = {}) => site.boot(name, "busybox", { size: "128MB", volumes, ...body });
+const sh = (ref: string, script: string) => site.exec(ref, "/bin/busybox", "sh", "-c", script);
+const failing = (ref: string, script: string) => exec(site.daemon.url, ref, ["/bin/busybox", "sh", "-c", script]);
+const volume = (name: string) => site.daemon.api<Volume>("GET", `/volumes/${name}`);
+const fileOf = async (name: string) => join(site.daemon.dataDir, "volumes", (await volume(name)).id, "data.ext4");
+/** What the file system says of itself. */
+const superblock = async (name: string) => command(["dumpe2fs", "-h", await fileOf(name)]);
+/** It ends in `Stopped`; why. */
+async function ended(ref: string): Promise<string> { return (await site.reached(ref, "Stopped")).exit_message ?? ""; }
+
+test("what is written to a volume is there after a stop, whole, and for another instance", async () => {
+  await boot("writer", [{ volume_id: "data", mount_path: "/data" }]);
+  // As empty as a program that wants an empty folder needs it.
+  expect(await sh("writer", "ls -A /data; mkdir /data/d; echo written > /data/d/file; grep ' /data ' /proc/mounts")).toMatch(/^\/dev\/vdc \/data ext4 rw,/);
+  expect(await site.refused("POST", "/instances/writer/volumes/log", { mount_path: "/log" })).toMatchObject({ status: 409, code: "invalid_state", message: expect.stringContaining("stop it first") });
+  await site.daemon.run(["stop", "-t", "1", "writer"]);
+  expect(await superblock("data")).not.toContain("needs_recovery");
+  await command(["e2fsck", "-fn", await fileOf("data")]);
+  expect(await site.refused("DELETE", "/volumes/data")).toMatchObject({ status: 409, code: "in_use" });
+  expect(await site.daemon.run(["volume", "detach", "writer", "data"])).toBe("data\n");
+  await site.remove("writer");
+}, LIMIT_MS);
+
+test("two read it at once and can't write it, whatever they try; a fork shares it", async () => {
+  await boot("reader", [{ volume_id: "data", mount_path: "/data", readonly: true }]);
+  await boot("layered", [{ volume_id: "data", mount_path: "/srv/data", readonly: true, overlay: true, overlay_size: "64MB" }]);
+  expect([await sh("reader", "cat /data/d/file"), await sh("layered", "cat /srv/data/d/file")]).toEqual(["written\n", "written\n"]);
+  const before = await command(["sha256sum", await fileOf("data")]);
+  for (const script of ["echo x > /data/d/file", "mount -o remount,rw /data && echo x > /data/d/file", "dd if=/dev/zero of=/dev/vdc bs=4096 count=1 conv=fsync"])
+    expect((await failing("reader", script)).status).not.toBe(0);
+  expect(await sh("layered", "echo over > /srv/data/d/file; mv /srv/data/d /srv/data/moved; sync; cat /srv/data/moved/file; ls -A /srv/data")).toBe("over\nmoved\n");
+  expect(await site.refused("POST", "/instances/layered/fork", { name: "no", from_running: true })).toMatchObject({ status: 400, code: "not_supported" });
+  await site.daemon.api("POST", "/instances/reader/fork", { name: "twin", from_running: true });
+  await site.reached("twin", "Running");
+  expect([await sh("twin", "cat /data/d/file"), await sh("reader", "cat /data/d/file")]).toEqual(["written\n", "written\n"]);
+  expect(await command(["sha256sum", await fileOf("data")])).toBe(before);
+  await site.remove("reader", "twin");
+  // What lies over it stays with its instance.
+  await site.daemon.run(["stop", "-t", "1", "layered"]);
+  await site.daemon.api("POST", "/instances/layered/start");
+  await site.reached("layered", "Running");
+  expect(await sh("layered", "cat /srv/data/moved/file; ls -A /srv/data")).toBe("over\nmoved\n");
+  await site.remove("layered");
+  expect((await volume("data")).attachments ?? []).toEqual([]);
+}, LIMIT_MS);
+
+test("a half-written file goes through standby and wake; one whose volume is away sleeps on until it is back", async () => {
+  const script = "exec 3>/log/half; echo first >&3; while [ ! -e /go ]; do sleep 0.1; done; echo second >&3; exec sleep 1000000";
+  await boot("sleeper", [{ volume_id: "log", mount_path: "/log" }], { cmd: ["/bin/busybox", "sh", "-c", script] });
+  expect(await sh("sleeper", "cat /log/half")).toBe("first\n");
+  await site.verb("sleeper", "standby");
+  const file = await fileOf("log");
+  renameSync(file, `${file}.away`);
+  expect(await site.refused("POST", "/instances/sleeper/restore")).toMatchObject({ status: 409, code: "volume_missing", message: expect.stringContaining(file) });
+  expect(await site.get("sleeper")).toMatchObject({ state: "Standby", state_error: expect.stringContaining(file) });
+  renameSync(`${file}.away`, file);
+  await site.verb("sleeper", "restore");
+  expect(await sh("sleeper", "touch /go; until grep -q second /log/half; do sleep 0.1; done; cat /log/half; sync")).toBe("first\nsecond\n");
+}, LIMIT_MS);
+
+test("a volume whose writer was killed is not mounted readonly before its journal was replayed; nothing that was synced is lost", async () => {
+  await site.remove("sleeper"); // at once: its machine is killed
+  expect(await superblock("log")).toContain("needs_recovery");
+  await site.daemon.api<Seen>("POST", "/instances", { name: "reader", image: (await site.daemon.api<{ name: string }[]>("GET", "/images"))[0]!.name, size: "128MB", volumes: [{ volume_id: "log", mount_path: "/log", readonly: true }] });
+  expect(await ended("reader")).toContain("its last writer did not unmount it");
+  await site.daemon.run(["volume", "detach", "reader", "log"]);
+  await site.daemon.run(["volume", "attach", "reader", "log:/log"]);
+  await site.daemon.api("POST", "/instances/reader/start");
+  await site.reached("reader", "Running");
+  expect(await sh("reader", "cat /log/half")).toBe("first\nsecond\n");
+  await site.daemon.run(["stop", "-t", "1", "reader"]);
+  expect(await superblock("log")).not.toContain("needs_recovery");
+  await site.remove("reader");
+  for (const name of ["data", "log"]) await site.daemon.run(["volume", "rm", name]);
+}, LIMIT_MS);
