@@ -4,12 +4,10 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync
 import { join } from "node:path";
 import { listenSeqpacket } from "../../../src/ffi/socket.ts";
 import { closeFd } from "../../../src/ffi/fd.ts";
-import { diskMigrations } from "../../../src/host/disks/disks.ts";
-import { instanceMigrations } from "../../../src/host/instances/instances.ts";
 import { Records } from "../../../src/host/instances/records.ts";
 import { openStore } from "../../../src/host/store/store.ts";
 import { until } from "../../support/until.ts";
-import { DIGEST, freshRoot, MemoryNetwork, monitorsIn, never, open, removeRoots, request } from "./fixture.ts";
+import { DIGEST, freshRoot, MemoryNetwork, migrations, monitorsIn, never, open, removeRoots, request } from "./fixture.ts";
 
 afterAll(removeRoots);
 
@@ -86,7 +84,7 @@ test("a monitor killed together with its daemon leaves Stopped with a reason", a
 
 /** A record as a daemon that died has left it. */
 const record = (root: string, prepare: (records: Records, id: string) => void) => {
-  const store = openStore(join(root, "dormouse.db"), [...instanceMigrations, ...diskMigrations])._unsafeUnwrap();
+  const store = openStore(join(root, "dormouse.db"), migrations)._unsafeUnwrap();
   const records = new Records(store.db);
   const { id } = records.insert("tz4a98xxat96iws9zmbrgj3a", request("web", ["serve"]), DIGEST)._unsafeUnwrap();
   mkdirSync(dirOf(root, id), { recursive: true });
@@ -158,7 +156,7 @@ test("a monitor without a guest, on record, ends too, and its instance is Stoppe
   const log = Bun.file(join(dirOf(root, id), "vmm.0.log"));
   const monitor = Bun.spawn([process.execPath, join(import.meta.dir, "stand-in.ts")], { stdio: ["ignore", log, log, listener] });
   closeFd(listener);
-  const store = openStore(join(root, "dormouse.db"), [...instanceMigrations, ...diskMigrations])._unsafeUnwrap();
+  const store = openStore(join(root, "dormouse.db"), migrations)._unsafeUnwrap();
   const { processStart, bootId } = await import("../../../src/ffi/process.ts");
   new Records(store.db).setProcess(id, { pid: monitor.pid, start: processStart(monitor.pid)!, bootId: bootId() });
   store.close();
@@ -170,7 +168,7 @@ test("a monitor without a guest, on record, ends too, and its instance is Stoppe
 
 /** Puts the record back to what a daemon left that died between `boot` and its own record of it. */
 const forgetBoot = (root: string, name: string, state: "Created" | "Stopped") => {
-  const store = openStore(join(root, "dormouse.db"), [...instanceMigrations, ...diskMigrations])._unsafeUnwrap();
+  const store = openStore(join(root, "dormouse.db"), migrations)._unsafeUnwrap();
   store.db.query("UPDATE instances SET state = ?, started_at = NULL WHERE name = ?").run(state, name);
   store.close();
 };
@@ -213,7 +211,7 @@ test("a monitor that says nothing is Unknown with the reason, and can be deleted
 test("a monitor whose socket was deleted is Unknown, and stop() ends it", async () => {
   const root = freshRoot();
   await kill(await daemon(root, "create", "web", "serve"));
-  const store = openStore(join(root, "dormouse.db"), [...instanceMigrations, ...diskMigrations])._unsafeUnwrap();
+  const store = openStore(join(root, "dormouse.db"), migrations)._unsafeUnwrap();
   const { id } = new Records(store.db).get("web")._unsafeUnwrap();
   store.close();
   rmSync(join(dirOf(root, id), "vmm.sock"));
@@ -228,7 +226,7 @@ test("a monitor whose socket was deleted is Unknown, and stop() ends it", async 
 test("a deletion that was begun is finished", async () => {
   const root = freshRoot();
   await kill(await daemon(root, "create", "web", "hung"));
-  const store = openStore(join(root, "dormouse.db"), [...instanceMigrations, ...diskMigrations])._unsafeUnwrap();
+  const store = openStore(join(root, "dormouse.db"), migrations)._unsafeUnwrap();
   const records = new Records(store.db);
   const { id } = records.get("web")._unsafeUnwrap();
   records.markRemoving(id);

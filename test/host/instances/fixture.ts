@@ -59,6 +59,9 @@ export class MemoryNetwork {
   resolvers = () => ["192.0.2.53"];
 }
 
+/** Of all tables that there are in the database. */
+export const migrations = [...volumeMigrations, ...instanceMigrations, ...diskMigrations];
+
 export interface Fixture {
   readonly root: string;
   readonly store: Store;
@@ -126,7 +129,7 @@ export type Change = Partial<InstanceDeps> | ((db: Database, trash: Trash) => Pa
 
 export async function open(root = freshRoot(), change: Change = {}, network = new MemoryNetwork()): Promise<Fixture> {
   mkdirSync(root, { recursive: true });
-  const store = openStore(join(root, "dormouse.db"), [...volumeMigrations, ...instanceMigrations, ...diskMigrations])._unsafeUnwrap();
+  const store = openStore(join(root, "dormouse.db"), migrations)._unsafeUnwrap();
   const poller = openPoller();
   const logged: string[] = [];
   const trash = trashIn(root), disks = (await Disks.open({ db: store.db, dataDir: root, trash }))._unsafeUnwrap();
