@@ -131,6 +131,8 @@ describe("archives that are refused", () => {
     expect(many).toMatchObject({ code: "volume.archive_too_large", message: expect.stringContaining("more than 16384 entries") });
     const tight = (await create(world, [file("a", Buffer.alloc(62 * MIB, 1))]))._unsafeUnwrapErr();
     expect(tight).toMatchObject({ code: "volume.archive_too_large", message: expect.stringContaining("does not fit") });
+    const crowded = (await create(world, Array.from({ length: 32_769 }, () => dir("d/e")), { sizeBytes: 256 * MIB }))._unsafeUnwrapErr();
+    expect([crowded.code, crowded.message]).toEqual(["volume.archive_too_large", expect.stringContaining('its folder "d" has more than 32768 entries')]);
     nothingIn(world);
   });
 

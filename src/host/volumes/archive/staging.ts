@@ -26,6 +26,10 @@ const MAX_PATH = 3000;
 const MAX_ID = 0xffff_fffe;
 /** inode(7) */
 const S_IF = { char: 0o020000, block: 0o060000, fifo: 0o010000 } as const;
+/** e2fsprogs before 1.47.2 look through all of a folder for each name that they put into it: so many take a minute, and ten times as many take hours. */
+const MAX_IN_FOLDER = 32_768;
+/** Slots to count them in: two folders of that size that share one are hardly ever met, and small ones add next to nothing. */
+const COUNTERS = 1 << 20;
 /** The host's storage is at fault, and not the archive. */
 const STORAGE: readonly number[] = [E.ENOSPC, E.EDQUOT, E.EIO, E.EROFS, E.ENOMEM, E.EMFILE, E.ENFILE];
 
@@ -33,6 +37,7 @@ export class Staging implements TarHandler {
   private readonly root: number;
   private entries = 0;
   private bytes = 0;
+  private readonly inFolder = new Uint32Array(COUNTERS);
   private rootMeta: RootMeta | null = null;
   /** The folder that was used last, kept open: entries of one folder come together. */
   private folder = { path: "", fd: -1 };
@@ -45,10 +50,11 @@ export class Staging implements TarHandler {
   }
 
   entry(entry: TarEntry): void {
-    if (++this.entries > this.limits.maxEntries) throw new TooLarge(`it has more than ${this.limits.maxEntries} entries`);
+    if (++this.entries > this.limits.maxEntries) throw new TooLarge(`it has more than ${this.limits.maxEntries} entries; give a larger size`);
     if (entry.uid < 0 || entry.uid > MAX_ID || entry.gid < 0 || entry.gid > MAX_ID) throw new TarError(`${show(entry.path)} has an impossible owner`);
     const parts = partsOf(entry.path), name = parts.pop(), parent = parts.join("/");
     if (name === undefined) return this.rootEntry(entry);
+    if (++this.inFolder[Bun.hash.crc32(parent) % COUNTERS]! > MAX_IN_FOLDER) throw new TooLarge(`its folder ${show(parent)} has more than ${MAX_IN_FOLDER} entries, which can't be made in a bearable time; unpack it in an instance that the volume is attached to`);
     this.leave(parent);
     if (entry.type === "dir") return this.dirEntry(parent, name, entry);
     const folder = this.folderAt(parent, true);
@@ -60,7 +66,7 @@ export class Staging implements TarHandler {
 
   data(chunk: Buffer): void {
     this.bytes += chunk.length;
-    if (this.bytes > this.limits.maxBytes) throw new TooLarge(`its content takes more than ${this.limits.maxBytes} bytes`);
+    if (this.bytes > this.limits.maxBytes) throw new TooLarge(`its content takes more than ${this.limits.maxBytes} bytes; give a larger size`);
     if (this.file === null) return;
     const { fd, entry, extents } = this.file;
     for (const { at, part } of extents.take(chunk)) for (let done = 0; done < part.length; ) done += check(syscall(SYS.pwrite64, fd, part.subarray(done), part.length - done, at + done), entry);

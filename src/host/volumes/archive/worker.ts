@@ -49,7 +49,7 @@ async function unpack(folder: string, limits: UnpackLimits): Promise<Unpacked> {
     let total = 0, padding = 0;
     for await (const chunk of gunzip as AsyncIterable<Buffer>) {
       total += chunk.length;
-      if (total > 2 * limits.maxBytes + MAX_HEADERS) throw new TooLarge(`it takes more than ${2 * limits.maxBytes + MAX_HEADERS} bytes with its headers`);
+      if (total > 2 * limits.maxBytes + MAX_HEADERS) throw new TooLarge(`it takes more than ${2 * limits.maxBytes + MAX_HEADERS} bytes with its headers; give a larger size`);
       if (reader.ended && (padding += chunk.length) > MAX_PADDING) throw new TarError("it goes on after its end");
       reader.push(chunk);
     }
@@ -63,7 +63,7 @@ async function unpack(folder: string, limits: UnpackLimits): Promise<Unpacked> {
 
 function faultOf(error: unknown): { readonly code: ErrorCode; readonly why: string } {
   const code = error instanceof Error && "code" in error ? String(error.code) : "";
-  if (error instanceof TooLarge) return { code: "volume.archive_too_large", why: `${error.message}; give a larger size` };
+  if (error instanceof TooLarge) return { code: "volume.archive_too_large", why: error.message };
   if (error instanceof TarError || error instanceof Broken) return { code: "volume.archive_invalid", why: error.message };
   if (code.startsWith("Z_")) return { code: "volume.archive_invalid", why: `it is no gzip, or damaged or cut off (${code}); a tar.gz is wanted` };
   return { code: error instanceof SysError ? "host.storage" : "internal", why: messageOf(error) };
