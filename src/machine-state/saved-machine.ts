@@ -14,7 +14,7 @@ export interface MachineParams {
   readonly memoryBytes: number;
   readonly vcpus: number;
   readonly xsave: boolean;
-  readonly disks: readonly { readonly readonly: boolean; readonly serial: string; readonly bytes: number }[];
+  readonly disks: readonly SavedDisk[];
   /** It has a network device. */
   readonly network: boolean;
 }
@@ -26,6 +26,14 @@ export interface BoardState {
   readonly serial: readonly number[];
   /** BAR registers, by PCI slot. */
   readonly bars: readonly (readonly number[])[];
+}
+
+export interface SavedDisk {
+  readonly readonly: boolean;
+  readonly serial: string;
+  readonly bytes: number;
+  /** SHA-256 of its first block (an ext4's superblock lies in it), in hexadecimal, where that is remembered. */
+  readonly head?: string;
 }
 
 export interface SavedMachine {
@@ -124,7 +132,8 @@ function decodeMeta(meta: unknown): Meta {
 }
 
 const isDisk = (disk: unknown): boolean =>
-  isObject(disk) && typeof disk["readonly"] === "boolean" && typeof disk["serial"] === "string" && isCount(disk["bytes"], Number.MAX_SAFE_INTEGER);
+  isObject(disk) && typeof disk["readonly"] === "boolean" && typeof disk["serial"] === "string" && isCount(disk["bytes"], Number.MAX_SAFE_INTEGER) &&
+  (disk["head"] === undefined || typeof disk["head"] === "string");
 
 /** `machines`, newest first, are the generations `ids`, each a delta over the next, the last over nothing. Throws MachineStateError. */
 export function checkChain(machines: readonly BaseMachine[], ids: readonly string[]): void {
@@ -150,5 +159,8 @@ export function checkParams(saved: MachineParams, wanted: MachineParams): void {
   saved.disks.forEach((disk, i) => {
     differ(`disk ${i} read-only`, disk.readonly, wanted.disks[i]!.readonly);
     differ(`disk ${i} of bytes`, disk.bytes, wanted.disks[i]!.bytes);
+    const { head = disk.head } = wanted.disks[i]!;
+    if (disk.head !== undefined && head !== disk.head)
+      throw new MachineStateError("incompatible", `Cannot use the saved machine: disk ${i} (${disk.serial}) is not as its guest has left it: another file is in its place, or somebody has written it meanwhile`);
   });
 }

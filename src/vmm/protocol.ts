@@ -27,6 +27,8 @@ export interface DiskConfig {
   readonly layers?: number;
   /** 512: one plain file whose file system has blocks below 4096, as earlier versions made small ones. It can't get layers. */
   readonly blockBytes?: 512;
+  /** For one plain file: a saved machine remembers the disk's first block, and is not restored with another disk in its place. */
+  readonly remembered?: true;
 }
 
 /** Parameters of `boot`. Descriptors by name: `kvm`, `kernel`, `initrd`, `config`, `disk0`…, `tap`, `app0`, `app1`, `vmm0`, `vmm1`, `status`. */

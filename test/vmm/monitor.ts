@@ -6,7 +6,7 @@ import type { Poller } from "../../src/host/poller.ts";
 import { VmmClient } from "../../src/host/vmm/client.ts";
 import { socketPath } from "../../src/host/vmm/files.ts";
 import { spawnVmm, vmmCommand } from "../../src/host/vmm/spawn.ts";
-import type { LoadParams, RestoreParams, RestoreResult, SaveParams, VmmStatus } from "../../src/vmm/protocol.ts";
+import type { BootParams, LoadParams, RestoreParams, RestoreResult, SaveParams, VmmStatus } from "../../src/vmm/protocol.ts";
 import type { AsyncRes, Res } from "../../src/errors.ts";
 import { findGuestRam } from "../support/guest-ram.ts";
 import { until } from "../support/until.ts";
@@ -19,7 +19,7 @@ const TIMEOUT_MS = 60_000;
 const LOOP = 0x200000, TICKS = 0x200008, ORDER = 0x200010, ORDERS = 0x200018, MAGIC = 0x200020;
 export const FILLED = 0x2000000;
 
-const SHAPE = { memoryBytes: MEMORY, vcpus: 1, xsave: true, disks: [{ readonly: false, serial: "upper" }] };
+const SHAPE: Pick<BootParams, "memoryBytes" | "vcpus" | "xsave" | "disks"> = { memoryBytes: MEMORY, vcpus: 1, xsave: true, disks: [{ readonly: false, serial: "upper" }] };
 
 export class Monitor {
   readonly statuses: VmmStatus[] = [];
@@ -30,8 +30,7 @@ export class Monitor {
 
   static start(dir: string, poller: Poller): Monitor {
     mkdirSync(dir, { recursive: true });
-    writeFileSync(join(dir, "disk"), "");
-    truncateSync(join(dir, "disk"), DISK_BYTES);
+    makeDisk(join(dir, "disk"));
     const { pid } = spawnVmm(vmmCommand(), dir)._unsafeUnwrap();
     let monitor: Monitor | null = null;
     const client = VmmClient.connect(socketPath(dir), poller, {
@@ -41,9 +40,12 @@ export class Monitor {
     return monitor;
   }
 
+  /** Descriptors of disks after the first, by name. */
+  disks: Readonly<Record<string, string>> = {};
+
   private fds(more: Readonly<Record<string, number>>): Record<string, number> {
     const file = (name: string) => openFd(join(this.dir, name), O_RDWR | O_CREAT);
-    return { disk0: file("disk"), app0: file("app.0.log"), app1: file("app.1.log"), vmm0: file("vmm.0.log"), vmm1: file("vmm.1.log"), status: file("status.json"), ...more };
+    return { disk0: file("disk"), app0: file("app.0.log"), app1: file("app.1.log"), vmm0: file("vmm.0.log"), vmm1: file("vmm.1.log"), status: file("status.json"), ...Object.fromEntries(Object.entries(this.disks).map(([name, path]) => [name, openFd(path, O_RDWR)])), ...more };
   }
 
   async boot(guest: string, change: Partial<typeof SHAPE> = {}): Promise<void> {
@@ -139,6 +141,12 @@ export class Monitor {
     }
     this.client.close();
   }
+}
+
+/** An empty one. */
+export function makeDisk(path: string): void {
+  writeFileSync(path, "");
+  truncateSync(path, DISK_BYTES);
 }
 
 function openGeneration(folder: string): { machine: number; memory: number } {

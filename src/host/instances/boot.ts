@@ -111,7 +111,7 @@ const upperConfig = ({ layers }: DiskFiles): DiskConfig =>
   ({ readonly: false, serial: "upper", ...(layers.length > 1 ? { layers: layers.length } : hasSmallBlocks(layers[0]!.path) ? { blockBytes: 512 } : {}) });
 
 const deviceParams = ({ mac }: Guest, disk: DiskFiles): Pick<BootParams, "disks" | "mac"> => ({
-  disks: [{ readonly: true, serial: "rootfs" }, upperConfig(disk), ...(disk.volumes ?? []).map(({ readonly, serial }) => ({ readonly, serial }))],
+  disks: [{ readonly: true, serial: "rootfs" }, upperConfig(disk), ...(disk.volumes ?? []).map(({ readonly, serial }) => ({ readonly, serial, remembered: true as const }))],
   ...(mac === null ? {} : { mac }),
 });
 

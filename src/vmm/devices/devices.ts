@@ -44,6 +44,7 @@ const CONTROL_PORT = "dormouse";
 
 export class Devices {
   private readonly disks: BlockDevice[];
+  private readonly backings: Layers[];
   private readonly net: NetDevice | null;
   private readonly tapFd: number;
   private readonly vsock: VsockDevice;
@@ -62,8 +63,9 @@ export class Devices {
     const appLog = new LogSink([fds.take("app0"), fds.take("app1")]);
     this.port = new FramedPort(CONTROL_PORT, events.onFrame, events.log);
     const io = this.io = spares.takeDiskIo() ?? createDiskIo(epoll, events.log);
-    this.disks = params.disks.map(({ readonly, serial, layers, blockBytes }, i) =>
-      new BlockDevice({ name: `disk${i}`, readonly, serial, ...(blockBytes === undefined ? {} : { block: blockBytes }), backing: Layers.open(i, layers ?? 1, (name) => fds.take(name)) }, io));
+    this.backings = params.disks.map(({ layers }, i) => Layers.open(i, layers ?? 1, (name) => fds.take(name)));
+    this.disks = params.disks.map(({ readonly, serial, blockBytes }, i) =>
+      new BlockDevice({ name: `disk${i}`, readonly, serial, ...(blockBytes === undefined ? {} : { block: blockBytes }), backing: this.backings[i]! }, io));
     this.tapFd = params.mac === undefined ? -1 : fds.take("tap");
     this.net = params.mac === undefined ? null : new NetDevice({ fd: this.tapFd, mac: macBytes(params.mac) }, epoll, events.log);
     this.vsock = new VsockDevice(GUEST_CID, epoll);
@@ -107,7 +109,10 @@ export class Devices {
 
   /** For MachineParams. */
   get disksAndNetwork(): Pick<MachineParams, "disks" | "network"> {
-    const disks = this.params.disks.map(({ readonly, serial }, i) => ({ readonly, serial, bytes: this.disks[i]!.capacity }));
+    const disks = this.params.disks.map(({ readonly, serial, remembered }, i) => {
+      const head = remembered ? this.backings[i]!.head : null;
+      return { readonly, serial, bytes: this.disks[i]!.capacity, ...(head === null ? {} : { head }) };
+    });
     return { disks, network: this.net !== null };
   }
 

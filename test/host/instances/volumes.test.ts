@@ -78,7 +78,7 @@ test("a machine gets its disks in order, what is read alone by descriptors that 
     ["volume", "/b/c"], ["volume", "/kept"], ["mount", "vdc ext4 noatime /a"], ["mount", "vdd ext4 ro,overlay=vde /b"], ["mount", "vdf ext4 ro /c"],
   ]);
   const disks = [{ path: "", readonly: false, serial: "id-a" }, { path: "", readonly: true, serial: "id-b" }];
-  expect(bootParams(one, true, { layers: [{ path: "", map: null }], volumes: disks }).disks.slice(2)).toEqual(disks.map(({ readonly, serial }) => ({ readonly, serial })));
+  expect(bootParams(one, true, { layers: [{ path: "", map: null }], volumes: disks }).disks.slice(2)).toEqual(disks.map(({ readonly, serial }) => ({ readonly, serial, remembered: true })));
   await remove(fixture, "one");
   await fixture.close();
 });

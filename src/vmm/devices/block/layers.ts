@@ -2,6 +2,7 @@
 // newest layer that has it; the oldest has all that is left, and reads as zeroes where nothing was ever written.
 import { fileSize } from "../../../ffi/fd.ts";
 import { BlockMap } from "./block-map.ts";
+import { headOf } from "./head.ts";
 
 /** Descriptors belong to whoever opened them, and stay open as long as the disk. */
 export interface Layer { readonly fd: number; readonly map: BlockMap | null }
@@ -34,6 +35,8 @@ export class Layers {
   }
 
   get top(): Layer { return this.stack[0]!; }
+  /** What the disk is known by, where it is one plain file; null otherwise, or where it can't be read. */
+  get head(): string | null { return this.depth === 1 ? headOf(this.top.fd) : null; }
   get depth(): number { return this.stack.length; }
 
   /** Why `layer` can't be pushed, or null. */
