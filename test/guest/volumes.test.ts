@@ -67,7 +67,7 @@ test("two read it at once and can't write it, whatever they try; a fork shares i
 test("a half-written file goes through standby and wake; one whose volume is away sleeps on until it is back", async () => {
   const script = "exec 3>/log/half; echo first >&3; while [ ! -e /go ]; do sleep 0.1; done; echo second >&3; exec sleep 1000000";
   await boot("sleeper", [{ volume_id: "log", mount_path: "/log" }], { cmd: ["/bin/busybox", "sh", "-c", script] });
-  expect(await sh("sleeper", "cat /log/half")).toBe("first\n");
+  expect(await sh("sleeper", "until grep -q first /log/half; do sleep 0.1; done; cat /log/half")).toBe("first\n");
   await site.verb("sleeper", "standby");
   const file = await fileOf("log");
   renameSync(file, `${file}.away`);

@@ -1,7 +1,7 @@
 // A daemon of its own process for the tests that kill one: opens the domain over the folder given and does one thing.
 // Usage: daemon.ts ROOT create NAME CMD… | start NAME | remove NAME | standby NAME STEP VICTIM | restore NAME STEP VICTIM | idle
-//      | write N fork (or snapshot, give-back, give-back-disk, fork-snapshot, drop, standby, restore): of `one`, its snapshot `kept` and its fork `two`; the
-// daemon dies by SIGKILL before the Nth statement that changes the database, with `kill` for N as it is to end a monitor.
+//      | write N fork (or snapshot, give-back, give-back-disk, fork-snapshot, drop, standby, restore, create, attach, detach, remove): of `one`, its snapshot
+// `kept` and its fork `two`, or a `two` with the volume `data`; the daemon dies by SIGKILL before the Nth statement that changes the database, with `kill` for N as it is to end a monitor.
 // Says `ready` once it is done. At STEP (src/host/instances/context.ts) VICTIM dies by SIGKILL: this `daemon`, or its `monitor`.
 import type { Database } from "bun:sqlite";
 import type { AsyncRes } from "../../../src/errors.ts";
@@ -49,6 +49,9 @@ if (verb === "write") {
     snapshot: () => instances.createSnapshot("one", { kind: "Standby", name: "kept", tags: {} }),
     "give-back": () => instances.restoreSnapshot("one", "kept", "Standby"), "give-back-disk": () => instances.restoreSnapshot("one", "kept", "Stopped"),
     standby: () => instances.standby("one"), restore: () => instances.restore("one"), drop: () => instances.removeSnapshot("kept"),
+    create: () => instances.create(request("two", ["serve"], { volumes: [{ volumeId: "data", mountPath: "/data", readonly: false, overlayBytes: null }] })).andThen(() => instances.wait("two", "Running", 20_000, never())),
+    attach: () => instances.attachVolume("one", { volumeId: "data", mountPath: "/data", readonly: true, overlayBytes: 64 * 2 ** 20 }),
+    detach: () => instances.detachVolume("one", "data"), remove: () => instances.remove("one", { graceful: false }),
     "fork-snapshot": () => instances.forkSnapshot("kept", { name: "two", targetState: "Standby" }),
   };
   await verbs[dieAt!]!();

@@ -23,10 +23,13 @@ async function dieAt(root: string, nth: number | "kill", verb: Verb): Promise<bo
 /** The kind of the snapshot that it needs. */
 const KINDS: Partial<Record<Verb, SnapshotKind>> = { "give-back": "Standby", "give-back-disk": "Stopped", "fork-snapshot": "Standby", drop: "Standby" };
 
-/** `one` runs, and has a snapshot `kept` of that kind. */
+const VOLUME = { volumeId: "data", mountPath: "/data", readonly: true, overlayBytes: null };
+
+/** `one` runs, with a volume that it reads, and has a snapshot `kept` of that kind. */
 async function prepare(fixture: Fixture, kind: SnapshotKind | undefined): Promise<void> {
   const { instances } = fixture;
-  await running(fixture, "one");
+  (await fixture.volumes.create({ name: "data", sizeBytes: 64 * 2 ** 20, id: "data", tags: {} }))._unsafeUnwrap();
+  await running(fixture, "one", ["serve"], { volumes: [VOLUME] });
   if (kind === "Stopped") (await instances.stop("one", { graceMs: 1000 }))._unsafeUnwrap();
   if (kind !== undefined) (await instances.createSnapshot("one", { kind, name: "kept", tags: {} }))._unsafeUnwrap();
   if (kind === "Stopped") (await instances.start("one", {}))._unsafeUnwrap();
@@ -36,8 +39,9 @@ async function prepare(fixture: Fixture, kind: SnapshotKind | undefined): Promis
 /** Whatever is there works. */
 async function works(fixture: Fixture): Promise<string[]> {
   const { instances } = fixture, found: string[] = [];
-  for (const { name, state } of instances.list()) {
+  for (const { name, state, volumes } of instances.list()) {
     found.push(`${name} ${state}`);
+    expect(volumes).toEqual([VOLUME]);
     if (state === "Standby") expect((await instances.restore(name))._unsafeUnwrap().state).toBe("Running");
     if (state === "Stopped") (await instances.start(name, {}))._unsafeUnwrap();
     await until(`${name} to run`, () => stateOf(fixture, name) === "Running");
@@ -65,6 +69,7 @@ for (const verb of VERBS)
       for (const { name } of next.instances.list()) await remove(next, name);
       for (const { id } of next.instances.listSnapshots()) (await next.instances.removeSnapshot(id))._unsafeUnwrap();
       expect({ nth, generations: generations(next), snapshots: entries(next, "snapshots"), monitors: monitorsIn(next.root) }).toEqual({ nth, generations: [], snapshots: [], monitors: [] });
+      next.volumes.remove("data")._unsafeUnwrap(); // nobody has it
       await next.close();
       const last = await open(first.root); // names of merged layers are swept at start
       expect({ nth, disks: disks(last), folders: entries(last, "instances").filter((name) => !name.startsWith(".")) }).toEqual({ nth, disks: [], folders: [] });
