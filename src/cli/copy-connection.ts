@@ -20,6 +20,8 @@ export interface CopySender {
   send(frame: CpHeader | CpEnd | Uint8Array): Promise<void>;
 }
 
+const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+const STATUS_INTERRUPTED = 130;
 const SEND_BUFFER = 512 * 1024;
 const DRAIN_POLL_MS = 2;
 
@@ -34,12 +36,16 @@ export async function copyOut(api: Api, ref: string, start: CpStart, sink: CopyS
       connection.settle(0);
     } else sink.fileEnd();
   });
+  // What is half-made is cleaned up.
+  const onSignal = () => connection.fail(new CliError("Cannot go on: interrupted", "interrupted", STATUS_INTERRUPTED));
+  SIGNALS.forEach((signal) => process.on(signal, onSignal));
   try {
     await connection.done;
   } catch (cause) {
     sink.abort();
     throw cause;
   } finally {
+    SIGNALS.forEach((signal) => process.off(signal, onSignal));
     connection.close();
   }
 }
@@ -68,7 +74,7 @@ class Connection implements CopySender {
   /** Bytes that a guest has written. */
   readonly done: Promise<number>;
   settle!: (bytes: number) => void;
-  private fail!: (error: unknown) => void;
+  fail!: (error: unknown) => void;
   private readonly socket: WebSocket;
   private isOpen = false;
   private over = false;

@@ -11,13 +11,14 @@ import { sendTree } from "./copy-to.ts";
 import { CliError, usage } from "./fail.ts";
 import { note, plain, printJson } from "./output.ts";
 import { TarSink } from "./tar.ts";
+import { sendTar } from "./untar.ts";
 
 export interface GuestPath { readonly instance: string; readonly path: string }
 
 interface Done { readonly bytes: number; readonly skipped: readonly string[] }
 
 export function addCopyCommand(program: Command): void {
-  apiCommand(program, "cp <source> <destination>", "Copy files: one side is INSTANCE:PATH, the other a path here; - writes a tar stream")
+  apiCommand(program, "cp <source> <destination>", "Copy files: one side is INSTANCE:PATH, the other a path here, or - for a tar stream")
     .option("-L, --follow-link", "copy what SOURCE leads to, where it is a symlink")
     .addHelpText("after", "\nInto a folder that is there, or under the destination's own name. SOURCE/. copies what is in a folder without the folder itself.\nA path here that has a colon in its name is written with ./ before it.")
     .action((source: string, destination: string, flags: { followLink?: boolean }, self: Command) => cp(source, destination, flags.followLink === true, self));
@@ -64,10 +65,18 @@ async function toHere(api: Api, { instance, path }: GuestPath, destination: stri
 }
 
 async function toGuest(api: Api, source: string, to: GuestPath, follow: boolean, skip: Skip): Promise<number> {
-  if (source === "-") throw usage("Cannot copy from standard input: a tar stream is taken by `dormouse exec -i INSTANCE tar -x -C PATH`, where the instance has tar");
+  if (source === "-") return unpacked(api, to, skip);
   const local = follow ? followed(source) : source;
   const target = await targetOf(api, to, nameOf(source));
   return copyIn(api, to.instance, { direction: "to", guest_path: target }, (sender) => sendTree(local, sender, skip));
+}
+
+/** Owners, modes and times are the archive's. */
+async function unpacked(api: Api, { instance, path }: GuestPath, skip: Skip): Promise<number> {
+  if (process.stdin.isTTY) throw usage("Cannot read a tar stream from a terminal: redirect a file or a program to it");
+  const there = await api.stat(instance, path);
+  if (there.is_dir !== true) throw new CliError(`Cannot unpack to ${instance}:${path}: ${there.error ?? "there is no such folder"}`, "copy_failed");
+  return copyIn(api, instance, { direction: "to", guest_path: path, make_parents: true }, (sender) => sendTar(Bun.stdin.stream(), sender, skip));
 }
 
 /** Into a folder that is there, or the path itself; whether the folders above it are there, the guest says. */

@@ -25,6 +25,8 @@ export interface CpStart {
   /** From: what symlinks lead to, in place of them; `follow_source` of the path itself alone (v1). */
   readonly follow_links?: boolean;
   readonly follow_source?: boolean;
+  /** To (v1): folders above what is sent are made where they lack. */
+  readonly make_parents?: boolean;
 }
 
 export interface CpHeader {

@@ -9,9 +9,9 @@ import { TarSink } from "../../src/cli/tar.ts";
 import type { CpHeader } from "../../src/routes/cp-protocol.ts";
 import { buildHarness, Guest, makeRoot } from "../guest-agent/harness.ts";
 import { removeFolder, tempFolder } from "../guest-agent/machine.ts";
-import { type Api, startApi } from "../routes/harness.ts";
+import { type Api, startApi, until } from "../routes/harness.ts";
 import { agentFiles } from "../support/agent-files.ts";
-import { runCli } from "./support.ts";
+import { runCli, startCli } from "./support.ts";
 
 const folder = tempFolder();
 const root = join(folder, "g/rootfs");
@@ -187,6 +187,23 @@ test("many files, and one that is larger than all buffers", async () => {
   expect(await $`diff -r ${here}/many ${here}/back`.quiet().text()).toBe("");
 });
 
+test("ctrl-c leaves nothing half-made, on either side", async () => {
+  await $`head -c 256M /dev/zero > ${inside}/large`.quiet();
+  const half = (path: string) => readdirSync(path).filter((name) => name.startsWith(".dormouse-cp-"));
+  const interrupted = async (args: string[], at: string): Promise<number> => {
+    const { child, ended } = startCli(["cp", ...args], { env: { DORMOUSE_HOST: api.url }, cwd: here });
+    await until(() => half(at).length > 0);
+    child.kill("SIGINT");
+    const { status } = await ended;
+    await until(() => half(at).length === 0);
+    return status;
+  };
+  expect(await interrupted([`box:${there}/large`, "back"], here)).toBe(130);
+  expect(readdirSync(here)).toEqual([]);
+  expect(await interrupted([join(inside, "large"), `box:${there}/copy`], inside)).not.toBe(0);
+  expect(readdirSync(inside)).toEqual(["large"]);
+});
+
 test("- is a tar stream that tar reads", async () => {
   await makeTree(join(inside, "tree"));
   const deep = join(inside, "tree", "n".repeat(120), "m".repeat(100));
@@ -198,6 +215,21 @@ test("- is a tar stream that tar reads", async () => {
   await $`tar -xpf x.tar`.cwd(here).quiet();
   expect(await list(join(here, "tree"))).toEqual(await list(join(inside, "tree")));
   expect(await $`diff -r --no-dereference ${here}/tree ${inside}/tree`.quiet().text()).toBe("");
+});
+
+test("a tar stream is unpacked into a folder that is there: owners, modes and times, folders that it leaves out, nothing that climbs", async () => {
+  await makeTree(join(here, "tree"));
+  await $`chown 1000:50 tree/bin/run && tar -cf x.tar tree/bin tree/package.json tree/absolute && tar -cf climbs.tar -P tree/../tree/empty`.cwd(here).quiet();
+  const unpack = (tar: string | Uint8Array, to: string) => runCli(["cp", "-", `box:${to}`], { env: { DORMOUSE_HOST: api.url }, input: tar });
+  const archive = readFileSync(join(here, "x.tar"));
+  expect(await unpack(archive, there)).toEqual({ status: 0, out: "", err: "" });
+  expect(await names(inside)).toEqual(["tree", "tree/absolute", "tree/bin", "tree/bin/relative", "tree/bin/run", "tree/package.json"]);
+  const made = statSync(join(inside, "tree/bin/run"));
+  expect([made.uid, made.gid, made.mode & 0o777, made.mtimeMs, readlinkSync(join(inside, "tree/absolute")), text(join(inside, "tree/bin/run"))]).toEqual([1000, 50, 0o755, 1_234_567_890_000, "/etc/passwd", "x".repeat(300_000)]);
+  expect(await unpack(archive, `${there}/missing`)).toMatchObject({ status: 1, err: `dormouse: Cannot unpack to box:${there}/missing: there is no such folder\n` });
+  expect((await unpack(readFileSync(join(here, "climbs.tar")), there)).err).toContain("climbs out of its folder");
+  expect((await unpack(archive.subarray(0, 200_000), there)).err).toContain("truncated");
+  expect((await unpack("no tar at all".repeat(100), there)).err).toContain("Cannot read the tar stream");
 });
 
 test("paths on either side", () => {

@@ -8,6 +8,7 @@ import type { CopyListener, CopyRequest, CopySession, NewEntry, PathEntry } from
 import { describeError } from "../../log.ts";
 import { type CpHeader, type CpNotice, unmistakable } from "../cp-protocol.ts";
 import type { Socket } from "../live.ts";
+import { FIRST_FRAME_MS, SocketLife, WS_GOING_AWAY, WS_NORMAL } from "./socket-life.ts";
 
 const Id = Type.Integer({ minimum: 0, maximum: 0xffff_fffe });
 /** Bits of the file's type may come along. */
@@ -22,6 +23,7 @@ const StartFrame = Type.Object({
   gid: Type.Optional(Id),
   follow_links: Type.Optional(Type.Boolean()),
   follow_source: Type.Optional(Type.Boolean()),
+  make_parents: Type.Optional(Type.Boolean()),
 }, strict);
 type Start = Static<typeof StartFrame>;
 const HeaderFrame = Type.Object({
@@ -38,16 +40,11 @@ const HeaderFrame = Type.Object({
 }, strict);
 const EndFrame = Type.Object({ type: Type.Literal("end"), final: Type.Optional(Type.Boolean()) }, strict);
 
-const FIRST_FRAME_MS = 10_000;
-/** A ping finds out that the other side is gone even while reading is paused. */
-const PING_MS = 15_000;
 /**
  * After its last word the socket stays open until the client closes it, or for this long: a client that still sends would
  * lose the word to a reset, and the contract's takes a close that comes before its file is flushed for a failure.
  */
 const LINGER_MS = 30_000;
-const WS_NORMAL = 1000;
-const WS_GOING_AWAY = 1001;
 
 export interface CopySocketOptions {
   readonly open: (request: CopyRequest, listener: CopyListener) => AsyncRes<CopySession>;
@@ -68,23 +65,18 @@ export class CopySocket implements Socket {
   #over = false;
   #clientFull = false;
   #early: (string | Uint8Array)[] = [];
-  #timer: ReturnType<typeof setTimeout> | undefined;
-  #pings: ReturnType<typeof setInterval> | undefined;
-  #onClosing: (() => void) | null = null;
+  #life: SocketLife | null = null;
 
   constructor(options: CopySocketOptions) {
     this.#options = options;
   }
 
   open(ws: ServerWebSocket<Socket>): void {
-    const { closing } = this.#options;
-    this.#onClosing = () => {
+    this.#life = new SocketLife(ws, this.#options.closing, () => {
       this.#end();
       ws.close(WS_GOING_AWAY, "the daemon is stopping");
-    };
-    closing.addEventListener("abort", this.#onClosing, { once: true });
-    this.#pings = setInterval(() => ws.ping(), PING_MS);
-    this.#timer = setTimeout(() => this.#refuse(ws, "no first frame came"), FIRST_FRAME_MS);
+    });
+    this.#life.limit(FIRST_FRAME_MS, () => this.#refuse(ws, "no first frame came"));
   }
 
   message(ws: ServerWebSocket<Socket>, data: string | Buffer): void {
@@ -103,16 +95,14 @@ export class CopySocket implements Socket {
   /** The client hung up, or we did: a file that is not whole is dropped by the guest. */
   close(_ws: ServerWebSocket<Socket>): void {
     this.#end();
-    clearTimeout(this.#timer);
-    clearInterval(this.#pings);
-    if (this.#onClosing !== null) this.#options.closing.removeEventListener("abort", this.#onClosing);
+    this.#life?.end();
   }
 
   #begin(ws: ServerWebSocket<Socket>, data: string | Buffer): void {
     const start = parse(data.toString());
     if (!Value.Check(StartFrame, start) || start.guest_path.includes("\0")) return this.#refuse(ws, "the first frame is not a valid request");
     this.#start = start;
-    clearTimeout(this.#timer);
+    this.#life?.lift();
     ws.pause();
     this.#options.open(requestOf(start, this.#options.v1), this.#listener(ws)).then(
       (result) => (result.isErr() ? this.#fail(ws, result.error.message) : this.#ready(ws, result.value)),
@@ -234,20 +224,20 @@ export class CopySocket implements Socket {
     this.#end();
     if (notice !== null) ws.sendText(JSON.stringify(notice));
     ws.resume(); // a paused socket would never read the client's closing frame
-    this.#timer = setTimeout(() => ws.close(WS_NORMAL), LINGER_MS);
+    this.#life?.limit(LINGER_MS, () => ws.close(WS_NORMAL));
   }
 
   #end(): void {
     this.#over = true;
-    clearTimeout(this.#timer);
+    this.#life?.lift();
     this.#early = [];
     this.#session?.close();
   }
 }
 
-function requestOf({ direction, guest_path, follow_links, follow_source }: Start, v1: boolean): CopyRequest {
+function requestOf({ direction, guest_path, follow_links, follow_source, make_parents }: Start, v1: boolean): CopyRequest {
   const followLinks = follow_links === true ? "all" : follow_source === true ? "source" : "none";
-  return { direction: direction === "to" ? "in" : "out", path: guest_path, followLinks, makeParents: !v1 };
+  return { direction: direction === "to" ? "in" : "out", path: guest_path, followLinks, makeParents: !v1 || make_parents === true };
 }
 
 /** Without a mode, or with 0, a client that leaves out what is zero means the default. */

@@ -8,6 +8,7 @@ import { describeError } from "../../log.ts";
 import type { ExecEnd, ExecListener, ExecRequest, ExecSession } from "../../host/instances/service.ts";
 import { Channel, type ExecNotice } from "../exec-protocol.ts";
 import type { Socket } from "../live.ts";
+import { FIRST_FRAME_MS, SocketLife, WS_GOING_AWAY, WS_INTERNAL, WS_NORMAL, WS_POLICY } from "./socket-life.ts";
 
 const Size16 = Type.Integer({ minimum: 1, maximum: 65_535 });
 const Env = Type.Record(Type.String(), Type.String());
@@ -30,14 +31,6 @@ const ControlFrame = Type.Union([
   Type.Object({ signal: Type.Integer({ minimum: 1, maximum: 64 }) }, { additionalProperties: false }),
 ]);
 
-/** Until its first frame an exec holds a connection and nothing else; not for longer than this. */
-const FIRST_FRAME_MS = 10_000;
-/** A ping finds out that the other side is gone even while reading is paused. */
-const PING_MS = 15_000;
-const WS_NORMAL = 1000;
-const WS_GOING_AWAY = 1001;
-const WS_POLICY = 1008;
-const WS_INTERNAL = 1011;
 const CANNOT_START = 127;
 const CANNOT_EXECUTE = 126;
 
@@ -62,9 +55,7 @@ export class ExecSocket implements Socket {
   #clientFull = false;
   /** Frames that came while the session was being opened. */
   #early: (string | Uint8Array)[] = [];
-  #firstFrame: ReturnType<typeof setTimeout> | undefined;
-  #pings: ReturnType<typeof setInterval> | undefined;
-  #onClosing: (() => void) | null = null;
+  #life: SocketLife | null = null;
 
   constructor(options: ExecSocketOptions) {
     this.#options = options;
@@ -72,11 +63,9 @@ export class ExecSocket implements Socket {
 
   open(ws: ServerWebSocket<Socket>): void {
     const { closing, firstFrame } = this.#options;
-    this.#onClosing = () => this.#end(ws, WS_GOING_AWAY, "the daemon is stopping");
-    closing.addEventListener("abort", this.#onClosing, { once: true });
-    this.#pings = setInterval(() => ws.ping(), PING_MS);
+    this.#life = new SocketLife(ws, closing, () => this.#end(ws, WS_GOING_AWAY, "the daemon is stopping"));
     if (!firstFrame) return this.#begin(ws, DEFAULT_START);
-    this.#firstFrame = setTimeout(() => this.#end(ws, WS_POLICY, "no first frame came"), FIRST_FRAME_MS);
+    this.#life.limit(FIRST_FRAME_MS, () => this.#end(ws, WS_POLICY, "no first frame came"));
   }
 
   message(ws: ServerWebSocket<Socket>, data: string | Buffer): void {
@@ -104,7 +93,7 @@ export class ExecSocket implements Socket {
 
   #begin(ws: ServerWebSocket<Socket>, start: ExecRequest): void {
     this.#started = true;
-    clearTimeout(this.#firstFrame);
+    this.#life?.lift();
     ws.pause();
     this.#options.open(this.#listener(ws), start).then(
       (result) => {
@@ -204,9 +193,7 @@ export class ExecSocket implements Socket {
 
   #release(): void {
     this.#over = true;
-    clearTimeout(this.#firstFrame);
-    clearInterval(this.#pings);
-    if (this.#onClosing !== null) this.#options.closing.removeEventListener("abort", this.#onClosing);
+    this.#life?.end();
     this.#early = [];
   }
 }
