@@ -37,7 +37,7 @@ const example: Capabilities = {
   runtimes: [{ name: RUNTIME, available: true, features: RUNTIME_FEATURES }],
   network: { model: "nat", guest_to_guest: false, gateway: "172.30.0.1", subnet: "172.30.0.0/16" },
   images: { default_platform: PLATFORM, platforms: [PLATFORM] },
-  features: ["exec", "images", "ingress", "instances", "logs"],
+  features: ["exec", "images", "ingress", "instances", "logs", "volumes"],
 };
 
 export const capabilitiesRoutes = ({ host, network }: ApiDeps) => {

@@ -2,8 +2,11 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { renameSync } from "node:fs";
 import { join } from "node:path";
+import { gzipSync } from "node:zlib";
+import { dir, file, hardlink, symlink, tar } from "../host/images/tar-builder.ts";
 import { command } from "../support/command.ts";
 import { exec } from "../support/exec.ts";
+import { TempDir } from "../support/paths.ts";
 import { Site, type Seen } from "../support/site.ts";
 
 const LIMIT_MS = 300_000;
@@ -27,6 +30,25 @@ const fileOf = async (name: string) => join(site.daemon.dataDir, "volumes", (awa
 const superblock = async (name: string) => command(["dumpe2fs", "-h", await fileOf(name)]);
 /** It ends in `Stopped`; why. */
 async function ended(ref: string): Promise<string> { return (await site.reached(ref, "Stopped")).exit_message ?? ""; }
+
+test("what an archive holds is in the guest as it was packed, and can be written", async () => {
+  using at = new TempDir("archive");
+  const content = Buffer.alloc(300_000, "0123456789abcdef\n");
+  const entries = [
+    dir("./", { mode: 0o1750, uid: 999, gid: 70_000 }), dir("etc", { mode: 0o700 }), file("etc/words", "words\n", { mode: 0o640, uid: 1000, gid: 1001, mtime: 1_000_000_000 }), hardlink("again", "etc/words"),
+    symlink("etc/link", "/srv/packed/again"), file("content", content), file("run", "#!/bin/busybox sh\nid -u\n", { mode: 0o4755, uid: 7 }), { name: "null", type: "3", mode: 0o666, major: 1, minor: 3 },
+  ];
+  await Bun.write(at.join("a.tar.gz"), gzipSync(tar(entries)));
+  expect(await site.daemon.run(["volume", "create", "packed", "--size", "1g", "--from", at.join("a.tar.gz")])).toBe("packed\n");
+  await boot("packed", [{ volume_id: "packed", mount_path: "/srv/packed" }]);
+  expect(await sh("packed", "cd /srv/packed; stat -c '%n %a %u %g %Y' . etc etc/words run | sed '/words/!s/ [0-9]*$//'; cat etc/words again etc/link; [ etc/words -ef again ] && echo same; sha256sum < content; ./run; echo x > null; ls -l null | cut -c1-10; echo more >> again; cat etc/words")).toBe([
+    ". 1750 999 70000", "etc 700 0 0", "etc/words 640 1000 1001 1000000000", "run 4755 7 0", "words", "words", "words", "same", `${new Bun.CryptoHasher("sha256").update(content).digest("hex")}  -`, "0", "crw-rw-rw-", "words", "more", "",
+  ].join("\n"));
+  await site.daemon.run(["stop", "-t", "1", "packed"]);
+  await command(["e2fsck", "-fn", await fileOf("packed")]);
+  await site.remove("packed");
+  await site.daemon.run(["volume", "rm", "packed"]);
+}, LIMIT_MS);
 
 test("what is written to a volume is there after a stop, whole, and for another instance", async () => {
   await boot("writer", [{ volume_id: "data", mount_path: "/data" }]);

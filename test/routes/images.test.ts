@@ -70,7 +70,7 @@ describe("server", () => {
     expect((await api.client.capabilities.get()) as unknown).toEqual({
       server: { version: "0.1.0-test", api_version: "0.28.0" }, host: { os: "linux", arch: "amd64" }, default_runtime: { name: "dormouse", available: true },
       runtimes: [{ name: "dormouse", available: true, features: ["fork", "snapshots", "standby", "vsock"] }], network: { model: "nat", guest_to_guest: false, gateway: "172.30.0.1", subnet: "172.30.0.0/16" },
-      images: { default_platform: "linux/amd64", platforms: ["linux/amd64"] }, features: ["exec", "images", "ingress", "instances", "logs"],
+      images: { default_platform: "linux/amd64", platforms: ["linux/amd64"] }, features: ["exec", "images", "ingress", "instances", "logs", "volumes"],
     });
   });
   test("health and usage", async () => {
