@@ -144,7 +144,7 @@ export class BlockDevice implements Device, TransferOwner {
   settled(): void { this.process(); }
   settleLater(): boolean {
     this.context?.again(0);
-    return this.context !== null;
+    return this.context !== null && this.onIdle === null; // a queue that is held brings nobody back
   }
 
   /** Wakes a device that its bucket had stopped. */
