@@ -224,7 +224,7 @@ function argumentsIn(archive: Uint8Array): string[] {
   return decodePairs(archive.subarray(start, start + field(6)))!.filter(([key]) => key === "arg").map(([, value]) => value);
 }
 
-/** Plays `echo WORD…`, `cat`, `flood BYTES`, `missing`, `hang`, `vanish`, `argv`; attach is `cat` too. */
+/** Plays `echo WORD…`, `cat`, `flood BYTES`, `missing`, `hang`, `vanish`, `argv`; attach is `cat` too. Of files there is `/f`, of three bytes; a copy of another says nothing. */
 function serveAgent(fd: number): void {
   const decoder = new FrameDecoder();
   const buffer = new Uint8Array(65536);
@@ -255,6 +255,12 @@ function serveAgent(fd: number): void {
     if (args[0] === "flood") send(...encodeChunks(Frame.STDOUT, new Uint8Array(Number(args[1])))), finish(0);
     if (args[0] === "cat") cat = true;
   };
+  const file = (asked: number, payload: Uint8Array) => {
+    if (decodePairs(payload)!.find(([key]) => key === "path")?.[1] !== "/f") return;
+    send(encodeFrame(Frame.ENTRY, encodePairs([["path", ""], ["kind", "file"], ["mode", "420"], ["uid", "0"], ["gid", "0"], ["size", "3"], ["mtime", "1"]])));
+    if (asked === Frame.COPY_OUT) send(encodeFrame(Frame.DATA, Buffer.from("abc")), encodeFrame(Frame.DATA), encodeFrame(Frame.DONE));
+    closing = true;
+  };
   epoll.add(fd, EPOLLIN, (events) => {
     if (events & EPOLLOUT) flush();
     const n = closing ? 0 : tryRead(fd, buffer, buffer.length);
@@ -265,6 +271,7 @@ function serveAgent(fd: number): void {
     for (const { type, payload } of n > 0 ? decoder.push(buffer.subarray(0, n)) : []) {
       if (type === Frame.EXEC) command(payload);
       if (type === Frame.ATTACH) cat = true;
+      if (type === Frame.COPY_OUT || type === Frame.STAT) file(type, payload);
       if (type === Frame.RESIZE || type === Frame.SIGNAL) send(...encodeChunks(Frame.STDERR, Buffer.from(`${type === Frame.RESIZE ? "resize" : "signal"} ${[...payload].join(" ")}\n`)));
       if (type === Frame.STDIN && cat && payload.length > 0) send(...encodeChunks(Frame.STDOUT, payload));
       if (type === Frame.STDIN && cat && payload.length === 0) finish(0);
