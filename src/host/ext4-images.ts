@@ -9,6 +9,7 @@ import { cloneFile } from "../ffi/sparse.ts";
 /** Changes with anything below that changes what mkfs makes, so that older templates are not used. */
 const GEOMETRY = "g2";
 const TEMPLATES_KEPT = 8;
+const OWN_PART = `.${process.pid}.part`;
 const MIB = 2 ** 20;
 /** The monitor addresses writable disks in these (src/block-map.ts); mkfs alone takes smaller ones for small disks, as before g2. */
 const BLOCK = 4096;
@@ -96,7 +97,8 @@ export class Ext4Images {
       return path;
     }
     await mkdir(this.templates, { recursive: true, mode: 0o700 });
-    const part = `${path}.part`;
+    // Of this daemon alone: the mkfs of one that was killed may still be writing.
+    const part = `${path}${OWN_PART}`;
     await rm(part, { force: true });
     try {
       await this.format(part, bytes, label);
@@ -145,7 +147,8 @@ export class Ext4Images {
   }
 
   private async prune(): Promise<void> {
-    const names = (await readdir(this.templates)).filter((name) => name.endsWith(".ext4"));
+    const all = await readdir(this.templates), names = all.filter((name) => name.endsWith(".ext4"));
+    for (const name of all) if (name.endsWith(".part") && !name.endsWith(OWN_PART)) await rm(join(this.templates, name), { force: true });
     const dated = await Promise.all(names.map(async (name) => ({ name, at: (await stat(join(this.templates, name))).mtimeMs })));
     for (const { name } of dated.sort((a, b) => b.at - a.at).slice(TEMPLATES_KEPT)) await rm(join(this.templates, name), { force: true });
   }

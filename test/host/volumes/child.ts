@@ -1,4 +1,4 @@
-// Makes or deletes a volume, and is killed after the step that it is told: `child.ts <data folder> <step> <create|archive|remove>`.
+// Makes or deletes a volume, and is killed after the step that it is told: `child.ts <data folder> <step> <create|archive|remove> [mkfs]`.
 import { gzipSync } from "node:zlib";
 import { join } from "node:path";
 import { openStore } from "../../../src/host/store/store.ts";
@@ -7,12 +7,12 @@ import { trashIn } from "../../support/trash.ts";
 import { dir, file, tar } from "../images/tar-builder.ts";
 import { wanted } from "./world.ts";
 
-const [root, step, verb] = process.argv.slice(2) as [string, string, "create" | "archive" | "remove"];
+const [root, step, verb, mkfs] = process.argv.slice(2) as [string, string, "create" | "archive" | "remove", string | undefined];
 const at = (done: string) => {
   if (done === step) process.kill(process.pid, "SIGKILL");
 };
 const store = openStore(join(root, "dormouse.db"), volumeMigrations)._unsafeUnwrap();
-const volumes = openVolumes({ db: store.db, dir: join(root, "volumes"), trash: trashIn(root), nameOf: ({ id }) => id, onStep: at })._unsafeUnwrap();
+const volumes = openVolumes({ db: store.db, dir: join(root, "volumes"), trash: trashIn(root), nameOf: ({ id }) => id, onStep: at, ...(mkfs === undefined ? {} : { mkfs }) })._unsafeUnwrap();
 
 /** Two halves, with a step between them: the archive is half there. */
 async function* body(): AsyncGenerator<Uint8Array> {

@@ -1,12 +1,12 @@
 // The daemon killed at each step of making and deleting volumes: the next one has all of a volume or nothing of it.
 import { expect, test } from "bun:test";
-import { existsSync, readdirSync } from "node:fs";
+import { chmodSync, existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { wanted, World } from "./world.ts";
 
-async function killed(world: World, step: string, verb: string): Promise<void> {
+async function killed(world: World, step: string, verb: string, ...mkfs: string[]): Promise<void> {
   world.store.close();
-  const child = Bun.spawn([process.execPath, join(import.meta.dir, "child.ts"), world.root, step, verb], { stdout: "pipe", stderr: "inherit" });
+  const child = Bun.spawn([process.execPath, join(import.meta.dir, "child.ts"), world.root, step, verb, ...mkfs], { stdout: "pipe", stderr: "inherit" });
   const said = await child.stdout.text();
   await child.exited;
   expect({ said, signal: child.signalCode }).toEqual({ said: "", signal: "SIGKILL" });
@@ -28,6 +28,18 @@ test.each([
     world.volumes.remove("data")._unsafeUnwrap();
   }
   (await world.volumes.create(wanted("data")))._unsafeUnwrap();
+});
+
+test.each(["create", "archive"])("%s, killed while mkfs is at work, which goes on", async (verb) => {
+  using world = new World();
+  const mkfs = join(world.root, "mkfs");
+  await Bun.write(mkfs, '#!/bin/sh\nkill -9 $PPID\nexec mkfs.ext4 "$@"\n');
+  chmodSync(mkfs, 0o755);
+  await killed(world, "none", verb, mkfs);
+  expect([world.folders(), world.volumes.list()]).toEqual([[], []]);
+  const { id } = (await world.volumes.create(wanted("data")))._unsafeUnwrap();
+  expect([world.folders(), world.parts()]).toEqual([[id], []]);
+  expect(await Bun.spawn(["e2fsck", "-fn", join(world.dir, id, "data.ext4")], { stdout: "ignore", stderr: "ignore" }).exited).toBe(0);
 });
 
 test.each(["forgotten", "dropped"])("remove, killed after '%s'", async (step) => {
