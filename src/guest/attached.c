@@ -2,7 +2,9 @@
 #include "attached.h"
 #include "mounts.h"
 #include "volumes.h"
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +16,7 @@
 
 struct attached {
   const char *path;  // in the workload's root
-  bool layered;
+  bool layered, writable;
   int tree;
 };
 static struct attached *all;
@@ -70,9 +72,14 @@ static int mount_line(size_t n, const char *line) {
   int path = 0;
   if (sscanf(line, "%40s %31s %255s %n", disk, type, text, &path) < 3 || line[path] != '/') return failx("Cannot use mount \"%s\": it is not DEVICE FSTYPE OPTIONS PATH", line);
   split_options(text, &options);
-  all[n] = (struct attached){.path = line + path, .layered = *options.overlay, .tree = -1};
-  int mounted = all[n].layered ? mount_layers(n, disk, type, &options) : mount_disk(disk, place(at, n, "disk"), type, options.flags, options.rest);
-  if (mounted < 0) return -1;
+  bool layered = *options.overlay;
+  all[n] = (struct attached){.path = line + path, .layered = layered, .writable = layered || !(options.flags & MS_RDONLY), .tree = -1};
+  int mounted = layered ? mount_layers(n, disk, type, &options) : mount_disk(disk, place(at, n, "disk"), type, options.flags, options.rest);
+  if (mounted < 0) {
+    char why[FAILURE_MAX];
+    snprintf(why, sizeof why, "%s", failure);
+    return failx("Cannot use the volume at %.200s: %.250s", all[n].path, why);
+  }
   // mkfs makes it, and programs that want an empty folder (databases) refuse one with it. e2fsck makes it anew where it needs it.
   rmdir(place(at, n, all[n].layered ? "both/lost+found" : "disk/lost+found"));
   return 0;
@@ -98,9 +105,29 @@ int attached_open(void) {
   return 0;
 }
 
+static bool is_empty(int folder) {
+  DIR *dir = fdopendir(folder);
+  if (!dir) return close(folder), false;
+  struct dirent *entry = readdir(dir);
+  while (entry && (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))) entry = readdir(dir);
+  closedir(dir);
+  return !entry;
+}
+
+// One with nothing in it yet takes owner and mode of what the image has there, as in Docker: or a program that is not root could not write it.
+static int adopt(const struct attached *one) {
+  struct stat st;
+  int folder = openat(one->tree, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder < 0) return fail("Cannot open the volume at %s", one->path);
+  if (!is_empty(folder)) return 0;
+  if (stat(one->path, &st) < 0 || fchownat(one->tree, ".", st.st_uid, st.st_gid, 0) < 0 || fchmodat(one->tree, ".", st.st_mode & 07777, 0) < 0)
+    return fail("Cannot give the volume at %s owner and mode of the image's folder", one->path);
+  return 0;
+}
+
 int attached_attach(void) {
   for (size_t i = 0; i < count; i++)
-    if (make_dirs(all[i].path) < 0 || tree_attach(all[i].tree, all[i].path) < 0) return -1;
+    if (make_dirs(all[i].path) < 0 || (all[i].writable && adopt(&all[i]) < 0) || tree_attach(all[i].tree, all[i].path) < 0) return -1;
   return 0;
 }
 

@@ -31,6 +31,9 @@ export function hasSmallBlocks(path: string): boolean {
   }
 }
 
+/** Whether there is one at all. Throws as the file system does. */
+export const isExt4 = (path: string): boolean => superblock(path) !== null;
+
 /** Whether it must be written before it can be read: its journal holds what its last writer did not get to. Throws as the file system does. */
 export function needsRecovery(path: string): boolean {
   return ((superblock(path)?.getUint32(S_FEATURE_INCOMPAT, true) ?? 0) & EXT4_FEATURE_INCOMPAT_RECOVER) !== 0;

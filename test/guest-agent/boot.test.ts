@@ -116,10 +116,18 @@ test("other disks are mounted over what the image has there, with their options,
   expect(reader.output).toContain("Read-only file system");
   expect(reader.output).toContain("kept\n");
   expect((await failed.ended()).get("message")).toContain("not DEVICE FSTYPE OPTIONS PATH");
+  const none = await boot(["true"], [["mount", "vdq ext4 rw /data"]]);
+  expect((await none.ended()).get("message")).toStartWith("Cannot use the volume at /data: Cannot mount /dev/vdq (ext4)");
 }, LIMIT);
 
 test("what is written over a read-only disk goes to another one, and stays there", async () => {
   const [disk, second, third] = [await makeDisk(mkdtempSync(join(folder, "d-"))), await makeDisk(mkdtempSync(join(folder, "d-"))), await makeDisk(mkdtempSync(join(folder, "d-")))];
+  // An empty one takes the mode of what the image has there; not one that has something in it.
+  const empty = await sh("stat -c '%a' /tmp; ls -A /tmp; chmod 700 /tmp; echo x > /tmp/x", [["mount", "vdc ext4 rw /tmp"]], { disk, second });
+  await empty.ended();
+  const used = await sh("stat -c '%a' /tmp; rm /tmp/x", [["mount", "vdc ext4 rw /tmp"]], { disk, second });
+  await used.ended();
+  expect([lines(empty), lines(used)]).toEqual([["1777"], ["700"]]);
   await (await sh("mkdir /v/d; echo below > /v/d/old; echo gone > /v/b; chown 7:8 /v; chmod 1771 /v", [["mount", "vdc ext4 rw /v"]], { disk, second })).ended();
   const before = await $`sha256sum ${second}`.quiet().text(), layered: Pair[] = [["mount", "vdc ext4 ro,overlay=vdd /v"]];
   await (await sh("echo above >> /v/d/old; mv /v/d /v/moved; rm /v/b; chmod 755 /v", layered, { disk, second, third })).ended();

@@ -7,7 +7,7 @@ import { createId } from "@paralleldrive/cuid2";
 import { err, errAsync, ok, ResultAsync } from "neverthrow";
 import { DormouseError, fail, wrap, type AsyncRes, type Res } from "../../errors.ts";
 import { Ext4Images } from "../ext4-images.ts";
-import { needsRecovery } from "../ext4-superblock.ts";
+import { isExt4, needsRecovery } from "../ext4-superblock.ts";
 import { withRemedy } from "../storage.ts";
 import type { Trash } from "../trash.ts";
 import { limitsOf, unpack } from "./archive/unpack.ts";
@@ -190,6 +190,7 @@ class Volumes implements VolumeService {
     const refuse = (why: string) => fail("volume.missing", `Cannot use the volume ${name} of ${this.deps.nameOf(owner)}: ${why}`, { details: { volume: id } });
     if (found === undefined) return refuse(`${path} is missing; bring it back, or detach the volume from the instance while it is stopped`);
     if (found.size < sizeBytes) return refuse(`${path} has ${found.size} bytes instead of ${sizeBytes}; bring back all of it, or detach the volume from the instance while it is stopped`);
+    if (!isExt4(path)) return refuse(`${path} holds no file system of its kind (ext4): another file is in its place, or it was damaged; bring back what was there, or detach the volume from the instance while it is stopped`);
     if (mount.readonly && needsRecovery(path)) return fail("volume.unclean", `Cannot use the volume ${name} of ${this.deps.nameOf(owner)} readonly: its last writer did not unmount it, and what its journal holds must be written first; attach it to an instance for writing, start that once and stop it`, { details: { volume: id } });
     return ok({ ...mount, path, sizeBytes });
   }

@@ -1,7 +1,7 @@
 // Instances and their volumes over stand-in monitors: who has which from create to delete, what a machine is given, what is refused
 // while one writes, and files that are not there.
 import { afterAll, expect, test } from "bun:test";
-import { existsSync, readdirSync, readFileSync, readlinkSync, renameSync, rmSync, truncateSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, readlinkSync, renameSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { VolumeMount } from "../../../src/host/volumes/service.ts";
 import { configPairs } from "../../../src/host/instances/guest-config.ts";
@@ -163,6 +163,7 @@ test("a snapshot that is given back in place brings the volumes of its time, and
 
 for (const [what, spoil, repair] of [
   ["was moved away", (path: string) => renameSync(path, `${path}.away`), (path: string) => renameSync(`${path}.away`, path)],
+  ["is another one", (path: string) => (renameSync(path, `${path}.away`), writeFileSync(path, new Uint8Array(64 * MIB))), (path: string) => renameSync(`${path}.away`, path)],
   ["was cut short", (path: string) => truncateSync(path, 63 * MIB), (path: string) => truncateSync(path, 64 * MIB)],
 ] as const)
   test(`a volume whose file ${what}: restore, stop and start say so, the record and the files stay right, and all works once it is back`, async () => {
