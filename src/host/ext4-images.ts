@@ -5,6 +5,7 @@ import { dirname, join } from "node:path";
 import { ResultAsync } from "neverthrow";
 import { DormouseError, messageOf, wrap, type AsyncRes } from "../errors.ts";
 import { cloneFile } from "../ffi/sparse.ts";
+import { sync } from "./sync.ts";
 
 /** Changes with anything below that changes what mkfs makes, so that older templates are not used. */
 const GEOMETRY = "g2";
@@ -158,15 +159,6 @@ export class Ext4Images {
 function inodesFor(entries: number, bytes: number): string[] {
   const usual = bytes / (bytes < SMALL ? 4096 : 16_384);
   return entries * 4 < usual ? [] : ["-N", String(Math.ceil(Math.max(usual, entries * 1.25 + 64)))];
-}
-
-async function sync(path: string): Promise<void> {
-  const file = await open(path, "r");
-  try {
-    await file.sync();
-  } finally {
-    await file.close();
-  }
 }
 
 const exists = (path: string): Promise<boolean> => stat(path).then(() => true, (error: NodeJS.ErrnoException) => {

@@ -6,6 +6,7 @@ import { MAP_BLOCK, mapFault, mapHeader, mapLayout } from "../../block-map.ts";
 import { closeFd, fileSize, O_RDWR, openFd, pwriteAll } from "../../ffi/fd.ts";
 import { SYS } from "../../ffi/abi/syscalls.ts";
 import { must } from "../../ffi/syscall.ts";
+import { sync } from "../sync.ts";
 import type { DiskLayer } from "./service.ts";
 
 const CHUNK = 256 * 1024;
@@ -21,7 +22,7 @@ export async function reflink(from: string, to: string): Promise<boolean> {
     if (NO_REFLINK.has((error as NodeJS.ErrnoException).code ?? "")) return false;
     throw error;
   }
-  await syncFile(to);
+  await sync(to);
   return true;
 }
 
@@ -43,16 +44,16 @@ export async function makeTop({ path, map }: DiskLayer, bytes: number): Promise<
 
 /** What is in the files now is to stay, also if the host loses its power: the data is synced, and the map says that it is. */
 export async function seal({ path, map }: DiskLayer): Promise<void> {
-  await syncFile(path);
+  await sync(path);
   if (map === null) return;
   copyRegion(map, "now");
-  await syncFile(map);
+  await sync(map);
 }
 
 /** After a boot of the host: what was not flushed may have lost its data, and counts as not written. */
 export async function revert(map: string): Promise<void> {
   copyRegion(map, "flushed");
-  await syncFile(map);
+  await sync(map);
 }
 
 /** Makes the other region of a map as this one is. Damaged maps are left alone: the monitor refuses them, and says why. */
@@ -84,18 +85,10 @@ function read(fd: number, into: Uint8Array, offset: number): void {
   }
 }
 
-async function syncFile(path: string): Promise<void> {
-  const file = await open(path, "r");
-  try {
-    await file.sync();
-  } finally {
-    await file.close();
-  }
-}
 
 /** Names that were made or removed in the folders of these paths. */
 export async function syncFolders(...paths: readonly string[]): Promise<void> {
-  for (const folder of new Set(paths.map(dirname))) await syncFile(folder);
+  for (const folder of new Set(paths.map(dirname))) await sync(folder);
 }
 
 export const exists = (path: string): Promise<boolean> => stat(path).then(() => true, () => false);

@@ -1,7 +1,8 @@
 // The files of this domain and the rules by which they appear: a name is only ever given to a whole, synced file.
 import { existsSync, mkdirSync, readdirSync, statSync } from "node:fs";
-import { open, rename } from "node:fs/promises";
+import { rename } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import { sync } from "../sync.ts";
 import type { Trash } from "../trash.ts";
 
 export interface ImageFiles {
@@ -29,12 +30,7 @@ export const rootfsPath = (files: ImageFiles, digest: string): string => join(fi
 /** Gives a synced file its name for good. Not synchronous: a disk may take half a second for it. */
 export async function publish(from: string, to: string): Promise<void> {
   await rename(from, to);
-  const folder = await open(dirname(to), "r");
-  try {
-    await folder.sync();
-  } finally {
-    await folder.close();
-  }
+  await sync(dirname(to));
 }
 
 /** Bytes of a file, null where there is none. */

@@ -5,13 +5,13 @@ import { err, ok } from "neverthrow";
 import { fail, wrap, type DormouseError, type Res } from "../../errors.ts";
 import { closeFd, O_CREAT, O_EXCL, O_RDWR, openFd } from "../../ffi/fd.ts";
 import type { SaveResult } from "../../vmm/protocol.ts";
-import { syncDir } from "../snapshots/compression/files.ts";
 import type { Generation } from "../snapshots/generations.ts";
 import type { Compression } from "../snapshots/service.ts";
 import type { Machine } from "../vmm/machine.ts";
 import type { Context } from "./context.ts";
 import type { Instance } from "./service.ts";
 import { isStorage } from "../storage.ts";
+import { sync } from "../sync.ts";
 
 /** Writing and syncing goes at some 20 MiB a second on the slowest disks that anyone has; the rest is for freezing. */
 const SAVE_BASE_MS = 60_000, SAVE_MS_PER_MIB = 50;
@@ -98,7 +98,7 @@ async function ask(ctx: Context, { memoryBytes }: Instance, machine: Machine, { 
 
 /** A file that is synced has its name on disk only once its folder is synced too, fsync(2). */
 const keepNames = (dir: string): Promise<Res<void>> =>
-  Promise.all([dir, dirname(dir)].map(syncDir)).then(() => ok(), (error: unknown) => err(wrap("host.storage", `Cannot keep the names in ${dir}`, error)));
+  Promise.all([dir, dirname(dir)].map(sync)).then(() => ok(), (error: unknown) => err(wrap("host.storage", `Cannot keep the names in ${dir}`, error)));
 
 /** After a save that is not committed, or only copied: the guest goes on, and the generation that came to nothing goes. Null, or why it does not go on. */
 export async function resume(ctx: Context, id: string, machine: Machine, unused: Generation | null): Promise<DormouseError | null> {

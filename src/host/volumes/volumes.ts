@@ -1,6 +1,6 @@
 // The volume domain: disks with names of their own, and who has them.
 import { mkdirSync, readdirSync, statSync } from "node:fs";
-import { mkdir, open } from "node:fs/promises";
+import { mkdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { Database } from "bun:sqlite";
 import { createId } from "@paralleldrive/cuid2";
@@ -9,6 +9,7 @@ import { DormouseError, fail, wrap, type AsyncRes, type Res } from "../../errors
 import { Ext4Images } from "../ext4-images.ts";
 import { isExt4, needsRecovery } from "../ext4-superblock.ts";
 import { withRemedy } from "../storage.ts";
+import { sync } from "../sync.ts";
 import type { Trash } from "../trash.ts";
 import { limitsOf, unpack } from "./archive/unpack.ts";
 import { checkMounts, checkVolume } from "./checks.ts";
@@ -213,13 +214,4 @@ class Volumes implements VolumeService {
   private folder(id: string): string { return join(this.deps.dir, id); }
 
   private step(name: string): void { this.deps.onStep?.(name); }
-}
-
-async function sync(path: string): Promise<void> {
-  const file = await open(path, "r");
-  try {
-    await file.sync();
-  } finally {
-    await file.close();
-  }
 }

@@ -5,9 +5,10 @@ import { ok, ResultAsync } from "neverthrow";
 import { DormouseError, fail, messageOf, wrap, type Res } from "../../../errors.ts";
 import { rethrow, type Unheard } from "../../background.ts";
 import { systemClock, type Clock } from "../../clock.ts";
+import { sync } from "../../sync.ts";
 import type { Trash } from "../../trash.ts";
 import type { Compression, CompressionState } from "../service.ts";
-import { findMemory, packedPath, partOf, rawPath, syncDir, tidy, type MemoryForm } from "./files.ts";
+import { findMemory, packedPath, partOf, rawPath, tidy, type MemoryForm } from "./files.ts";
 import { beginJob, type PackJob } from "./job.ts";
 import { inspect, type Totals } from "./pack.ts";
 import type { CompressionRecord, CompressionRecords } from "./records.ts";
@@ -188,7 +189,7 @@ export class Compressor {
     if (run.cancelled) return this.giveUp(run, null);
     renameSync(part, packed);
     await this.onStep("compress", "renamed", gid);
-    await syncDir(dir);
+    await sync(dir);
     if (run.cancelled) return this.giveUp(run, null);
     await this.commit(run, outcome.value);
   }
@@ -245,7 +246,7 @@ export class Compressor {
     await this.onStep("decompress", "synced", gid);
     renameSync(part, raw);
     await this.onStep("decompress", "renamed", gid);
-    await syncDir(dir);
+    await sync(dir);
     return ok();
   }
 

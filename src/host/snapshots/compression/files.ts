@@ -1,7 +1,6 @@
 // The names of a generation's memory, and which of its files is the one that counts. A name without `.part` is only ever
 // given, by rename, to a file that is whole and synced.
 import { existsSync } from "node:fs";
-import { open } from "node:fs/promises";
 import { join } from "node:path";
 import type { Trash } from "../../trash.ts";
 import type { Algorithm } from "./codec.ts";
@@ -28,15 +27,5 @@ export function tidy(dir: string, keep: MemoryForm, trash: Trash): void {
   for (const path of [rawPath(dir), ...ALGORITHMS.map((algorithm) => packedPath(dir, algorithm))]) {
     trash.drop(partOf(path));
     if (path !== keep.path) trash.drop(path);
-  }
-}
-
-/** A rename is on disk once its folder is. */
-export async function syncDir(dir: string): Promise<void> {
-  const handle = await open(dir, "r");
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
   }
 }

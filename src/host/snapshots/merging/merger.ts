@@ -4,7 +4,7 @@ import { existsSync } from "node:fs";
 import { dirname } from "node:path";
 import { DormouseError, wrap } from "../../../errors.ts";
 import type { Compressor } from "../compression/compressor.ts";
-import { syncDir } from "../compression/files.ts";
+import { sync } from "../../sync.ts";
 import type { Folder, Generations } from "../generations.ts";
 import { beginMerge, type MergeJob } from "./job.ts";
 import type { Merges, Plan } from "./plan.ts";
@@ -179,7 +179,7 @@ export class Merger {
     if (run.cancelled) return null;
     if (outcome.isErr()) throw outcome.error;
     await this.step("written");
-    for (const dir of [paths.dir, dirname(paths.dir)]) await syncDir(dir);
+    for (const dir of [paths.dir, dirname(paths.dir)]) await sync(dir);
     await this.step("synced");
     return outcome.value;
   }
