@@ -189,10 +189,10 @@ for (const [what, spoil, repair] of [
     await fixture.close();
   });
 
-test("a knock on one whose volume is missing fails and leaves it asleep, and the next one wakes it once the file is back", async () => {
+test("a request for one whose volume is missing fails and leaves it asleep, and the next one wakes it once the file is back", async () => {
   const fixture = await open();
   await make(fixture, "data");
-  await asleep(fixture, "one", ["serve"], { volumes: [mount("data")], autoStandby: { enabled: true, idleTimeoutMs: 3_600_000, ignorePorts: [], ignoreCidrs: [], wakeOnPacket: true } as never });
+  await asleep(fixture, "one", ["serve"], { volumes: [mount("data")], autoStandby: { enabled: true, idleTimeoutMs: 3_600_000, ignoreDestinationPorts: [], ignoreSourceCidrs: [], wakeOnPacket: true } });
   const path = join(fixture.root, "volumes/id-data/data.ext4");
   renameSync(path, `${path}.away`);
   expect({ code: await codeOf(fixture.instances.wake("one")), state: stateOf(fixture, "one") }).toEqual({ code: "volume.missing", state: "Standby" });
