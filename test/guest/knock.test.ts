@@ -104,7 +104,7 @@ test(`clients that come at random moments of ${ROUNDS} standbys are all served`,
       },
     );
     const failed = (await Promise.allSettled([...clients, standby])).filter((one) => one.status === "rejected").map((one) => String(one.reason));
-    if (failed.length > 0) throw new Error(`Round ${round} of seed ${seed}: ${failed.join("; ")}`);
+    if (failed.length > 0) throw new Error(`Round ${round} of seed ${seed}: ${failed.join("; ")}; ${await site.story("web")}`);
   }
   console.log(`${ROUNDS} rounds: ${seen.asleep} asleep, ${seen.calledOff} called off`);
   expect(seen.asleep).toBeGreaterThan(0);

@@ -57,6 +57,12 @@ export class Site {
     return [...threads, `its serial port said last:\n${await this.daemon.run(["logs", "--source", "vmm", "--tail", "40", name])}`].join("\n");
   }
 
+  /** How it came to be what it is, for a test that failed. */
+  async story(name: string): Promise<string> {
+    const { state, state_error, exit_message } = await this.get(name), logs = (source: string) => this.daemon.run(["logs", "--source", source, "--tail", "20", name]);
+    return [`${name} is ${state}: ${state_error ?? exit_message ?? "no word why"}`, await logs("dormouse"), await logs("vmm")].join("\n");
+  }
+
   get(ref: string): Promise<Seen> { return this.daemon.api("GET", `/instances/${ref}`); }
 
   async reached(ref: string, state: string): Promise<Seen> {

@@ -27,20 +27,23 @@ const WHAT_HAPPENED: Readonly<Record<EndReason, string>> = {
 
 /** Holds the VMM `spawned` and records its news from here on. Null where its process is gone already. */
 export function hold(ctx: Context, id: string, spawned: Taken, onSettled: OnSettled): Res<Machine | null> {
-  let latest: VmmStatus | null = null;
+  let latest: VmmStatus | null = null, mine: Machine | null = null;
+  // What could not be written down at once may be tried again when the instance has another VMM: that one's record is not touched.
+  const isHeld = () => mine !== null && ctx.machines.get(id) === mine;
   const listener: MachineListener = {
     onState(status) {
       latest = status;
-      persist(ctx, id, () => { if (status === latest && ctx.machines.has(id)) observe(ctx, id, status); });
+      persist(ctx, id, () => { if (status === latest && isHeld()) observe(ctx, id, status); });
     },
     onDeaf: () => ctx.onDeaf.get(id)?.(),
     onEnded() {
-      ctx.machines.delete(id);
-      persist(ctx, id, () => onSettled(ctx, id, settleEnded(ctx, id, "the monitor's process was killed")));
+      if (isHeld()) ctx.machines.delete(id);
+      persist(ctx, id, () => { if (!ctx.machines.has(id)) onSettled(ctx, id, settleEnded(ctx, id, "the monitor's process was killed")); });
     },
-    onUnreachable: (reason) => persist(ctx, id, () => unreachable(ctx, id, reason)),
+    onUnreachable: (reason) => persist(ctx, id, () => { if (isHeld()) unreachable(ctx, id, reason); }),
   };
   return Machine.attach(spawned, ctx.dir(id), ctx.poller, listener).map((machine) => {
+    mine = machine;
     if (machine !== null) ctx.machines.set(id, machine);
     return machine;
   });

@@ -1,8 +1,9 @@
 // Standby and restore as the daemon does them, over stand-in monitors: what is on record and on disk after each, and after each failure.
-import { afterAll, expect, test } from "bun:test";
+import { afterAll, expect, spyOn, test } from "bun:test";
 import { existsSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { MAX_CHAIN } from "../../../src/host/snapshots/generations.ts";
+import { failing } from "../../support/failing.ts";
 import { until } from "../../support/until.ts";
 import { monitorsIn, never, open, removeRoots } from "./fixture.ts";
 import { begun, codeOf, generations, running, stateOf } from "./sleeping.ts";
@@ -161,5 +162,22 @@ test("a chain of sleeps becomes one while its instance sleeps, for all who sleep
   (await fixture.instances.stop("one", { graceMs: 1000 }))._unsafeUnwrap();
   await until("the files to go", () => generations(fixture).length === 0);
   expect(fixture.logged.filter((line) => line.includes("memory.unmerged"))).toEqual([]);
+  await fixture.close();
+});
+
+test("an end that could not be written down at once is not taken for that of the monitor that came after", async () => {
+  const later: (() => void)[] = [], own = globalThis.setTimeout;
+  using _timers = spyOn(globalThis, "setTimeout").mockImplementation(((work: () => void, ms: number) => (ms === 2_000 ? (later.push(work), own(() => {}, 0)) : own(work, ms))) as typeof setTimeout);
+  let broken: Disposable | null = null;
+  const fixture = await open(undefined, { onStep: (at) => { if (at === "started" && later.length === 0) broken ??= failing(fixture.store.db); } });
+  await running(fixture, "one", ["serve"]);
+  (await fixture.instances.standby("one"))._unsafeUnwrap();
+  expect((await fixture.instances.restore("one")).isErr()).toBe(true);
+  await until("its end not to be written down", () => later.length > 0);
+  broken![Symbol.dispose]();
+  (await fixture.instances.restore("one"))._unsafeUnwrap();
+  later.splice(0).forEach((work) => work());
+  const processes = fixture.store.db.query("SELECT * FROM instance_processes").all();
+  expect({ state: stateOf(fixture, "one"), monitors: monitorsIn(fixture.root).length, processes: processes.length }).toEqual({ state: "Running", monitors: 1, processes: 1 });
   await fixture.close();
 });
