@@ -89,7 +89,8 @@ test(`clients that come at random moments of ${ROUNDS} standbys are all served`,
   const seen = { asleep: 0, calledOff: 0 };
   let standbyMs = 1000;
   for (let round = 0; round < ROUNDS; round++) {
-    await page(ip, 80);
+    const broke = async (why: string) => { throw new Error(`Round ${round} of seed ${seed}: ${why}\n${await site.story("web")}`); };
+    await page(ip, 80).catch((error: unknown) => broke(String(error)));
     const started = performance.now();
     // The moment is what is tested: some before the standby begins to matter, some after its end.
     const clients = Array.from({ length: CLIENTS }, async () => {
@@ -104,7 +105,7 @@ test(`clients that come at random moments of ${ROUNDS} standbys are all served`,
       },
     );
     const failed = (await Promise.allSettled([...clients, standby])).filter((one) => one.status === "rejected").map((one) => String(one.reason));
-    if (failed.length > 0) throw new Error(`Round ${round} of seed ${seed}: ${failed.join("; ")}; ${await site.story("web")}`);
+    if (failed.length > 0) await broke(failed.join("; "));
   }
   console.log(`${ROUNDS} rounds: ${seen.asleep} asleep, ${seen.calledOff} called off`);
   expect(seen.asleep).toBeGreaterThan(0);
