@@ -7,7 +7,7 @@ import { createId } from "@paralleldrive/cuid2";
 import { RouteSocket } from "../src/ffi/netlink/route.ts";
 import { imageMigrations } from "../src/host/images/images.ts";
 import { instanceMigrations } from "../src/host/instances/instances.ts";
-import { Records } from "../src/host/instances/records.ts";
+import { recordsOf } from "../test/host/instances/fixture.ts";
 import { networkMigrations } from "../src/host/network/network.ts";
 import { openStore } from "../src/host/store/store.ts";
 import { judged, median, type Metrics } from "./metric.ts";
@@ -27,7 +27,7 @@ export async function run(): Promise<Metrics> {
 /** Stopped instances, as a daemon that ran them would have left them. */
 function record(dataDir: string): string[] {
   const store = openStore(join(dataDir, "dormouse.db"), [...networkMigrations, ...imageMigrations, ...instanceMigrations])._unsafeUnwrap();
-  const records = new Records(store.db);
+  const records = recordsOf(store.db);
   const ids = Array.from({ length: INSTANCES }, (_, i) => {
     const id = createId();
     const env = { PATH: "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", PORT: "8080" };

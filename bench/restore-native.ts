@@ -5,7 +5,6 @@
 import { connect } from "node:net";
 import { join } from "node:path";
 import { monotonicMs } from "../src/ffi/clock.ts";
-import { Records } from "../src/host/instances/records.ts";
 import { openPoller } from "../src/host/poller.ts";
 import { openPool, spawning, type Monitors } from "../src/host/vmm/pool.ts";
 import { createLogger } from "../src/log.ts";
@@ -15,7 +14,7 @@ import { Live } from "../src/routes/live.ts";
 import { executable } from "../test/support/daemon.ts";
 import { TempDir } from "../test/support/paths.ts";
 import { until } from "../test/support/until.ts";
-import { open, request } from "../test/host/instances/fixture.ts";
+import { open, recordsOf, request } from "../test/host/instances/fixture.ts";
 import { tinyGuest } from "../test/vmm/guests/build.ts";
 import { figure, judged, percentile, say, type Metrics } from "./metric.ts";
 
@@ -59,7 +58,7 @@ async function rounds(root: string, monitors: Monitors, ready: () => Promise<voi
   try {
     const { id } = (await host.instances.create(request("tiny", ["tiny"])))._unsafeUnwrap();
     await until("the guest to boot", () => host.instances.get(id)._unsafeUnwrap().state === "Initializing");
-    new Records(host.store.db).transition(id, "Running", "a guest without an agent never says so");
+    recordsOf(host.store.db).transition(id, "Running", "a guest without an agent never says so");
     const client = await Client.connect(server.port!), post = (verb: string) => client.post(`/instances/${id}/${verb}`);
     const found: Round[] = [];
     for (let i = 0; i <= ROUNDS; i++) {

@@ -15,7 +15,7 @@ export type Kind = keyof typeof LIMITS;
 
 /**
  * How many files at a time. A guest file has the testbed for itself: two at a time take two thirds of the time (14 to 18 minutes for all
- * tests), but beside other work on the machine the longest of them came near its hang limit (1,121 s of 1,250).
+ * tests), but beside other work on the machine the longest of them came near its hang limit (1,121 s of 1,500).
  */
 const LANES = { unit: 2, guest: 1 };
 /**

@@ -148,11 +148,7 @@ static int write_file_at(struct in *in, const struct entry *entry, int folder, c
   if (result == 0) result = set_metadata(fd, entry, old);
   if (close(fd) < 0 && result == 0) result = fail("Cannot write %.300s", entry->full);
   if (result == 0 && renameat(folder, beside, folder, name) < 0) result = fail("Cannot write %.300s", entry->full);
-  if (result < 0) {
-    int error = errno;
-    unlinkat(folder, beside, 0);
-    errno = error;
-  }
+  if (result < 0) unlinkat(folder, beside, 0);
   return result;
 }
 
@@ -193,11 +189,11 @@ static int take_link(const struct in *in, const struct entry *entry) {
   if (folder < 0) return -1;
   make_name(beside, sizeof beside);
   int result = symlinkat(entry->target, folder, beside) < 0 ? fail("Cannot make the symlink %.300s", entry->full) : 0;
-  if (result == 0 && entry->uid != UNSET && entry->gid != UNSET) fchownat(folder, beside, (uid_t)entry->uid, (gid_t)entry->gid, AT_SYMLINK_NOFOLLOW);
-  if (result == 0 && renameat(folder, beside, folder, place.name) < 0) {
-    result = fail("Cannot make the symlink %.300s", entry->full);
-    unlinkat(folder, beside, 0);
-  }
+  bool made = result == 0;
+  if (made && entry->uid != UNSET && entry->gid != UNSET && fchownat(folder, beside, (uid_t)entry->uid, (gid_t)entry->gid, AT_SYMLINK_NOFOLLOW) < 0)
+    result = fail("Cannot set the owner of %.300s", entry->full);
+  if (result == 0 && renameat(folder, beside, folder, place.name) < 0) result = fail("Cannot make the symlink %.300s", entry->full);
+  if (made && result < 0) unlinkat(folder, beside, 0);
   close(folder);
   return result;
 }

@@ -2,8 +2,8 @@
 // made is kept as a template and copied, which costs a few milliseconds.
 import { mkdir, open, readdir, rename, rm, stat, utimes } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { ResultAsync } from "neverthrow";
-import { DormouseError, messageOf, wrap, type AsyncRes } from "../errors.ts";
+import { ok, ResultAsync } from "neverthrow";
+import { DormouseError, fail, messageOf, wrap, type AsyncRes, type Res } from "../errors.ts";
 import { cloneFile } from "../ffi/sparse.ts";
 import { sync } from "./sync.ts";
 
@@ -17,9 +17,16 @@ const BLOCK = 4096;
 /** Below this the journal would take a good part of the disk. */
 const SMALL = 512 * MIB;
 
-export const MIN_IMAGE = 64 * MIB;
+const MIN_IMAGE = 64 * MIB;
 /** What one file of ext4, the most common file system of hosts, may be long at most. */
-export const MAX_IMAGE = 16 * 2 ** 40 - 4096;
+const MAX_IMAGE = 16 * 2 ** 40 - 4096;
+
+/** As people count memory and disks; what is no whole MiB stays in bytes, so that it shows. */
+export const inMiB = (bytes: number): string => (bytes % MIB === 0 ? `${bytes / MIB} MiB` : `${bytes} bytes`);
+
+/** `size.invalid`, where no image can be that long. `what` is given `bytes`. */
+export const checkImageSize = (what: string, bytes: number): Res<void> => Number.isSafeInteger(bytes) && bytes >= MIN_IMAGE && bytes <= MAX_IMAGE && bytes % MIB === 0 ? ok()
+  : fail("size.invalid", `Cannot give ${what} ${inMiB(bytes)}: it must be whole MiB, ${MIN_IMAGE / MIB} at least and 16 TiB less 1 MiB at most`);
 
 /** ext2fs's words where blocks or inodes run out, and not the host's disk. */
 const DOES_NOT_FIT = /Could not allocate (block|inode) in ext2 filesystem|Ext2 directory block not found|not enough space/i;

@@ -2,6 +2,7 @@
 // Go's (time.ParseDuration). What goes out parses back to the same value.
 import { ok } from "neverthrow";
 import { fail, type Res } from "../errors.ts";
+import { isLabel, MAX_LABEL } from "../host/label.ts";
 
 const SIZE_UNITS = ["", "K", "M", "G", "T", "P"] as const;
 const SIZE = /^(\d+)\s*([KMGTP]?)(i?B)?$/i;
@@ -76,15 +77,12 @@ export const formatDurationOrNull = (ms: number | null): string | null => (ms ==
 export const formatTime = (ms: number): string => new Date(ms).toISOString();
 export const formatTimeOrNull = (ms: number | null): string | null => (ms === null ? null : formatTime(ms));
 
-const NAME = /^[a-z0-9]([a-z0-9-]*[a-z0-9])?$/;
-export const NAME_MAX = 63;
-
 /** Names of what users make: a DNS label. */
 export function checkName(name: string): Res<string> {
-  if (NAME.test(name) && name.length <= NAME_MAX) return ok(name);
+  if (isLabel(name)) return ok(name);
   return fail(
     "name.invalid",
-    `Cannot use this name: it must be 1 to ${NAME_MAX} small letters, digits and dashes, and neither begin nor end with a dash.`,
+    `Cannot use this name: it must be 1 to ${MAX_LABEL} small letters, digits and dashes, and neither begin nor end with a dash.`,
     { details: { field: "name" } },
   );
 }

@@ -96,7 +96,7 @@ export class Context {
   closing = false;
 
   constructor(readonly deps: InstanceDeps) {
-    this.records = new Records(deps.db, (error) => deps.logger.error("instance.listener_failed", { error: describeError(error) }), deps.volumes);
+    this.records = new Records(deps.db, deps.volumes, (error) => deps.logger.error("instance.listener_failed", { error: describeError(error) }));
     this.files = new FileWatches(deps.poller);
     const left = (error: unknown) => deps.logger.warn("memory.left", { error: describeError(error), hint: "what nobody needs is deleted with the next that goes" });
     this.generations = new Generations(deps.db, deps.memoryDir, deps.trash, { going: (id) => (void deps.compression.cancel(id).catch(left), this.merger.gone(id)), left });

@@ -4,14 +4,13 @@ import { availableParallelism, totalmem } from "node:os";
 import { createId } from "@paralleldrive/cuid2";
 import { err, ok, ResultAsync } from "neverthrow";
 import { fail, wrap, type AsyncRes, type Res } from "../../errors.ts";
-import { MAX_IMAGE, MIN_IMAGE } from "../ext4-images.ts";
+import { checkImageSize, inMiB } from "../ext4-images.ts";
+import { isLabel, LABEL_WORDS } from "../label.ts";
 import { logPaths } from "../vmm/files.ts";
 import type { Context } from "./context.ts";
 import type { CreateInstance, Instance } from "./service.ts";
 import { inBackground, startNow } from "./start.ts";
 
-const NAME = /^[a-z0-9]([a-z0-9-]*[a-z0-9])?$/;
-const MAX_NAME = 63;
 const MIB = 2 ** 20;
 /** Our kernel and a small program fit; less ends in the guest's OOM killer before the program starts. */
 const MIN_MEMORY = 64 * MIB;
@@ -62,11 +61,7 @@ function makeFolder(dir: string): void {
   for (const name of ["app", "vmm", "dormouse"] as const) for (const path of logPaths(dir, name)) closeSync(openSync(path, "a", 0o600));
 }
 
-export const checkName = (name: string): Res<void> => name.length <= MAX_NAME && NAME.test(name) ? ok()
-  : fail("name.invalid", `Cannot name an instance ${JSON.stringify(name)}: a name is 1 to ${MAX_NAME} lower-case letters, digits and inner hyphens`);
-
-/** As people count memory; what is no whole MiB stays in bytes, so that it shows. */
-const inMiB = (bytes: number): string => (bytes % MIB === 0 ? `${bytes / MIB} MiB` : `${bytes} bytes`);
+export const checkName = (name: string): Res<void> => isLabel(name) ? ok() : fail("name.invalid", `Cannot name an instance ${JSON.stringify(name)}: a name is ${LABEL_WORDS}`);
 
 function check(ctx: Context, request: CreateInstance): Res<void> {
   const host = ctx.deps.host ?? { memoryBytes: totalmem(), vcpus: availableParallelism() };
@@ -77,8 +72,8 @@ function check(ctx: Context, request: CreateInstance): Res<void> {
   if (memoryBytes > host.memoryBytes) return fail("resources.insufficient", `Cannot give instance ${name} ${inMiB(memoryBytes)} of memory: this host has ${inMiB(host.memoryBytes)}`);
   if (!Number.isInteger(vcpus) || vcpus < 1 || vcpus > MAX_VCPUS) return fail("size.invalid", `Cannot give instance ${name} ${vcpus} CPUs: it must be 1 to ${MAX_VCPUS}`);
   if (vcpus > host.vcpus) return fail("resources.insufficient", `Cannot give instance ${name} ${vcpus} CPUs: this host has ${host.vcpus}`);
-  if (!Number.isSafeInteger(overlayBytes) || overlayBytes < MIN_IMAGE || overlayBytes > MAX_IMAGE || overlayBytes % MIB !== 0)
-    return fail("size.invalid", `Cannot give instance ${name} a writable disk of ${inMiB(overlayBytes)}: it must be whole MiB, ${MIN_IMAGE / MIB} at least and 16 TiB less 1 MiB at most`);
+  const sized = checkImageSize(`instance ${name} a writable disk of`, overlayBytes);
+  if (sized.isErr()) return sized;
   if (request.ports.length > 0 && !request.network) return fail("request.bad", `Cannot publish ports of instance ${name}: it has no network`);
   return checkCommand(request);
 }

@@ -49,7 +49,6 @@ export function nameOfOwner(db: Database, { kind, id }: { readonly kind: "instan
 
 /** Who has which volumes: attached with the row that has them, and released with it. */
 export type Attachments = Pick<VolumeService, "attach" | "detach" | "release" | "mountsOf">;
-const NO_VOLUMES: Attachments = { attach: () => ok([]), detach: (_, ref) => fail("volume.not_found", `Cannot detach the volume ${ref}: there are none`), release() {}, mountsOf: () => [] };
 const ownerOf = (id: string): VolumeOwner => ({ kind: "instance", id });
 
 const rethrow = (error: unknown): never => { throw error; };
@@ -58,7 +57,7 @@ export class Records {
   private readonly listeners = new Set<(instance: Instance) => void>();
 
   /** `failed` hears what a listener throws: what is committed is committed, whoever can't bear the news. */
-  constructor(private readonly db: Database, private readonly failed: (error: unknown) => void = rethrow, private readonly volumes: Attachments = NO_VOLUMES) {}
+  constructor(private readonly db: Database, private readonly volumes: Attachments, private readonly failed: (error: unknown) => void = rethrow) {}
 
   subscribe(listener: (instance: Instance) => void): () => void {
     this.listeners.add(listener);

@@ -55,12 +55,14 @@ export function mountLines(mounts: readonly VolumeMount[]): string[] {
 
 const deviceName = (index: number): string => `vd${String.fromCharCode("a".charCodeAt(0) + index)}`;
 
+const isWritten = ({ readonly, overlayBytes }: VolumeMount): boolean => !readonly || overlayBytes !== null;
+
 /** Whether its guest may change what others could get, or what no copy of its machine could share. */
-export const writesVolumes = ({ volumes }: Pick<Instance, "volumes">): boolean => volumes.some(({ readonly, overlayBytes }) => !readonly || overlayBytes !== null);
+export const writesVolumes = ({ volumes }: Pick<Instance, "volumes">): boolean => volumes.some(isWritten);
 
 /** Null, or why no copy can be made of it: a copy's memory would go with a volume that only one can write. */
 export function copyRefusal(instance: Instance, what: string): DormouseError | null {
-  const written = instance.volumes.find(({ readonly, overlayBytes }) => !readonly || overlayBytes !== null);
+  const written = instance.volumes.find(isWritten);
   if (written === undefined) return null;
   const how = written.overlayBytes === null ? "writes the volume" : "has an overlay over the volume";
   return fail("request.not_supported", `Cannot ${what} instance ${instance.name}: it ${how} ${written.volumeId} at ${written.mountPath}, and only volumes that are read alone can be shared with a copy; stop it and detach that one first`, { details: { field: "volumes", volume: written.volumeId } }).error;

@@ -2,12 +2,10 @@
 import { posix } from "node:path";
 import { err, ok } from "neverthrow";
 import { fail, type Res } from "../../errors.ts";
-import { MAX_IMAGE, MIN_IMAGE } from "../ext4-images.ts";
+import { checkImageSize } from "../ext4-images.ts";
+import { isLabel, LABEL_WORDS } from "../label.ts";
 import type { CreateVolume, VolumeMount } from "./service.ts";
 
-const NAME = /^[a-z0-9]([a-z0-9-]*[a-z0-9])?$/;
-const MAX_NAME = 63;
-const MIB = 2 ** 20;
 /** Each is a device of the guest's one PCI bus, and one with a layer over it is two. */
 export const MAX_MOUNTS = 23;
 /** Far below the guest's PATH_MAX. */
@@ -16,14 +14,9 @@ const MAX_MOUNT_PATH = 1024;
 const SYSTEM = ["/proc", "/sys", "/dev"];
 
 export function checkVolume({ name, id, sizeBytes }: CreateVolume): Res<void> {
-  if (!isLabel(name)) return fail("name.invalid", `Cannot name a volume ${JSON.stringify(name)}: a name is 1 to ${MAX_NAME} lower-case letters, digits and inner hyphens`, { details: { field: "name" } });
-  if (id !== null && !isLabel(id)) return bad("id", `Cannot give the volume ${name} the id ${JSON.stringify(id)}: an id is 1 to ${MAX_NAME} lower-case letters, digits and inner hyphens; leave it out to have one made up`);
-  return checkSize(`the volume ${name}`, sizeBytes);
-}
-
-function checkSize(what: string, bytes: number): Res<void> {
-  if (Number.isSafeInteger(bytes) && bytes >= MIN_IMAGE && bytes <= MAX_IMAGE && bytes % MIB === 0) return ok();
-  return fail("size.invalid", `Cannot give ${what} ${bytes % MIB === 0 ? `${bytes / MIB} MiB` : `${bytes} bytes`}: it must be whole MiB, ${MIN_IMAGE / MIB} at least and 16 TiB less 1 MiB at most`);
+  if (!isLabel(name)) return fail("name.invalid", `Cannot name a volume ${JSON.stringify(name)}: a name is ${LABEL_WORDS}`, { details: { field: "name" } });
+  if (id !== null && !isLabel(id)) return bad("id", `Cannot give the volume ${name} the id ${JSON.stringify(id)}: an id is ${LABEL_WORDS}; leave it out to have one made up`);
+  return checkImageSize(`the volume ${name}`, sizeBytes);
 }
 
 /** `had`: what the owner has already. */
@@ -54,9 +47,8 @@ function checkPath(path: string, earlier: readonly VolumeMount[]): Res<void> {
 function checkOverlay({ mountPath, readonly, overlayBytes }: VolumeMount): Res<void> {
   if (overlayBytes === null) return ok();
   if (!readonly) return bad("overlay", `Cannot attach a volume at ${mountPath} with an overlay: it must be readonly, as writes go to the overlay`);
-  return checkSize(`the overlay at ${mountPath}`, overlayBytes);
+  return checkImageSize(`the overlay at ${mountPath}`, overlayBytes);
 }
 
-const isLabel = (text: string): boolean => text.length <= MAX_NAME && NAME.test(text);
 const isWithin = (folder: string, path: string): boolean => path === folder || path.startsWith(`${folder}/`);
 const bad = (field: string, message: string) => fail("request.bad", message, { details: { field } });

@@ -8,6 +8,7 @@ import type { CopyListener, CopyRequest, CopySession, NewEntry, PathEntry } from
 import { describeError } from "../../log.ts";
 import { type CpHeader, type CpNotice, unmistakable } from "../cp-protocol.ts";
 import type { Socket } from "../live.ts";
+import { SessionLink } from "./session-link.ts";
 import { FIRST_FRAME_MS, SocketLife, WS_GOING_AWAY, WS_NORMAL } from "./socket-life.ts";
 
 const Id = Type.Integer({ minimum: 0, maximum: 0xffff_fffe });
@@ -56,15 +57,13 @@ export interface CopySocketOptions {
 export class CopySocket implements Socket {
   readonly #options: CopySocketOptions;
   #start: Start | null = null;
-  #session: CopySession | null = null;
+  readonly #link = new SessionLink<CopySession>();
   /** Of what comes in: in the middle of a file's bytes; all was sent. */
   #inFile = false;
   #complete = false;
   /** Of what goes out: an entry's end is told with the next one, as the last one's end is the end of all. */
   #owesEnd = false;
   #over = false;
-  #clientFull = false;
-  #early: (string | Uint8Array)[] = [];
   #life: SocketLife | null = null;
 
   constructor(options: CopySocketOptions) {
@@ -82,15 +81,10 @@ export class CopySocket implements Socket {
   message(ws: ServerWebSocket<Socket>, data: string | Buffer): void {
     if (this.#over) return; // after the last word it is only read so that the client's close comes through
     if (this.#start === null) return this.#begin(ws, data);
-    if (this.#session === null) this.#early.push(typeof data === "string" ? data : Uint8Array.from(data));
-    else this.#take(ws, this.#session, data);
+    this.#link.came(data, (session, frame) => this.#take(ws, session, frame));
   }
 
-  drain(_ws: ServerWebSocket<Socket>): void {
-    if (!this.#clientFull) return;
-    this.#clientFull = false;
-    this.#session?.resume();
-  }
+  drain(_ws: ServerWebSocket<Socket>): void { this.#link.drained(); }
 
   /** The client hung up, or we did: a file that is not whole is dropped by the guest. */
   close(_ws: ServerWebSocket<Socket>): void {
@@ -111,13 +105,10 @@ export class CopySocket implements Socket {
   }
 
   #ready(ws: ServerWebSocket<Socket>, session: CopySession): void {
-    this.#session = session;
     if (this.#over) return session.close();
-    if (this.#clientFull) session.pause();
+    const early = this.#link.begin(session);
     if (this.#start?.direction === "to" && !this.#options.v1) this.#entry(session, contractEntry(this.#start));
     ws.resume();
-    const early = this.#early;
-    this.#early = [];
     for (const frame of early) if (!this.#over) this.#take(ws, session, frame);
   }
 
@@ -158,7 +149,7 @@ export class CopySocket implements Socket {
         this.#owesEnd = entry.kind !== "file" && !this.#options.v1;
       },
       onData: (bytes) => {
-        for (const part of this.#options.v1 ? [bytes] : unmistakable(bytes)) this.#sent(ws.sendBinary(part));
+        for (const part of this.#options.v1 ? [bytes] : unmistakable(bytes)) this.#link.sent(ws.sendBinary(part));
       },
       onFileEnd: () => {
         if (this.#options.v1) this.#text(ws, { type: "end" });
@@ -202,14 +193,7 @@ export class CopySocket implements Socket {
   }
 
   #text(ws: ServerWebSocket<Socket>, frame: object): void {
-    this.#sent(ws.sendText(JSON.stringify(frame)));
-  }
-
-  /** -1: taken, but the client lags. 0: the connection is gone, and close() follows. */
-  #sent(status: number): void {
-    if (status !== -1 || this.#clientFull) return;
-    this.#clientFull = true;
-    this.#session?.pause();
+    this.#link.sent(ws.sendText(JSON.stringify(frame)));
   }
 
   #refuse(ws: ServerWebSocket<Socket>, why: string): void {
@@ -230,8 +214,7 @@ export class CopySocket implements Socket {
   #end(): void {
     this.#over = true;
     this.#life?.lift();
-    this.#early = [];
-    this.#session?.close();
+    this.#link.end();
   }
 }
 

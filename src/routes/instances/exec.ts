@@ -8,6 +8,7 @@ import { describeError } from "../../log.ts";
 import type { ExecEnd, ExecListener, ExecRequest, ExecSession } from "../../host/instances/service.ts";
 import { Channel, type ExecNotice } from "../exec-protocol.ts";
 import type { Socket } from "../live.ts";
+import { SessionLink } from "./session-link.ts";
 import { FIRST_FRAME_MS, SocketLife, WS_GOING_AWAY, WS_INTERNAL, WS_NORMAL, WS_POLICY } from "./socket-life.ts";
 
 const Size16 = Type.Integer({ minimum: 1, maximum: 65_535 });
@@ -48,13 +49,9 @@ export interface ExecSocketOptions {
 
 export class ExecSocket implements Socket {
   readonly #options: ExecSocketOptions;
-  #session: ExecSession | null = null;
+  readonly #link = new SessionLink<ExecSession>();
   #started = false;
   #over = false;
-  /** The client takes no more for now; the session is paused, or will be as soon as it is there. */
-  #clientFull = false;
-  /** Frames that came while the session was being opened. */
-  #early: (string | Uint8Array)[] = [];
   #life: SocketLife | null = null;
 
   constructor(options: ExecSocketOptions) {
@@ -75,20 +72,15 @@ export class ExecSocket implements Socket {
       if (start === null) return this.#end(ws, WS_POLICY, "the first frame is not a valid request");
       return this.#begin(ws, start);
     }
-    if (this.#session === null) this.#early.push(typeof data === "string" ? data : Uint8Array.from(data));
-    else this.#take(ws, this.#session, data);
+    this.#link.came(data, (session, frame) => this.#take(ws, session, frame));
   }
 
-  drain(_ws: ServerWebSocket<Socket>): void {
-    if (!this.#clientFull) return;
-    this.#clientFull = false;
-    this.#session?.resume();
-  }
+  drain(_ws: ServerWebSocket<Socket>): void { this.#link.drained(); }
 
   /** The client hung up, or we did: either way the command has nobody left. */
   close(_ws: ServerWebSocket<Socket>): void {
     this.#release();
-    this.#session?.close();
+    this.#link.end();
   }
 
   #begin(ws: ServerWebSocket<Socket>, start: ExecRequest): void {
@@ -105,12 +97,9 @@ export class ExecSocket implements Socket {
   }
 
   #ready(ws: ServerWebSocket<Socket>, session: ExecSession): void {
-    this.#session = session;
     if (this.#over) return session.close();
-    if (this.#clientFull) session.pause();
+    const early = this.#link.begin(session);
     ws.resume();
-    const early = this.#early;
-    this.#early = [];
     for (const frame of early) this.#take(ws, session, frame);
   }
 
@@ -146,11 +135,7 @@ export class ExecSocket implements Socket {
   }
 
   #output(ws: ServerWebSocket<Socket>, channel: number, bytes: Uint8Array): void {
-    if (this.#over || bytes.byteLength === 0) return;
-    // -1: taken, but the client lags. 0: the connection is gone, and close() follows.
-    if (ws.sendBinary(this.#options.v1 ? tagged(channel, bytes) : bytes) !== -1 || this.#clientFull) return;
-    this.#clientFull = true;
-    this.#session?.pause();
+    if (!this.#over && bytes.byteLength > 0) this.#link.sent(ws.sendBinary(this.#options.v1 ? tagged(channel, bytes) : bytes));
   }
 
   #ended(ws: ServerWebSocket<Socket>, { code, message }: ExecEnd): void {
@@ -188,13 +173,12 @@ export class ExecSocket implements Socket {
     // A paused socket would never read the client's closing frame.
     ws.resume();
     ws.close(code, reason);
-    this.#session?.close();
+    this.#link.end();
   }
 
   #release(): void {
     this.#over = true;
     this.#life?.end();
-    this.#early = [];
   }
 }
 

@@ -4,10 +4,9 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync
 import { join } from "node:path";
 import { listenSeqpacket } from "../../../src/ffi/socket.ts";
 import { closeFd } from "../../../src/ffi/fd.ts";
-import { Records } from "../../../src/host/instances/records.ts";
 import { openStore } from "../../../src/host/store/store.ts";
 import { until } from "../../support/until.ts";
-import { DIGEST, freshRoot, MemoryNetwork, migrations, monitorsIn, never, open, removeRoots, request } from "./fixture.ts";
+import { DIGEST, freshRoot, MemoryNetwork, migrations, monitorsIn, never, open, recordsOf, removeRoots, request } from "./fixture.ts";
 
 afterAll(removeRoots);
 
@@ -76,16 +75,16 @@ test("a monitor killed together with its daemon leaves Stopped with a reason", a
   const instance = f.instances.get("web")._unsafeUnwrap();
   expect(instance).toMatchObject({ state: "Stopped", exitCode: null, exitMessage: "its monitor was killed while the daemon was not running" });
   expect(existsSync(join(dirOf(root, instance.id), "vmm.sock"))).toBe(false);
-  expect(new Records(f.store.db).process(instance.id)).toBeNull();
+  expect(recordsOf(f.store.db).process(instance.id)).toBeNull();
   expect((await f.instances.start("web", {})).isOk()).toBe(true);
   await f.instances.remove("web", { graceful: false });
   await f.close();
 });
 
 /** A record as a daemon that died has left it. */
-const record = (root: string, prepare: (records: Records, id: string) => void) => {
+const record = (root: string, prepare: (records: ReturnType<typeof recordsOf>, id: string) => void) => {
   const store = openStore(join(root, "dormouse.db"), migrations)._unsafeUnwrap();
-  const records = new Records(store.db);
+  const records = recordsOf(store.db);
   const { id } = records.insert("tz4a98xxat96iws9zmbrgj3a", request("web", ["serve"]), DIGEST)._unsafeUnwrap();
   mkdirSync(dirOf(root, id), { recursive: true });
   prepare(records, id);
@@ -158,7 +157,7 @@ test("a monitor without a guest, on record, ends too, and its instance is Stoppe
   closeFd(listener);
   const store = openStore(join(root, "dormouse.db"), migrations)._unsafeUnwrap();
   const { processStart, bootId } = await import("../../../src/ffi/process.ts");
-  new Records(store.db).setProcess(id, { pid: monitor.pid, start: processStart(monitor.pid)!, bootId: bootId() });
+  recordsOf(store.db).setProcess(id, { pid: monitor.pid, start: processStart(monitor.pid)!, bootId: bootId() });
   store.close();
   const f = await open(root);
   expect(f.instances.get("web")._unsafeUnwrap()).toMatchObject({ state: "Stopped", exitMessage: expect.stringContaining("start it again") });
@@ -181,7 +180,7 @@ test("a guest whose boot was not written down is taken over as what it is", asyn
     const f = await open(root);
     const instance = f.instances.get("web")._unsafeUnwrap();
     expect(instance).toMatchObject({ state: "Running", startedAt: expect.any(Number) });
-    expect(new Records(f.store.db).transitions(instance.id).slice(-2).map(({ to }) => to)).toEqual(["Initializing", "Running"]);
+    expect(recordsOf(f.store.db).transitions(instance.id).slice(-2).map(({ to }) => to)).toEqual(["Initializing", "Running"]);
     await f.instances.remove("web", { graceful: false });
     await f.close();
   }
@@ -212,7 +211,7 @@ test("a monitor whose socket was deleted is Unknown, and stop() ends it", async 
   const root = freshRoot();
   await kill(await daemon(root, "create", "web", "serve"));
   const store = openStore(join(root, "dormouse.db"), migrations)._unsafeUnwrap();
-  const { id } = new Records(store.db).get("web")._unsafeUnwrap();
+  const { id } = recordsOf(store.db).get("web")._unsafeUnwrap();
   store.close();
   rmSync(join(dirOf(root, id), "vmm.sock"));
   const f = await open(root);
@@ -227,7 +226,7 @@ test("a deletion that was begun is finished", async () => {
   const root = freshRoot();
   await kill(await daemon(root, "create", "web", "hung"));
   const store = openStore(join(root, "dormouse.db"), migrations)._unsafeUnwrap();
-  const records = new Records(store.db);
+  const records = recordsOf(store.db);
   const { id } = records.get("web")._unsafeUnwrap();
   records.markRemoving(id);
   store.close();

@@ -7,6 +7,7 @@ import { ok, okAsync } from "neverthrow";
 import { fail } from "../../../src/errors.ts";
 import { diskMigrations, Disks } from "../../../src/host/disks/disks.ts";
 import { instanceMigrations, nameOfOwner, openInstances, type InstanceDeps } from "../../../src/host/instances/instances.ts";
+import { Records } from "../../../src/host/instances/records.ts";
 import type { CreateInstance, InstanceService } from "../../../src/host/instances/service.ts";
 import type { ImageConfig } from "../../../src/host/images/service.ts";
 import type { Lease, PortMapping } from "../../../src/host/network/service.ts";
@@ -60,6 +61,9 @@ export class MemoryNetwork {
 }
 
 /** Of all tables that there are in the database. */
+/** The table of instances, for tests that look at it beside a daemon's: of volumes it knows nothing. */
+export const recordsOf = (db: Database): Records => new Records(db, { attach: () => ok([]), detach: () => fail("volume.not_found", "there are none"), release() {}, mountsOf: () => [] });
+
 export const migrations = [...volumeMigrations, ...instanceMigrations, ...diskMigrations];
 
 export interface Fixture {

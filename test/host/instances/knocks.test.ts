@@ -1,6 +1,6 @@
 // TAPs of instances that sleep, wake and are changed meanwhile, over a real network in a namespace and stand-in monitors: who sleeps
 // hears knocks only, who runs hears all, whatever came in between.
-import { afterAll, afterEach, beforeAll, beforeEach, expect, setDefaultTimeout, spyOn, test } from "bun:test";
+import { afterEach, beforeEach, expect, setDefaultTimeout, spyOn, test } from "bun:test";
 import { isReadable } from "../../../src/ffi/fd.ts";
 import { attachFilter } from "../../../src/ffi/tun.ts";
 import type { InstanceDeps } from "../../../src/host/instances/instances.ts";
@@ -10,7 +10,7 @@ import type { Lease, NetworkService } from "../../../src/host/network/service.ts
 import type { AutoStandbyPolicy } from "../../../src/host/snapshots/service.ts";
 import { Machine } from "../../../src/host/vmm/machine.ts";
 import { datagram, ETH_IP, ethernet, FLAGS, FrameSender, packet, segment, TCP, UDP, waiting } from "../network/frames.ts";
-import { database, enterNamespace, run } from "../network/world.ts";
+import { database, inNamespace, run } from "../network/world.ts";
 import { fail } from "../../../src/errors.ts";
 import { FAILURE, failing } from "../../support/failing.ts";
 import { until } from "../../support/until.ts";
@@ -18,14 +18,11 @@ import { monitorsIn, open, removeRoots, type Fixture } from "./fixture.ts";
 import { asleep, entries, running, stateOf } from "./sleeping.ts";
 
 setDefaultTimeout(60_000); // only a guard: processes start slowly on a busy or emulated machine
-let leave: () => void, network: NetworkService, fixture: Fixture;
+let network: NetworkService, fixture: Fixture;
 /** The daemon's own descriptor of each instance's TAP. */
 const taps = new Map<string, number>();
 
-beforeAll(() => {
-  leave = enterNamespace();
-  run("ip", "link", "set", "lo", "up");
-});
+inNamespace();
 beforeEach(async () => {
   network = openNetwork({ db: database() })._unsafeUnwrap();
   (await network.start())._unsafeUnwrap();
@@ -37,7 +34,6 @@ afterEach(async () => {
   network.close();
   taps.clear();
 });
-afterAll(() => leave());
 
 /** The real network, whose TAPs can be looked at. */
 const looked = (change: Partial<InstanceDeps["network"]> = {}): InstanceDeps["network"] => ({

@@ -2,12 +2,11 @@
 import { afterAll, afterEach, expect, test } from "bun:test";
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { Records } from "../../../src/host/instances/records.ts";
 import type { InstanceState } from "../../../src/host/instances/service.ts";
 import { spawning } from "../../../src/host/vmm/pool.ts";
 import { FAILURE, failing } from "../../support/failing.ts";
 import { until } from "../../support/until.ts";
-import { DIGEST, freshRoot, monitorsIn, never, open, removeRoots, request, type Fixture } from "./fixture.ts";
+import { DIGEST, freshRoot, monitorsIn, never, open, recordsOf, removeRoots, request, type Fixture } from "./fixture.ts";
 
 const MIB = 2 ** 20;
 let f: Fixture;
@@ -19,7 +18,7 @@ const reached = async (ref: string, state: InstanceState) => {
   expect({ ...waited.instance, timedOut: waited.timedOut }).toMatchObject({ state, timedOut: false });
   return waited.instance;
 };
-const states = (id: string) => new Records(f.store.db).transitions(id).map(({ to }) => to);
+const states = (id: string) => recordsOf(f.store.db).transitions(id).map(({ to }) => to);
 const lines = async (ref: string, source: "app" | "vmm" | "dormouse") =>
   Array.fromAsync(f.instances.logs(ref, { source, tail: 100, follow: false, signal: never() })._unsafeUnwrap());
 
@@ -138,7 +137,7 @@ test("remove() deletes record, folder, lease and monitor, gracefully or at once"
     (await f.instances.remove(name, { graceful }))._unsafeUnwrap();
     expect(f.instances.get(name)._unsafeUnwrapErr().code).toBe("instance.not_found");
     expect(existsSync(join(f.root, "instances", id))).toBe(false);
-    expect(new Records(f.store.db).transitions(id)).toEqual([]);
+    expect(recordsOf(f.store.db).transitions(id)).toEqual([]);
   }
   expect(monitorsIn(f.root)).toEqual([]);
   expect(f.instances.list()).toEqual([]);
@@ -197,7 +196,7 @@ test("create() refuses a taken name and a taken port, and leaves nothing of eith
 
 test("get() takes ids, names and unique prefixes; list() filters by state and tags", async () => {
   f = await open();
-  const records = new Records(f.store.db);
+  const records = recordsOf(f.store.db);
   for (const [id, name, tags] of [["abc1", "one", { team: "a", tier: "x" }], ["abc2", "two", { team: "a" }], ["xyz", "abc1x", {}]] as const)
     records.insert(id, request(name, null, { tags }), DIGEST)._unsafeUnwrap();
   const found = (ref: string) => f.instances.get(ref).map(({ name }) => name).unwrapOr("");
@@ -275,7 +274,7 @@ test("monitors killed at any moment of a start leave Stopped with a reason, and 
   for (let round = 0; round < 12; round++) {
     const name = `i${round}`;
     const { id } = (await f.instances.create(request(name, ["serve"])))._unsafeUnwrap();
-    const victim = await until("a monitor", () => new Records(f.store.db).process(id));
+    const victim = await until("a monitor", () => recordsOf(f.store.db).process(id));
     await Bun.sleep(round); // the moment of the kill is what varies; nothing is concluded from the time
     process.kill(victim.pid, "SIGKILL");
     const { exitMessage, exitCode } = await reached(name, "Stopped");

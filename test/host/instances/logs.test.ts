@@ -7,8 +7,7 @@ import { LineCutter, stampOf, tailPosition, youngerOf } from "../../../src/host/
 import { appendOperation } from "../../../src/host/instances/oplog.ts";
 import { LogSink } from "../../../src/vmm/devices/console/log-sink.ts";
 import { until } from "../../support/until.ts";
-import { Records } from "../../../src/host/instances/records.ts";
-import { DIGEST, never, open, removeRoots, request, type Fixture } from "./fixture.ts";
+import { DIGEST, never, open, recordsOf, removeRoots, request, type Fixture } from "./fixture.ts";
 
 const dir = mkdtempSync(join(tmpdir(), "dormouse-logs-"));
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
@@ -59,7 +58,7 @@ test("appendOperation() turns to the other file when one is full", () => {
 let f: Fixture;
 const open1 = async () => {
   f = await open();
-  const { id } = new Records(f.store.db).insert("tz4a98xxat96iws9zmbrgj3a", request("web", null), DIGEST)._unsafeUnwrap();
+  const { id } = recordsOf(f.store.db).insert("tz4a98xxat96iws9zmbrgj3a", request("web", null), DIGEST)._unsafeUnwrap();
   return { id, files: [join(f.root, "instances", id, "app.0.log"), join(f.root, "instances", id, "app.1.log")] as const };
 };
 const read = (options: { tail?: number; follow?: boolean; signal?: AbortSignal }, source: "app" | "vmm" = "app") =>
@@ -95,7 +94,7 @@ test("follow brings whole lines as they come, over many rotations, without loss 
     await until(`line ${written}`, () => got.at(-1) === `line ${written}`);
   }
   sink.write(Buffer.from("half"));
-  const records = new Records(f.store.db);
+  const records = recordsOf(f.store.db);
   records.transition(id, "Stopped", null);
   // Written before the end was noticed: it is the log's last word.
   appendFileSync(files[stampOf(files[0]).mtimeNs > stampOf(files[1]).mtimeNs ? 0 : 1], " line");

@@ -1,21 +1,16 @@
 // A packet for a sleeper whose volume is away, over a real network in a namespace: it sleeps on and hears the next one.
-import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { renameSync } from "node:fs";
 import { join } from "node:path";
 import { openNetwork } from "../../../src/host/network/network.ts";
 import { until } from "../../support/until.ts";
 import { datagram, ETH_IP, ethernet, FrameSender, packet, UDP } from "../network/frames.ts";
-import { database, enterNamespace, run } from "../network/world.ts";
+import { database, inNamespace } from "../network/world.ts";
 import { monitorsIn, open, removeRoots } from "./fixture.ts";
 import { asleep, stateOf } from "./sleeping.ts";
 
 setDefaultTimeout(60_000); // only a guard: processes start slowly on a busy or emulated machine
-let leave: () => void;
-beforeAll(() => {
-  leave = enterNamespace();
-  run("ip", "link", "set", "lo", "up");
-});
-afterAll(() => leave());
+inNamespace();
 
 test("a knock on one whose volume is missing is told and leaves it asleep; the next one wakes it once the file is back", async () => {
   const network = openNetwork({ db: database() })._unsafeUnwrap();

@@ -1,15 +1,10 @@
-import { afterAll, afterEach, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, expect, setDefaultTimeout, test } from "bun:test";
 import { doctorForwarding } from "../../../src/host/network/doctor.ts";
 import { openNetwork } from "../../../src/host/network/network.ts";
-import { database, enterNamespace, run } from "./world.ts";
+import { database, inNamespace, run } from "./world.ts";
 
 setDefaultTimeout(60_000); // only a guard: processes start slowly on a busy or emulated machine
-let leave: () => void;
-beforeAll(() => {
-  leave = enterNamespace();
-  run("ip", "link", "set", "lo", "up");
-});
-afterAll(() => leave());
+inNamespace();
 afterEach(() => void run("nft", "flush", "ruleset"));
 
 const findings = () => doctorForwarding()._unsafeUnwrap();

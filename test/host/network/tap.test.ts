@@ -1,20 +1,16 @@
 // A TAP frame by frame, driven by hand as a guest (good or bad) would.
-import { afterAll, afterEach, beforeAll, beforeEach, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, beforeEach, expect, setDefaultTimeout, test } from "bun:test";
 import { closeFd, tryRead, tryWrite } from "../../../src/ffi/fd.ts";
 import { attachFilter, detachFilter, tapName, VNET_HDR_SIZE } from "../../../src/ffi/tun.ts";
 import { HOST_MAC, macBytes, parseAddress } from "../../../src/host/network/address.ts";
 import { openNetwork } from "../../../src/host/network/network.ts";
 import type { Lease, NetworkService } from "../../../src/host/network/service.ts";
-import { counted, database, enterNamespace, run } from "./world.ts";
+import { counted, database, inNamespace, run } from "./world.ts";
 
 setDefaultTimeout(60_000); // only a guard: processes start slowly on a busy or emulated machine
-let leave: () => void, network: NetworkService, lease: Lease, tap: number;
+let network: NetworkService, lease: Lease, tap: number;
 
-beforeAll(() => {
-  leave = enterNamespace();
-  run("ip", "link", "set", "lo", "up");
-});
-afterAll(() => leave());
+inNamespace();
 beforeEach(async () => {
   network = openNetwork({ db: database() })._unsafeUnwrap();
   (await network.start())._unsafeUnwrap();

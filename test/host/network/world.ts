@@ -1,6 +1,7 @@
 // A world for the network's tests: this thread moves into a new network namespace, the "host"; the outside and every
 // guest are processes in namespaces of their own. Nothing of the machine's own network is touched.
 import { Database } from "bun:sqlite";
+import { afterAll, beforeAll } from "bun:test";
 import { closeFd, O_RDONLY, openFd } from "../../../src/ffi/fd.ts";
 import { must } from "../../../src/ffi/syscall.ts";
 import { SYS } from "../../../src/ffi/abi/syscalls.ts";
@@ -21,6 +22,16 @@ export function enterNamespace(): () => void {
     must("Cannot leave the network namespace", SYS.setns, home, CLONE_NEWNET);
     closeFd(home);
   };
+}
+
+/** For all tests of a file: a namespace of their own, of which only the loopback is up. */
+export function inNamespace(): void {
+  let leave: () => void;
+  beforeAll(() => {
+    leave = enterNamespace();
+    run("ip", "link", "set", "lo", "up");
+  });
+  afterAll(() => leave());
 }
 
 export function run(...command: string[]): string {

@@ -26,7 +26,7 @@ const MAX_PATH = 3000;
 const MAX_ID = 0xffff_fffe;
 /** inode(7) */
 const S_IF = { char: 0o020000, block: 0o060000, fifo: 0o010000 } as const;
-/** e2fsprogs before 1.47.2 look through all of a folder for each name that they put into it: so many take a minute, and ten times as many take hours. */
+/** mkfs.ext4 (1.47.0) looks through all of a folder for each name that it puts into it: 20,000 take 23 s, and a hundred thousand more than ten minutes. */
 const MAX_IN_FOLDER = 32_768;
 /** Slots to count them in: two folders of that size that share one are hardly ever met, and small ones add next to nothing. */
 const COUNTERS = 1 << 20;

@@ -2,7 +2,6 @@
 import { closeSync, ftruncateSync, openSync, readdirSync, readFileSync, readSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { instanceMigrations } from "../../../../src/host/instances/instances.ts";
-import { Records } from "../../../../src/host/instances/records.ts";
 import { Compressor } from "../../../../src/host/snapshots/compression/compressor.ts";
 import { sqliteRecords } from "../../../../src/host/snapshots/compression/records.ts";
 import { Generations, type GenerationPaths } from "../../../../src/host/snapshots/generations.ts";
@@ -13,7 +12,7 @@ import { openStore } from "../../../../src/host/store/store.ts";
 import { chainOf, ExtentBuilder, NOWHERE, type Content, type Extent } from "../../../../src/machine-state/extents.ts";
 import { checkChain, decodeMachine, encodeMachine, PAGE_BYTES } from "../../../../src/machine-state/saved-machine.ts";
 import { sampleMachine } from "../../../support/saved-machine.ts";
-import { request } from "../../instances/fixture.ts";
+import { recordsOf, request } from "../../instances/fixture.ts";
 import type { Trash } from "../../../../src/host/trash.ts";
 import { trashIn } from "../../../support/trash.ts";
 
@@ -88,7 +87,7 @@ export class World {
 
   /** An instance asleep on the generation, or running over it; or a snapshot of one. */
   need(how: "saved" | "live" | "snapshot", generation: string): string {
-    const { db } = this.store, id = `user${++this.count}`, instance = new Records(db).insert(id, request(id, []), "sha256:0")._unsafeUnwrap();
+    const { db } = this.store, id = `user${++this.count}`, instance = recordsOf(db).insert(id, request(id, []), "sha256:0")._unsafeUnwrap();
     if (how === "snapshot") new Snapshots(db).insert(id, instance, { name: null, kind: "Standby", tags: {}, compression: null }, generation);
     else db.query(`UPDATE instances SET ${how}_generation = ? WHERE id = ?`).run(generation, id);
     return id;
