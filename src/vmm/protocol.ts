@@ -175,4 +175,6 @@ export type Answer<M extends Method = Method> =
 export type Event =
   | { readonly event: "state"; readonly status: VmmStatus }
   /** During `save`: from here on nothing reads the TAP. */
-  | { readonly event: "deaf" };
+  | { readonly event: "deaf" }
+  /** The host could not do what the guest asked of disk `disk`, and the guest was told. At the first time, the second, the fourth and so on. */
+  | { readonly event: "diskFailed"; readonly disk: number; readonly errno: number };

@@ -95,7 +95,7 @@ class Stage implements Board {
     const epoll = new Epoll();
     this.epolls.push(epoll);
     this.bus = new PciBus();
-    return new Devices(epoll, this, { disks: DISKS, mac: MAC }, fds, { onFrame() {}, log() {} });
+    return new Devices(epoll, this, { disks: DISKS, mac: MAC }, fds, { onFrame() {}, log() {}, onDiskFailed() {} });
   }
 
   close(): void {

@@ -188,7 +188,11 @@ export class Session {
   }
 
   private deviceEvents() {
-    return { onFrame: (type: number, payload: Uint8Array) => this.onFrame(type, payload), log: (message: string) => this.log(message) };
+    return {
+      onFrame: (type: number, payload: Uint8Array) => this.onFrame(type, payload),
+      log: (message: string) => this.log(message),
+      onDiskFailed: (disk: number, errno: number) => this.control.send({ event: "diskFailed", disk, errno }),
+    };
   }
 
   private need(): Running {

@@ -1,5 +1,6 @@
 // From what is observed of a VMM to the record: news while it runs, and how it ended.
 import { rmSync } from "node:fs";
+import { E, errnoName } from "../../ffi/abi/errno.ts";
 import { describeError } from "../../log.ts";
 import type { EndReason, VmmStatus } from "../../vmm/protocol.ts";
 import { emptyStatus, readStatusFile, socketPath } from "../vmm/files.ts";
@@ -9,6 +10,7 @@ import type { Res } from "../../errors.ts";
 import type { Context } from "./context.ts";
 import type { Instance, InstanceState } from "./service.ts";
 import { canHop, LIVE_STATES } from "./states.ts";
+import { describeDisk } from "./volumes.ts";
 
 /** Called once a guest is gone and recorded so; `status` is the VMM's last word. */
 export type OnSettled = (ctx: Context, id: string, status: VmmStatus | null) => void;
@@ -36,6 +38,7 @@ export function hold(ctx: Context, id: string, spawned: Taken, onSettled: OnSett
       persist(ctx, id, () => { if (status === latest && isHeld()) observe(ctx, id, status); });
     },
     onDeaf: () => ctx.onDeaf.get(id)?.(),
+    onDiskFailed: ({ disk, errno }) => { if (isHeld()) diskFailed(ctx, id, disk, errno); },
     onEnded() {
       if (isHeld()) ctx.machines.delete(id);
       persist(ctx, id, () => { if (!ctx.machines.has(id)) onSettled(ctx, id, settleEnded(ctx, id, "the monitor's process was killed")); });
@@ -63,6 +66,14 @@ function persist(ctx: Context, id: string, write: () => void): void {
     ctx.deps.logger.error("instance.unrecorded", { instance: id, error: describeError(error) });
     setTimeout(() => persist(ctx, id, write), PERSIST_RETRY_MS);
   }
+}
+
+/** Its guest was told of an I/O error; what its file system makes of that shows in there. */
+function diskFailed(ctx: Context, id: string, disk: number, errno: number): void {
+  const instance = ctx.records.find(id);
+  if (instance === null) return;
+  const full = errno === E.ENOSPC || errno === E.EDQUOT;
+  ctx.note(id, `its guest got an I/O error from ${describeDisk(instance, disk)}: ${full ? "there is no room for it on the host; make room, then stop and start the instance where its file system has gone read-only" : `the host could not do what it asked for (${errnoName(errno)})`}`, "warn");
 }
 
 /** A status of a living VMM. `created` and `ended` change nothing: before and after them comes more. */

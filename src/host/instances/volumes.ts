@@ -53,6 +53,12 @@ export function mountLines(mounts: readonly VolumeMount[]): string[] {
   });
 }
 
+/** What stands behind a disk of its machine, for a message. */
+export function describeDisk({ volumes }: Pick<Instance, "volumes">, index: number): string {
+  const behind = ["its image", "its own disk", ...volumes.flatMap(({ volumeId, overlayBytes }) => [`volume ${volumeId}`, ...(overlayBytes === null ? [] : [`what it has written over volume ${volumeId}`])])];
+  return `${deviceName(index)} (${behind[index] ?? "unknown"})`;
+}
+
 const deviceName = (index: number): string => `vd${String.fromCharCode("a".charCodeAt(0) + index)}`;
 
 const isWritten = ({ readonly, overlayBytes }: VolumeMount): boolean => !readonly || overlayBytes !== null;

@@ -7,10 +7,11 @@ import { closeFd } from "../../ffi/fd.ts";
 import { connectSeqpacket, receivePacket, sendPacket } from "../../ffi/socket.ts";
 import { MAX_PACKET, type Method, type Methods, type VmmStatus } from "../../vmm/protocol.ts";
 import type { Poller, Watch } from "../poller.ts";
-import { asObject, parseStatus, RESULTS } from "./parse.ts";
+import { asObject, parseDiskFailure, parseStatus, RESULTS, type DiskFailure } from "./parse.ts";
 
 /** Deadline of a request that says none: a VMM's main loop never waits on anything, so this is generous. */
 const REQUEST_TIMEOUT_MS = 10_000;
+const UNREADABLE_EVENT = "the monitor sent an event that can't be read";
 
 export interface RequestOptions {
   /** Descriptors by name; they stay the caller's, who may close them once request() has returned. */
@@ -23,6 +24,7 @@ export interface ClientListener {
   onState(status: VmmStatus): void;
   /** A `save` under way has stopped reading the TAP. */
   onDeaf?(): void;
+  onDiskFailed?(failure: DiskFailure): void;
   /** Once: the connection is gone, by the VMM's end or a packet that makes no sense. Not after close(). */
   onClosed(reason: string): void;
 }
@@ -169,8 +171,13 @@ export class VmmClient {
       this.listener.onDeaf?.();
       return null;
     }
+    if (message["event"] === "diskFailed") {
+      const failure = parseDiskFailure(message);
+      if (failure !== null) this.listener.onDiskFailed?.(failure);
+      return failure === null ? UNREADABLE_EVENT : null;
+    }
     const status = message["event"] === "state" ? parseStatus(message["status"]) : null;
-    if (status === null) return "the monitor sent an event that can't be read";
+    if (status === null) return UNREADABLE_EVENT;
     this.listener.onState(status);
     return null;
   }

@@ -8,6 +8,7 @@ import type { Method, Methods, VmmStatus } from "../../vmm/protocol.ts";
 import type { Poller, Watch } from "../poller.ts";
 import { VmmClient, type AnswerFds, type ClientListener, type RequestOptions } from "./client.ts";
 import { socketPath } from "./files.ts";
+import type { DiskFailure } from "./parse.ts";
 import type { HeldMonitor, Taken } from "./spawn.ts";
 
 /** How often a connection that broke is made anew before the VMM is given up for dead. */
@@ -18,6 +19,8 @@ export interface MachineListener {
   onState(status: VmmStatus): void;
   /** A `save` under way has stopped reading the TAP. */
   onDeaf?(): void;
+  /** The guest was told of it. */
+  onDiskFailed?(failure: DiskFailure): void;
   /** Once: the process has ended. status.json says how its guest did. */
   onEnded(): void;
   /** The process is there and can't be talked to. It is left as it is. */
@@ -86,6 +89,7 @@ export class Machine {
     const listener: ClientListener = {
       onState: (status) => { if (!this.over) this.listener.onState(status); },
       onDeaf: () => { if (!this.over) this.listener.onDeaf?.(); },
+      onDiskFailed: (failure) => { if (!this.over) this.listener.onDiskFailed?.(failure); },
       onClosed: (reason) => this.onDisconnected(reason),
     };
     const client = held === undefined ? VmmClient.connect(socketPath(this.dir), this.poller, listener) : VmmClient.over(held.connection, this.poller, listener);

@@ -46,6 +46,14 @@ function counts<K extends string>(value: unknown, keys: readonly K[]): Record<K,
   return result;
 }
 
+/** What the host could not do for disk `disk` of the machine. */
+export interface DiskFailure { readonly disk: number; readonly errno: number }
+
+export function parseDiskFailure(value: unknown): DiskFailure | null {
+  const it = counts(value, ["disk", "errno"]);
+  return it !== null && Number.isInteger(it.disk) && Number.isInteger(it.errno) ? it : null;
+}
+
 function parseSaveResult(value: unknown): SaveResult | null {
   return counts(value, ["dataBytes", "zeroPages", "pausedMs"]);
 }

@@ -38,6 +38,8 @@ export interface DeviceEvents {
   /** A frame from init; the payload is the callee's. */
   onFrame(type: number, payload: Uint8Array): void;
   log(message: string): void;
+  /** The host could not do what the guest asked of a disk: DiskStats.onFailure. */
+  onDiskFailed(disk: number, errno: number): void;
 }
 
 const CONTROL_PORT = "dormouse";
@@ -66,6 +68,7 @@ export class Devices {
     this.backings = params.disks.map(({ layers }, i) => Layers.open(i, layers ?? 1, (name) => fds.take(name)));
     this.disks = params.disks.map(({ readonly, serial, blockBytes }, i) =>
       new BlockDevice({ name: `disk${i}`, readonly, serial, ...(blockBytes === undefined ? {} : { block: blockBytes }), backing: this.backings[i]! }, io));
+    this.disks.forEach(({ stats }, i) => { stats.onFailure = (errno) => events.onDiskFailed(i, errno); });
     this.tapFd = params.mac === undefined ? -1 : fds.take("tap");
     this.net = params.mac === undefined ? null : new NetDevice({ fd: this.tapFd, mac: macBytes(params.mac) }, epoll, events.log);
     this.vsock = new VsockDevice(GUEST_CID, epoll);

@@ -199,6 +199,7 @@ function play(): void {
     const before = fstatSync(1).size > 0;
     if (!before) return console.log("booted once"), exit(0, "", true);
   }
+  if (what === "disks-fail") argv.slice(1).forEach((errno, disk) => control.send({ event: "diskFailed", disk, errno: Number(errno) }));
   if (what === "talk") return talk(Number(first), 1);
   if (what === "until") return exitOnce(first);
 }

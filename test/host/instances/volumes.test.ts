@@ -19,6 +19,7 @@ const layered = (volumeId: string) => mount(volumeId, { readonly: true, overlayB
 const make = async (fixture: Fixture, ...names: string[]): Promise<void> => {
   for (const name of names) (await fixture.volumes.create({ name, sizeBytes: 64 * MIB, id: `id-${name}`, tags: {} }))._unsafeUnwrap();
 };
+const logOf = (fixture: Fixture, name: string) => Array.fromAsync(fixture.instances.logs(name, { source: "dormouse", tail: 100, follow: false, signal: never() })._unsafeUnwrap());
 const holders = ({ volumes }: Fixture, name: string) => volumes.get(name)._unsafeUnwrap().attachments;
 const stop = async (fixture: Fixture, name: string) => (await fixture.instances.stop(name, { graceMs: 1000 }))._unsafeUnwrap();
 const fork = (fixture: Fixture, source: string, name: string) => fixture.instances.fork(source, { name, fromRunning: true, targetState: null });
@@ -48,6 +49,21 @@ test("a volume is an instance's from create to delete, asleep and stopped too; n
   await remove(fixture, "one");
   expect({ holders: holders(fixture, "data"), names: fixture.instances.list(), folders: entries(fixture, "instances").filter((name) => !name.startsWith(".")) }).toEqual({ holders: [], names: [], folders: [] });
   fixture.volumes.remove("data")._unsafeUnwrap();
+  await fixture.close();
+});
+
+test("what a guest was told of its disks' failures stands in the instance's log, by what is behind the disk", async () => {
+  const fixture = await open();
+  await make(fixture, "data", "more");
+  await running(fixture, "one", ["disks-fail", "5", "28", "122", "13", "28"], { volumes: [mount("data"), layered("more")] });
+  const told = () => logOf(fixture, "one").then((lines) => lines.flatMap((line) => /its guest got an I\/O error from (.*)/.exec(line)?.[1] ?? []));
+  await until("the last of them", async () => (await told()).length === 5);
+  const full = "there is no room for it on the host; make room, then stop and start the instance where its file system has gone read-only";
+  expect(await told()).toEqual([
+    "vda (its image): the host could not do what it asked for (EIO)", `vdb (its own disk): ${full}`, `vdc (volume id-data): ${full}`,
+    "vdd (volume id-more): the host could not do what it asked for (EACCES)", `vde (what it has written over volume id-more): ${full}`,
+  ]);
+  await remove(fixture, "one");
   await fixture.close();
 });
 

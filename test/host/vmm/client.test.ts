@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { closeFd, O_RDONLY, openFd } from "../../../src/ffi/fd.ts";
 import { packetPair, receivePacket, sendPacket } from "../../../src/ffi/socket.ts";
 import { openPoller } from "../../../src/host/poller.ts";
+import type { DiskFailure } from "../../../src/host/vmm/parse.ts";
 import { VmmClient } from "../../../src/host/vmm/client.ts";
 import type { VmmStatus } from "../../../src/vmm/protocol.ts";
 import { until } from "../../support/until.ts";
@@ -22,12 +23,13 @@ let monitor: number;
 let client: VmmClient;
 let heard: VmmStatus[];
 let deaf: number;
+let failures: DiskFailure[];
 let closed: string[];
 beforeEach(() => {
   const [ours, theirs] = packetPair();
   monitor = theirs;
-  [heard, closed, deaf] = [[], [], 0];
-  client = new VmmClient(ours, poller, { onState: (one) => heard.push(one), onDeaf: () => void deaf++, onClosed: (reason) => closed.push(reason) });
+  [heard, closed, deaf, failures] = [[], [], 0, []];
+  client = new VmmClient(ours, poller, { onState: (one) => heard.push(one), onDeaf: () => void deaf++, onDiskFailed: (failure) => failures.push(failure), onClosed: (reason) => closed.push(reason) });
 });
 afterEach(() => {
   client.close();
@@ -89,6 +91,13 @@ test("save() is heard to go deaf, and brings what it wrote; a restore's status i
   say({ id: (await requested()).message.id, ok: true, result });
   expect((await restoring)._unsafeUnwrap()).toEqual(result);
   expect(heard).toEqual([status]);
+});
+
+test("a disk's failure is heard; one that makes no sense ends the connection", async () => {
+  say({ event: "diskFailed", disk: 2, errno: 28 });
+  say({ event: "diskFailed", disk: 2, errno: "full" });
+  await until("the end", () => closed.length > 0);
+  expect({ failures, closed }).toEqual({ failures: [{ disk: 2, errno: 28 }], closed: ["the monitor sent an event that can't be read"] });
 });
 
 test("requestFds() hands an answer's descriptors over; request() and a bad answer close them", async () => {

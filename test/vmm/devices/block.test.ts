@@ -3,13 +3,13 @@ import { afterEach, describe, expect, test } from "bun:test";
 import { closeSync, ftruncateSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { E } from "../../../src/ffi/abi/errno.ts";
 import { Epoll } from "../../../src/ffi/epoll.ts";
 import { virtio_blk_config } from "../../../src/ffi/abi/virtio_blk.ts";
 import { BlockDevice } from "../../../src/vmm/devices/block/device.ts";
 import { UringIo } from "../../../src/vmm/devices/block/uring.ts";
 import { TokenBucket } from "../../../src/vmm/devices/token-bucket.ts";
 import { DISCARD, Disk, FLUSH, GET_ID, IN, IOERR, OK, OUT, UNSUPP, ways, ZEROES } from "./block-driver.ts";
-
 
 const cleanup: (() => void)[] = [];
 afterEach(() => {
@@ -245,13 +245,16 @@ test("a bucket holds requests back until it has credit again", () => {
   expect(device.stats.readBytes).toBe(4 * 4096);
 });
 
-test("no space on the host is an error to the guest and counted", () => {
+test("no space on the host is an error to the guest, counted, and told ever more seldom", () => {
   const full = openSync("/dev/full", "r+");
   const epoll = new Epoll();
   const io = UringIo.create(epoll)!;
   cleanup.push(() => closeSync(full), () => epoll.close(), () => io.close());
   const device = new BlockDevice({ name: "disk0", readonly: false, serial: "", backing: { fd: full, bytes: 1 << 20 } }, io);
   const d = new Disk("", device, epoll).start() as Disk;
-  expect(d.do(OUT, 0, [{ gpa: d.alloc(4096), length: 4096 }]).status).toBe(IOERR);
-  expect(device.stats).toMatchObject({ errors: 1, noSpace: 1 });
+  const heard: number[] = [];
+  device.stats.onFailure = (errno) => void heard.push(errno, device.stats.errors);
+  for (let i = 0; i < 5; i++) expect(d.do(OUT, 0, [{ gpa: d.alloc(4096), length: 4096 }]).status).toBe(IOERR);
+  expect(device.stats).toMatchObject({ errors: 5, noSpace: 5 });
+  expect(heard).toEqual([E.ENOSPC, 1, E.ENOSPC, 2, E.ENOSPC, 4]);
 });

@@ -11,6 +11,10 @@ export class DiskStats {
   /** Requests that failed, and of them those for which the host had no space. */
   errors = 0;
   noSpace = 0;
+  /** Hears of what the host could not do: at the first time, the second, the fourth and so on, however much a guest asks for. */
+  onFailure: ((errno: number) => void) | null = null;
+
+  private failures = 0;
 
   count(op: number, bytes: number): void {
     if (op === Op.READV) {
@@ -24,6 +28,9 @@ export class DiskStats {
 
   countFailure(result: number): void {
     this.errors++;
+    if (result === -E.ENOTSUP) return; // not every file system can do all
     if (result === -E.ENOSPC || result === -E.EDQUOT) this.noSpace++;
+    this.failures++;
+    if ((this.failures & (this.failures - 1)) === 0) this.onFailure?.(-result);
   }
 }
