@@ -28,6 +28,15 @@ export class Trash {
     this.free(aside);
   }
 
+  /** The same for what came to nothing: what can't be deleted is told, and stays for whoever sweeps that folder next. */
+  discard(path: string): void {
+    try {
+      this.drop(path);
+    } catch (error) {
+      this.failed(`delete ${path}`, error);
+    }
+  }
+
   /** The room of all that was dropped before now is free, as far as it can be. */
   emptied(): Promise<void> { return this.last; }
 

@@ -49,6 +49,16 @@ test("what can't be freed is told of, and holds up nothing", async () => {
   expect([at.inTrash(), at.told]).toEqual([1, [expect.stringMatching(/^delete .*busy: .*EBUSY/)]]);
 });
 
+test("discard() tells what it can't delete, and goes on", async () => {
+  using at = world();
+  const trash = at.open();
+  await using _ = await mountOver(at.temp.join("busy"));
+  trash.discard(at.temp.join("busy"));
+  trash.discard(at.temp.join("file"));
+  expect([existsSync(at.temp.join("busy")), existsSync(at.temp.join("file")), at.told]).toEqual([true, false, [expect.stringMatching(/^delete .*busy: .*EBUSY/)]]);
+  await trash.emptied();
+});
+
 /** A file system's root can't be deleted (rmdir(2)). */
 async function mountOver(path: string) {
   mkdirSync(path);

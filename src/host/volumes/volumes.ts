@@ -147,7 +147,7 @@ class Volumes implements VolumeService {
     for (const word of words) this.coming.add(word);
     const made = fill(join(this.folder(id), FILE), request)
       .andThen(() => ResultAsync.fromPromise(this.settle(volume), (cause) => wrap("host.storage", `Cannot create the volume ${request.name}`, cause)))
-      .mapErr((error) => (this.discard(id), withRemedy(error)));
+      .mapErr((error) => (this.deps.trash.discard(this.folder(id)), withRemedy(error)));
     const done = () => words.forEach((word) => this.coming.delete(word));
     return made.map((there) => (done(), there)).mapErr((error) => (done(), error));
   }
@@ -202,13 +202,6 @@ class Volumes implements VolumeService {
     } catch (error) {
       return err(wrap("host.storage", what, error));
     }
-  }
-
-  /** What can't be deleted now the next start finds. */
-  private discard(id: string): void {
-    try {
-      this.deps.trash.drop(this.folder(id));
-    } catch {}
   }
 
   private folder(id: string): string { return join(this.deps.dir, id); }
