@@ -192,7 +192,7 @@ function openDatabase({ dataDir }: ServeOptions, cleanup: Cleanup): Res<Store> {
 }
 
 const networkOf = ({ range, dns }: ServeOptions, { db }: Store, log: Logger) =>
-  openNetwork({ db, dns, ...(range === null ? {} : { range }), log: (message) => log.info("network", { message }) });
+  openNetwork({ db, dns, nameOf: (id) => nameOfOwner(db, { kind: "instance", id }), ...(range === null ? {} : { range }), log: (message) => log.info("network", { message }) });
 
 /** Removes what is ours of the host's network. Refused while a daemon runs: it holds the database's lock. */
 async function teardown(options: ServeOptions, log: Logger): Promise<Res<void>> {

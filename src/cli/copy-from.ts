@@ -3,12 +3,11 @@
 // is written beside its name, which it takes once it is whole.
 import { chmodSync, closeSync, fchmodSync, futimesSync, lstatSync, mkdirSync, openSync, realpathSync, renameSync, rmSync, statSync, symlinkSync, utimesSync, writeSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { messageOf } from "../errors.ts";
 import { randomHex } from "../ffi/random.ts";
 import type { CpHeader } from "../routes/cp-protocol.ts";
 import type { CopySink } from "./copy-connection.ts";
 import { specialName } from "./copy-to.ts";
-import { CliError } from "./fail.ts";
+import { CliError, systemReason } from "./fail.ts";
 
 interface Folder { readonly path: string; readonly local: string; readonly header: CpHeader; /** One that was there keeps its mode. */ readonly made: boolean }
 interface OpenFile { readonly fd: number; readonly beside: string; readonly target: string; readonly header: CpHeader }
@@ -155,6 +154,6 @@ function writing<T>(path: string, write: () => T): T {
   try {
     return write();
   } catch (cause) {
-    throw new CliError(`Cannot write ${path}: ${messageOf(cause)}`, "copy_failed");
+    throw new CliError(`Cannot write ${path}: ${systemReason(cause)}`, "copy_failed");
   }
 }

@@ -1,10 +1,9 @@
 // Files here to a guest: a walk, folders before what is in them.
 import { closeSync, fstatSync, lstatSync, openSync, constants, readdirSync, readlinkSync, readSync, type Stats } from "node:fs";
 import { join } from "node:path";
-import { messageOf } from "../errors.ts";
 import type { CpHeader } from "../routes/cp-protocol.ts";
 import type { CopySender } from "./copy-connection.ts";
-import { CliError } from "./fail.ts";
+import { CliError, systemReason } from "./fail.ts";
 
 const CHUNK = 128 * 1024;
 
@@ -58,6 +57,6 @@ function reading<T>(path: string, read: () => T): T {
   try {
     return read();
   } catch (cause) {
-    throw new CliError(`Cannot read ${path}: ${messageOf(cause)}`, "copy_failed");
+    throw new CliError(`Cannot read ${path}: ${systemReason(cause)}`, "copy_failed");
   }
 }

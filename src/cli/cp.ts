@@ -2,13 +2,12 @@
 import { realpathSync } from "node:fs";
 import { basename } from "node:path";
 import type { Command } from "commander";
-import { messageOf } from "../errors.ts";
 import type { Api } from "./api.ts";
 import { apiCommand, apiOf, wantsJson } from "./command.ts";
 import { copyIn, copyOut } from "./copy-connection.ts";
 import { LocalSink } from "./copy-from.ts";
 import { sendTree } from "./copy-to.ts";
-import { CliError, usage } from "./fail.ts";
+import { CliError, systemReason, usage } from "./fail.ts";
 import { note, plain, printJson } from "./output.ts";
 import { TarSink } from "./tar.ts";
 import { sendTar } from "./untar.ts";
@@ -29,7 +28,7 @@ export function guestPath(text: string): GuestPath | null {
   const at = text.indexOf(":");
   if (at < 0 || /^[./]/.test(text)) return null;
   const instance = text.slice(0, at), path = text.slice(at + 1);
-  if (instance === "" || path === "") throw usage(`Cannot use ${text}: it is not INSTANCE:PATH, and a path here with a colon in it begins with ./`);
+  if (instance === "" || path === "") throw usage(`Cannot use ${JSON.stringify(text)}: it is not INSTANCE:PATH, and a path here with a colon in it begins with ./`);
   return { instance, path };
 }
 
@@ -91,6 +90,6 @@ function followed(path: string): string {
   try {
     return realpathSync(path);
   } catch (cause) {
-    throw new CliError(`Cannot read ${path}: ${messageOf(cause)}`, "copy_failed");
+    throw new CliError(`Cannot read ${path}: ${systemReason(cause)}`, "copy_failed");
   }
 }

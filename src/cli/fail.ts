@@ -1,4 +1,5 @@
 // How a command ends in failure: one line on stderr and a status. Commands throw; cli() in main.ts is the only catch.
+import { messageOf } from "../errors.ts";
 
 /** Status of `run` and `exec` where Dormouse failed and not the program, as Docker's: 126 and 127 are the program's. */
 export const STATUS_DORMOUSE = 125;
@@ -20,5 +21,8 @@ export class CliError extends Error {
     super(message);
   }
 }
+
+/** Why a call of the system failed: `no such file or directory`, without the call and path that the runtime puts around it. */
+export const systemReason = (cause: unknown): string => messageOf(cause).replace(/^E[A-Z0-9]+: (.*?), \w+(?: '.*)?$/s, "$1");
 
 export const usage = (message: string): CliError => new CliError(message, "usage", STATUS_USAGE);

@@ -1,9 +1,10 @@
-// A tar stream from standard input to a folder of a guest.
+// A tar stream from standard input, compressed or not, to a folder of a guest.
 import { isUtf8 } from "node:buffer";
 import { messageOf } from "../errors.ts";
 import { TarReader, type TarEntry, type TarHandler } from "../host/tar/reader.ts";
 import type { CpEnd, CpHeader } from "../routes/cp-protocol.ts";
 import type { CopySender } from "./copy-connection.ts";
+import { decompressed } from "./compressed.ts";
 import { CliError } from "./fail.ts";
 
 /** Frames of one piece of input, in order; they are sent before the next piece is read. */
@@ -45,18 +46,15 @@ class Frames implements TarHandler {
 
 export async function sendTar(input: AsyncIterable<Uint8Array>, sender: CopySender, skipped: (path: string, why: string) => void): Promise<void> {
   const frames = new Frames(skipped), reader = new TarReader(frames);
-  const reading = (read: () => void): void => {
-    try {
-      read();
-    } catch (cause) {
-      throw cause instanceof CliError ? cause : new CliError(`Cannot read the tar stream: ${messageOf(cause)}`, "copy_failed");
+  try {
+    for await (const chunk of decompressed(input)) {
+      reader.push(Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength));
+      for (const frame of frames.take()) await sender.send(frame);
     }
-  };
-  for await (const chunk of input) {
-    reading(() => reader.push(Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength)));
-    for (const frame of frames.take()) await sender.send(frame);
+    reader.finish();
+  } catch (cause) {
+    throw cause instanceof CliError ? cause : new CliError(`Cannot read the tar stream: ${messageOf(cause)}`, "copy_failed");
   }
-  reading(() => reader.finish());
 }
 
 /** Below the destination: absolute names lose their slash, as tar has it. */

@@ -4,11 +4,12 @@ import { InvalidArgumentError } from "commander";
 import type { Volume } from "./api.ts";
 import { apiCommand, apiOf, collect, show, tagsOf } from "./command.ts";
 import { each, inspectEach } from "./each.ts";
-import { CliError } from "./fail.ts";
+import { gzipped } from "./compressed.ts";
+import { CliError, systemReason, usage } from "./fail.ts";
 import { ago, table } from "./output.ts";
 import { addAttachCommands } from "./volume-mounts.ts";
 
-interface CreateFlags { size: number; from?: string; id?: string; tag?: string[] }
+interface CreateFlags { size?: number; from?: string; id?: string; tag?: string[] }
 
 const DEFAULT_GB = 10;
 
@@ -16,11 +17,11 @@ export function addVolumeCommands(program: Command): void {
   const volume = program.command("volume").description("Disks that outlive the instances they are attached to");
 
   apiCommand(volume, "create <name>", "Create a volume")
-    .option("-s, --size <size>", `how much fits into it, such as 10g; what is not written costs nothing (default ${DEFAULT_GB}g)`, wholeGigabytes, DEFAULT_GB)
-    .option("--from <file>", "with what this tar.gz holds; - reads it from standard input")
+    .option("-s, --size <size>", `how much fits into it, such as 10g; what is not written costs nothing (default ${DEFAULT_GB}g)`, wholeGigabytes)
+    .option("--from <file>", "with what this tar holds, compressed (gzip, zstd) or not; - reads it from standard input")
     .option("--id <id>", "an id of yours (default: made up)")
     .option("-t, --tag <key=value>", "tag it; repeats", collect)
-    .action(async (name: string, { size, from, id, tag }: CreateFlags, command: Command) => {
+    .action(async (name: string, { size = DEFAULT_GB, from, id, tag }: CreateFlags, command: Command) => {
       const wanted = { name, size_gb: size, ...(id === undefined ? {} : { id }), tags: tagsOf(tag) };
       const api = apiOf(command);
       show(command, await (from === undefined ? api.createVolume(wanted) : api.createVolumeFrom(wanted, await archiveAt(from))), (one) => one.name);
@@ -48,11 +49,21 @@ export function addVolumeCommands(program: Command): void {
   addAttachCommands(volume);
 }
 
+/** As a tar.gz, which the API takes. */
 async function archiveAt(path: string): Promise<ReadableStream<Uint8Array>> {
-  if (path === "-") return Bun.stdin.stream();
-  const file = Bun.file(path), found = await file.stat().catch((error: NodeJS.ErrnoException) => error);
-  if (found instanceof Error) throw new CliError(`Cannot read ${path}: ${found.code ?? found.message}`, "storage");
-  if (found.isDirectory()) throw new CliError(`Cannot read ${path}: it is a folder; give a tar.gz, or \`tar -cz -C ${path} . | dormouse volume create NAME --from -\``, "storage");
+  if (path === "-" && process.stdin.isTTY) throw usage("Cannot read an archive from a terminal: redirect a file or a program to it");
+  const input = path === "-" ? Bun.stdin.stream() : await fileAt(path);
+  try {
+    return await gzipped(input);
+  } catch (cause) {
+    throw new CliError(`Cannot read ${path === "-" ? "standard input" : path}: ${systemReason(cause)}`, "storage");
+  }
+}
+
+async function fileAt(path: string): Promise<ReadableStream<Uint8Array>> {
+  const file = Bun.file(path), found = await file.stat().catch((error: Error) => error);
+  if (found instanceof Error) throw new CliError(`Cannot read ${path}: ${systemReason(found)}`, "storage");
+  if (found.isDirectory()) throw new CliError(`Cannot read ${path}: it is a folder; give an archive, or \`tar -cz -C ${path} . | dormouse volume create NAME --from -\``, "storage");
   return file.stream();
 }
 

@@ -35,7 +35,7 @@ export const ERROR_WORDS: Readonly<Record<ErrorCode, Words>> = {
   "instance.start_failed": words("the machine did not come up; the instance's logs (`source=vmm`, `source=dormouse`) say more", "Cannot restore instance web: its monitor ended as soon as its guest was awake; its vmm log may say more"),
   "log.not_found": words("nothing was written to this log yet", "Cannot read the app log of instance web: nothing was written yet"),
   "snapshot.not_found": words("there is no such snapshot, or none of this instance, or no schedule", "Cannot find the snapshot before-upgrade: no snapshot has this name or id, and no id begins so"),
-  "snapshot.damaged": words("files of the saved machine are missing or damaged: it can be started anew after a stop, or deleted", "Cannot restore instance web: no saved machine of it is on record"),
+  "snapshot.damaged": words("files of the saved machine are missing or damaged: put them back, or keep its disk alone: fork it with `target_state` `Stopped`", "Cannot restore instance web: no saved machine of it is on record"),
   "snapshot.incompatible": words("it was saved by a host with another processor, or by another version", "Cannot use the saved machine: this host lacks avx512f"),
   "volume.not_found": words("there is no such volume, or it is not attached there", "Cannot find the volume data: no volume has this name or id, and no id begins so"),
   "volume.already_exists": words("there is a volume of this name or id", "Cannot create a volume with the name data: there is one already with that as its name; choose another, or delete that one"),

@@ -2,7 +2,7 @@
 // Go's (time.ParseDuration). What goes out parses back to the same value.
 import { ok } from "neverthrow";
 import { fail, type Res } from "../errors.ts";
-import { isLabel, MAX_LABEL } from "../host/label.ts";
+import { isLabel, LABEL_WORDS, MAX_LABEL } from "../host/label.ts";
 
 const SIZE_UNITS = ["", "K", "M", "G", "T", "P"] as const;
 const SIZE = /^(\d+)\s*([KMGTP]?)(i?B)?$/i;
@@ -82,7 +82,7 @@ export function checkName(name: string): Res<string> {
   if (isLabel(name)) return ok(name);
   return fail(
     "name.invalid",
-    `Cannot use this name: it must be 1 to ${MAX_LABEL} small letters, digits and dashes, and neither begin nor end with a dash.`,
+    `Cannot use the name ${JSON.stringify(name.slice(0, 2 * MAX_LABEL))}: a name is ${LABEL_WORDS}`,
     { details: { field: "name" } },
   );
 }

@@ -92,6 +92,11 @@ function intro(): string {
       "`standby` saves a running instance to disk as it is and ends the process that ran it: from then on it costs disk and nothing else. `restore` brings it back where it was, with the time of now. With `auto_standby` it goes to sleep by itself once no connection was open for `idle_timeout`, and wakes when somebody knocks: a new TCP connection or a UDP packet to its address or a published port, an exec, a copy of files, a request through an ingress. `auto-standby/status` tells why it is awake, `auto-standby/hold` keeps it so for a while.",
       "A snapshot keeps memory and disk under a name, apart from the instance; it can be restored in place or forked into new instances, and a schedule takes them by itself. A fork has its own name, address and random numbers, and shares memory and disk with what it came from until one of them changes it.",
     ].join("\n\n"),
+    [
+      "## Volumes and files",
+      "A volume is a disk of its own: `POST /volumes` makes an empty one, `POST /volumes/from-archive` one with what a tar.gz holds. An instance gets it by `volumes` of its create, or while it is stopped. One instance writes it, or any number read it, each with an `overlay` for what it writes where it wants one. It outlives them all.",
+      "`cp` copies files and folders in and out of a running instance over a WebSocket, `stat` looks at a path. Both wake one that sleeps, as an exec does.",
+    ].join("\n\n"),
     "## Errors\nEvery error is `{\"code\",\"message\",\"details\"}`. `x-should-retry` says whether repeating the same request can help, `retry-after-ms` when.",
     `<details><summary>All codes</summary>\n\n| code | status | repeating helps, unless the answer says otherwise | what it means |\n|---|---|---|---|\n${rows.join("\n")}\n\n</details>`,
   ].join("\n\n");

@@ -1,6 +1,6 @@
 // `dormouse volume` as a process against the real HTTP layer and the real volume domain.
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { gzipSync } from "node:zlib";
+import { gzipSync, zstdCompressSync } from "node:zlib";
 import { dir, file, tar } from "../host/images/tar-builder.ts";
 import { TempDir } from "../support/paths.ts";
 import { type Api, startApi } from "../routes/harness.ts";
@@ -34,10 +34,12 @@ test("create --from a file, and from standard input", async () => {
   await Bun.write(at.join("a.tar.gz"), archive);
   expect(await cli("create", "data", "-s", "1g", "--from", at.join("a.tar.gz"), "-t", "team=web")).toEqual({ status: 0, out: "data\n", err: "" });
   expect(await runCli(["volume", "create", "piped", "-s", "1g", "--from", "-"], { env: { DORMOUSE_HOST: api.url }, input: archive })).toEqual({ status: 0, out: "piped\n", err: "" });
-  expect(await api.client.volumes.list()).toMatchObject([{ name: "data", size_gb: 1, tags: { team: "web" } }, { name: "piped" }]);
-  for (const [path, said] of [[at.join("none"), "ENOENT"], [at.path, "it is a folder"], [import.meta.path, "it is no gzip"]] as const)
+  for (const [name, bytes] of [["plain", tar([file("a", "hello")])], ["zstd", zstdCompressSync(tar([file("a", "hello")]))]] as const)
+    expect(await runCli(["volume", "create", name, "-s", "1g", "--from", "-"], { env: { DORMOUSE_HOST: api.url }, input: bytes })).toEqual({ status: 0, out: `${name}\n`, err: "" });
+  expect(await api.client.volumes.list()).toMatchObject([{ name: "data", size_gb: 1, tags: { team: "web" } }, { name: "piped" }, { name: "plain" }, { name: "zstd" }]);
+  for (const [path, said] of [[at.join("none"), "no such file or directory"], [at.path, "it is a folder"], [import.meta.path, "not a tar archive"]] as const)
     expect(await cli("create", "bad", "--from", path)).toMatchObject({ status: 1, out: "", err: expect.stringContaining(said) });
-  expect(await api.client.volumes.list()).toHaveLength(2);
+  expect(await api.client.volumes.list()).toHaveLength(4);
 });
 
 test("attach and detach, in order, of an instance that is stopped", async () => {

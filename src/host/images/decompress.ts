@@ -23,7 +23,7 @@ export function compressionOf(head: Buffer): Compression {
   // A zstd stream may begin with a skippable frame (0x184D2A50 to …5F).
   if (found === "zstd" || /^5[0-9a-f]2a4d18/.test(hex)) return "zstd";
   if (found === "gzip" || found === undefined) return found ?? "none";
-  throw new CompressionError(`it is compressed with ${found}, which images may not be; use gzip or zstd`);
+  throw new CompressionError(`it is compressed with ${found}, which is not read; use gzip or zstd`);
 }
 
 /**

@@ -69,7 +69,7 @@ function check(ctx: Context, request: CreateInstance): Res<void> {
   const named = checkName(name);
   if (named.isErr()) return named;
   if (!Number.isSafeInteger(memoryBytes) || memoryBytes < MIN_MEMORY || memoryBytes % MIB !== 0) return fail("size.invalid", `Cannot give instance ${name} ${inMiB(memoryBytes)} of memory: it must be whole MiB, ${MIN_MEMORY / MIB} at least`);
-  if (memoryBytes > host.memoryBytes) return fail("resources.insufficient", `Cannot give instance ${name} ${inMiB(memoryBytes)} of memory: this host has ${inMiB(host.memoryBytes)}`);
+  if (memoryBytes > host.memoryBytes) return fail("resources.insufficient", `Cannot give instance ${name} ${inMiB(memoryBytes)} of memory: this host has ${Math.floor(host.memoryBytes / MIB)} MiB`);
   if (!Number.isInteger(vcpus) || vcpus < 1 || vcpus > MAX_VCPUS) return fail("size.invalid", `Cannot give instance ${name} ${vcpus} CPUs: it must be 1 to ${MAX_VCPUS}`);
   if (vcpus > host.vcpus) return fail("resources.insufficient", `Cannot give instance ${name} ${vcpus} CPUs: this host has ${host.vcpus}`);
   const sized = checkImageSize(`instance ${name} a writable disk of`, overlayBytes);

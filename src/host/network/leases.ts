@@ -14,7 +14,8 @@ export interface Published extends PortMapping { readonly instanceId: string; re
 const CURSOR = "next_address";
 
 export class LeaseStore {
-  constructor(private readonly db: Database, private readonly range: Range) {}
+  /** `nameOf`: what users call an instance, for messages. */
+  constructor(private readonly db: Database, private readonly range: Range, private readonly nameOf = (id: string): string => `instance ${id}`) {}
 
   find(instanceId: string): Lease | null {
     const row = this.db.query<LeaseRow, [string]>("SELECT * FROM network_leases WHERE instance_id = ?").get(instanceId);
@@ -67,7 +68,7 @@ export class LeaseStore {
       for (const port of ports) {
         const owner = this.db.query<PortRow, [string, number]>("SELECT * FROM network_ports WHERE protocol = ? AND host_port = ?").get(port.protocol, port.hostPort);
         if (owner !== null && owner.instance_id !== instanceId)
-          return fail("port.taken", `Cannot publish port ${port.hostPort}/${port.protocol}: instance ${owner.instance_id} has published it`, { details: { port: port.hostPort, protocol: port.protocol } });
+          return fail("port.taken", `Cannot publish port ${port.hostPort}/${port.protocol}: ${this.nameOf(owner.instance_id)} has published it; choose another port of the host, or delete that instance`, { details: { port: port.hostPort, protocol: port.protocol } });
       }
       this.db.query("DELETE FROM network_ports WHERE instance_id = ?").run(instanceId);
       const insert = this.db.query("INSERT INTO network_ports (protocol, host_port, guest_port, instance_id) VALUES (?, ?, ?, ?)");

@@ -36,6 +36,8 @@ export interface NetworkOptions {
   readonly dns?: readonly string[];
   /** Lets guests talk to each other by their addresses; off if not given. */
   readonly guestToGuest?: boolean;
+  /** What users call an instance, for messages. */
+  readonly nameOf?: (instanceId: string) => string;
   /** Called with one line for each thing that an operator should know. */
   readonly log?: (line: string) => void;
 }
@@ -69,7 +71,7 @@ class Network implements NetworkService {
   constructor(private readonly range: Range, private readonly dns: readonly string[], private readonly options: NetworkOptions) {
     this.gateway = formatAddress(range.gateway);
     this.subnet = range.text;
-    this.store = new LeaseStore(options.db, range);
+    this.store = new LeaseStore(options.db, range, options.nameOf);
     this.log = options.log ?? (() => {});
     this.rules = new Rules(() => this.asRecorded(), this.log);
   }

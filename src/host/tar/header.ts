@@ -55,7 +55,9 @@ function safe(value: number, what: string): number {
 
 /** The checksum counts its own eight bytes as spaces; old writers summed signed bytes. */
 function checksumHolds(block: Buffer): boolean {
-  const stated = numberField(block, 148, 8, "checksum");
+  const digits = textField(block, 148, 8).trim();
+  if (!/^[0-7]+$/.test(digits)) return false;
+  const stated = Number.parseInt(digits, 8);
   let unsigned = 8 * 32;
   let negative = 0;
   for (let i = 0; i < BLOCK; i++) {

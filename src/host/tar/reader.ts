@@ -82,6 +82,7 @@ export class TarReader {
   /** Call at the end of input; an archive may lack its end marker, but nothing of an entry. */
   finish(): void {
     if (this.state === "end") return;
+    if (this.header === null && this.filled > 0) throw new TarError("it ends before its first header does: it is truncated, or not a tar archive");
     if (this.state !== "header" || this.filled !== 0 || this.pax !== null || this.longName !== null)
       throw new TarError(`the archive ends in the middle${this.path === "" ? "" : ` of ${JSON.stringify(this.path)}`}: it is truncated`);
   }

@@ -25,7 +25,7 @@ export const restore = route({
   summary: "Restore an instance from standby",
   description: [
     "`Standby → Running`. Memory is mapped from the files and read as it is touched, so the size of the instance hardly matters. Before its programs run on and before the network reaches it, the guest is told the time, its name and address, and new random numbers. Answers once its programs run. Connections are there as they were, as far as the other end has kept them.",
-    "A restore under way is joined. One that fails leaves the instance in `Standby` with `state_error`, and its saved memory as good as before. Where its policy lets requests wake it, a new TCP connection or a UDP packet, an exec, and a request through an ingress do the same as this route.",
+    "A restore under way is joined. One that fails leaves the instance in `Standby` with `state_error`, and its saved memory as good as before. Where its policy lets requests wake it, a new TCP connection or a UDP packet, an exec, a copy of files, and a request through an ingress do the same as this route.",
   ].join("\n\n"),
   answers: { 200: { description: "It runs.", schema: "Instance", example: instanceExample } },
   errors: ["instance.invalid_state", ...WAKING],

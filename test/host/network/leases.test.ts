@@ -52,7 +52,7 @@ test("setPorts() replaces an instance's ports and keeps those of others", () => 
   leases.allocate("b")._unsafeUnwrap();
   const port = (hostPort: number) => ({ hostPort, guestPort: 80, protocol: "tcp" }) as const;
   expect(leases.setPorts("a", [port(1), port(2)]).isOk()).toBe(true);
-  expect(leases.setPorts("b", [port(3), port(2)])._unsafeUnwrapErr().code).toBe("port.taken");
+  expect(leases.setPorts("b", [port(3), port(2)])._unsafeUnwrapErr()).toMatchObject({ code: "port.taken", message: "Cannot publish port 2/tcp: instance a has published it; choose another port of the host, or delete that instance" });
   expect(leases.publishedOf("b")).toEqual([]);
   expect(leases.setPorts("a", [port(2)]).isOk()).toBe(true);
   expect(leases.setPorts("b", [port(1), { ...port(2), protocol: "udp" }]).isOk()).toBe(true);
