@@ -74,7 +74,7 @@ async function toGuest(api: Api, source: string, to: GuestPath, follow: boolean,
 async function unpacked(api: Api, { instance, path }: GuestPath, skip: Skip): Promise<number> {
   if (process.stdin.isTTY) throw usage("Cannot read a tar stream from a terminal: redirect a file or a program to it");
   const there = await api.stat(instance, path);
-  if (there.is_dir !== true) throw new CliError(`Cannot unpack to ${instance}:${path}: ${there.error ?? "there is no such folder"}`, "copy_failed");
+  if (there.is_dir !== true) throw new CliError(`Cannot unpack to ${instance}:${path}: ${there.error ?? "there is no such folder; make it first"}`, "copy_failed");
   return copyIn(api, instance, { direction: "to", guest_path: path, make_parents: true }, (sender) => sendTar(Bun.stdin.stream(), sender, skip));
 }
 

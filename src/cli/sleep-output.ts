@@ -7,7 +7,7 @@ export const forkLine = ({ id }: Instance): string => id;
 
 const REASONS: Readonly<Record<string, string>> = {
   unsupported_platform: "this host shows no connections",
-  policy_missing: "it has no policy; set one with `dormouse update --auto-standby 5m`",
+  policy_missing: "it has no policy; set one with `dormouse update --auto-standby 5m NAME`",
   policy_disabled: "its policy is disabled",
   instance_not_running: "it does not run",
   network_disabled: "it has no network",

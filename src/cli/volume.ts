@@ -2,11 +2,11 @@
 import type { Command } from "commander";
 import { InvalidArgumentError } from "commander";
 import type { Volume } from "./api.ts";
-import { apiCommand, apiOf, collect, show, tagsOf } from "./command.ts";
+import { apiCommand, apiOf, collect, show, tagsOf, wantsJson } from "./command.ts";
 import { each, inspectEach } from "./each.ts";
 import { gzipped } from "./compressed.ts";
 import { CliError, systemReason, usage } from "./fail.ts";
-import { ago, table } from "./output.ts";
+import { ago, print, table } from "./output.ts";
 import { addAttachCommands } from "./volume-mounts.ts";
 
 interface CreateFlags { size?: number; from?: string; id?: string; tag?: string[] }
@@ -32,8 +32,10 @@ export function addVolumeCommands(program: Command): void {
     .option("-t, --tag <key=value>", "only those with this tag; repeats", collect)
     .option("-q, --quiet", "print names only")
     .action(async (flags: { tag?: string[]; quiet?: boolean }, command: Command) => {
-      const all = await apiOf(command).volumes(tagsOf(flags.tag));
-      show(command, all, () => (flags.quiet ? all.map(({ name }) => name).join("\n") : volumeTable(all)));
+      const api = apiOf(command), all = await api.volumes(tagsOf(flags.tag));
+      if (flags.quiet || wantsJson(command)) return show(command, all, () => all.map(({ name }) => name).join("\n"));
+      const names = new Map((await api.instances()).map(({ id, name }) => [id, name]));
+      print(volumeTable(all, (id) => names.get(id) ?? id));
     });
 
   apiCommand(volume, "inspect <name...>", "Show all that is on record of volumes, as JSON")
@@ -74,9 +76,9 @@ function wholeGigabytes(text: string): number {
   return Number(match[1]) * (match[2]!.toLowerCase() === "t" ? 1024 : 1);
 }
 
-const volumeTable = (volumes: readonly Volume[]): string =>
+const volumeTable = (volumes: readonly Volume[], nameOf: (instanceId: string) => string): string =>
   table(
     ["NAME", "ID", "SIZE", "ATTACHED TO", "CREATED"],
     volumes.map(({ name, id, size_gb, attachments = [], created_at }) =>
-      [name, id, `${size_gb}GB`, attachments.map(({ instance_id, mount_path, readonly }) => `${instance_id}:${mount_path}${readonly ? ":ro" : ""}`).join(" "), ago(created_at)]),
+      [name, id, `${size_gb}GB`, attachments.map(({ instance_id, mount_path, readonly }) => `${nameOf(instance_id)}:${mount_path}${readonly ? ":ro" : ""}`).join(" "), ago(created_at)]),
   );

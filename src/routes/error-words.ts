@@ -18,7 +18,7 @@ export const ERROR_WORDS: Readonly<Record<ErrorCode, Words>> = {
   "name.ambiguous": words("what the path names begins more than one id, or is the name of several", "Cannot tell which instance a means: more than one id begins so; give more of it"),
   "size.invalid": words("a size is malformed, too small or too large", "Cannot read size as a size: it is not a whole number with a unit. Write it like 512MB or 1GB."),
   "platform.invalid": words("the host runs images for linux/amd64 only", "Cannot accept field platform: this host runs linux/amd64 only."),
-  "image.not_found": words("no image of this name was pulled, or the registry has none", "There is no image docker.io/library/nginx:latest; pull it first"),
+  "image.not_found": words("no image of this name was pulled, or the registry has none", "Cannot find the image docker.io/library/nginx:latest: it was not pulled or loaded here"),
   "image.not_ready": words("the image is still being pulled or converted, or that has failed", "Cannot use docker.io/library/nginx:latest: it is converting"),
   "image.in_use": words("an instance or a snapshot was made of the image", "Cannot remove docker.io/library/nginx:latest: the instance web uses it, and must be deleted first"),
   "image.pull_failed": words("the pull has failed", "Cannot pull docker.io/library/nginx:latest: the connection was reset"),

@@ -95,7 +95,7 @@ function intro(): string {
     [
       "## Volumes and files",
       "A volume is a disk of its own: `POST /volumes` makes an empty one, `POST /volumes/from-archive` one with what a tar.gz holds. An instance gets it by `volumes` of its create, or while it is stopped. One instance writes it, or any number read it, each with an `overlay` for what it writes where it wants one. It outlives them all.",
-      "`cp` copies files and folders in and out of a running instance over a WebSocket, `stat` looks at a path. Both wake one that sleeps, as an exec does.",
+      "`cp` copies files and folders in and out of a running instance over a WebSocket, `stat` looks at a path. Both wake one that sleeps, where its policy has requests wake it.",
     ].join("\n\n"),
     "## Errors\nEvery error is `{\"code\",\"message\",\"details\"}`. `x-should-retry` says whether repeating the same request can help, `retry-after-ms` when.",
     `<details><summary>All codes</summary>\n\n| code | status | repeating helps, unless the answer says otherwise | what it means |\n|---|---|---|---|\n${rows.join("\n")}\n\n</details>`,

@@ -128,9 +128,17 @@ describe("lifecycle", () => {
     expect(await cli(["rm", "web"])).toMatchObject({ status: 1, err: "dormouse: Cannot remove web: it is Running; stop it first, or use rm -f\n" });
     expect(await cli(["stop", "-t", "3", "web"])).toMatchObject({ status: 0, out: "web\n" });
     expect(await cli(["start", "web"])).toMatchObject({ status: 0, out: "web\n" });
+    expect(await cli(["start", "web"])).toEqual({ status: 0, out: "web\n", err: "" });
     expect(await cli(["rm", "-f", "web"])).toMatchObject({ status: 0, out: "web\n" });
     expect(api.instances.calls).toContain("remove false");
     expect(api.instances.records.size).toBe(0);
+  });
+
+  test("one that is stopped already is stopped, as docker has it; one that sleeps is not started", async () => {
+    await instance("old", { state: "Stopped", stoppedAt: Date.now() });
+    expect(await cli(["stop", "old"])).toEqual({ status: 0, out: "old\n", err: "" });
+    await instance("asleep", { state: "Standby" });
+    expect(await cli(["start", "asleep"])).toMatchObject({ status: 1, out: "", err: expect.stringContaining("instance asleep: it is Standby") });
   });
 
   test("of several, each is tried, and a failure decides the status", async () => {
@@ -202,7 +210,7 @@ describe("exec", () => {
 
   test("a stopped or unknown instance is 125, with the daemon's words", async () => {
     await instance("web", { state: "Stopped" });
-    expect(await cli(["exec", "web", "true"])).toEqual({ status: 125, out: "", err: "dormouse: Cannot run a command in instance web: it is Stopped, not Running.\n" });
+    expect(await cli(["exec", "web", "true"])).toEqual({ status: 125, out: "", err: "dormouse: Cannot run a command in instance web: it is Stopped, not Running; start it\n" });
     expect((await cli(["exec", "nobody", "true"])).err).toBe("dormouse: Cannot find instance nobody.\n");
   });
 

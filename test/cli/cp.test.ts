@@ -152,7 +152,7 @@ test("each mistake has its words", async () => {
   expect(await refused(`box:${there}/f`, "/dev/null")).toBe("1 Cannot write /dev/null: it is a device");
   const { id } = await api.client.instances.get("box");
   api.instances.change(id, { state: "Stopped" });
-  expect(await refused(`box:${there}/f`, "g")).toBe("1 Cannot copy files of instance box: it is Stopped, not Running.");
+  expect(await refused(`box:${there}/f`, "g")).toBe("1 Cannot copy files of instance box: it is Stopped, not Running; start it");
   api.instances.change(id, { state: "Running" });
   expect(readdirSync(here).toSorted()).toEqual(["d", "f", "pipe"]);
 });
@@ -224,7 +224,7 @@ test("a tar stream is unpacked into a folder that is there: owners, modes and ti
   expect(await names(inside)).toEqual(["tree", "tree/absolute", "tree/bin", "tree/bin/relative", "tree/bin/run", "tree/package.json"]);
   const made = statSync(join(inside, "tree/bin/run"));
   expect([made.uid, made.gid, made.mode & 0o777, made.mtimeMs, readlinkSync(join(inside, "tree/absolute")), text(join(inside, "tree/bin/run"))]).toEqual([1000, 50, 0o755, 1_234_567_890_000, "/etc/passwd", "x".repeat(300_000)]);
-  expect(await unpack(archive, `${there}/missing`)).toMatchObject({ status: 1, err: `dormouse: Cannot unpack to box:${there}/missing: there is no such folder\n` });
+  expect(await unpack(archive, `${there}/missing`)).toMatchObject({ status: 1, err: `dormouse: Cannot unpack to box:${there}/missing: there is no such folder; make it first\n` });
   expect((await unpack(readFileSync(join(here, "climbs.tar")), there)).err).toContain("climbs out of its folder");
   expect((await unpack(archive.subarray(0, 200_000), there)).err).toContain("truncated");
   expect((await unpack(gzipSync(archive).subarray(0, 200), there)).err).toMatch(/Cannot read the tar stream: its gzip data is damaged or cut off/);

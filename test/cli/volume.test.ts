@@ -21,10 +21,13 @@ test("create, list, inspect, rm", async () => {
   const { out } = await cli("ls");
   expect(out).toMatch(/^NAME +ID +SIZE +ATTACHED TO +CREATED\n/);
   expect(out).toMatch(new RegExp(`data +${data!.id} +20GB +one:/data:ro +`));
+  const { id: web } = await api.client.instances.create({ name: "web", image: "nginx" });
+  api.volumes.attach({ kind: "instance", id: web }, [{ volumeId: "data", mountPath: "/srv", readonly: true, overlayBytes: null }])._unsafeUnwrap();
+  expect((await cli("ls")).out).toContain("one:/data:ro web:/srv:ro");
   expect((await cli("list", "-t", "team=web", "-q")).out).toBe("data\n");
   expect(JSON.parse((await cli("ls", "--json")).out)).toEqual(JSON.parse(JSON.stringify(await api.client.volumes.list())));
-  expect(JSON.parse((await cli("inspect", "data")).out)).toMatchObject([{ name: "data", attachments: [{ instance_id: "one" }] }]);
-  expect(await cli("rm", "logs", "nobody", "data")).toMatchObject({ status: 1, out: "logs\n", err: expect.stringMatching(/nobody.*\n.*instance one has it/s) });
+  expect(JSON.parse((await cli("inspect", "data")).out)).toMatchObject([{ name: "data", attachments: [{ instance_id: "one" }, { instance_id: web }] }]);
+  expect(await cli("rm", "logs", "nobody", "data")).toMatchObject({ status: 1, out: "logs\n", err: expect.stringMatching(/nobody.*\n.*instance one, instance .* have it/s) });
   expect((await api.client.volumes.list()).map(({ name }) => name)).toEqual(["data"]);
 });
 

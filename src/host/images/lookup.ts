@@ -28,7 +28,7 @@ function byReference(records: Records, ref: Reference, prefix: string | null, te
   if (ref.digest !== null) return byDigest(records, ref.digest, text);
   const found = prefix === null ? null : byDigest(records, `sha256:${prefix}`, text);
   if (found !== null && (found.isOk() || found.error.code === "name.ambiguous")) return found;
-  return fail("image.not_found", `There is no image ${name}; pull it first`);
+  return fail("image.not_found", `Cannot find the image ${name}: it was not pulled or loaded here`);
 }
 
 function digestPrefix(text: string): string | null {
@@ -43,5 +43,5 @@ function byDigest(records: Records, prefix: string, text: string): Res<NameRow> 
   if (digests.size > 1) return fail("name.ambiguous", `${JSON.stringify(text)} begins the digests of ${digests.size} images; write more of it`);
   // A content that is ready answers for its digest, even while a name of it is in work again.
   const row = named.find(({ status }) => status === "ready") ?? (contents[0] === undefined ? named[0] : dangling(contents[0]));
-  return row === undefined ? fail("image.not_found", `There is no image ${text}; pull it first`) : ok(row);
+  return row === undefined ? fail("image.not_found", `Cannot find the image ${text}: it was not pulled or loaded here`) : ok(row);
 }

@@ -32,7 +32,7 @@ async function begin(ctx: Context, id: string, request: ForkRequest): Promise<Re
   if (source === null) return fail("instance.not_found", `Cannot fork instance ${id}: it was deleted meanwhile`);
   const wrong = refusal(source, request);
   if (wrong !== null) return fail("instance.invalid_state", `Cannot fork instance ${source.name}: ${wrong}`, { details: { state: source.state } });
-  const written = copyRefusal(source, "fork");
+  const written = copyRefusal(ctx, source, "fork");
   if (written !== null) return err(written);
   const free = ctx.records.nameFree(request.name);
   if (free.isErr()) return err(free.error);

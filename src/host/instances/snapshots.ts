@@ -40,7 +40,7 @@ async function take(ctx: Context, sourceId: string, id: string, request: TakeSna
   if (source === null) return fail("instance.not_found", `Cannot take a snapshot of instance ${sourceId}: it was deleted meanwhile`);
   const wrong = refusal(source, request.kind);
   if (wrong !== null) return fail("instance.invalid_state", `Cannot take a snapshot of instance ${source.name}: ${wrong}`, { details: { state: source.state } });
-  const written = copyRefusal(source, "take a snapshot of");
+  const written = copyRefusal(ctx, source, "take a snapshot of");
   if (written !== null) return err(written);
   if (ctx.snapshots.isTaken(source.id, request.name)) return fail("name.taken", `Cannot take a snapshot of instance ${source.name} as ${request.name}: it has one of that name; choose another, or delete that one`);
   const disk = ctx.disk(source.id, source.state !== "Stopped");

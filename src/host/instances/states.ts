@@ -34,7 +34,13 @@ export function obstacle({ state, removing }: Pick<Instance, "state" | "removing
   if (removing) return "being deleted";
   const from: readonly InstanceState[] = VERB_FROM[verb];
   if (from.includes(state)) return null;
-  return from.length <= 2 ? `${state}, not ${from.join(" or ")}` : state;
+  return `${state}${from.length <= 2 ? `, not ${from.join(" or ")}` : ""}${remedy(state, from)}`;
+}
+
+/** What makes an instance in `state` one that is awake. */
+function remedy(state: InstanceState, from: readonly InstanceState[]): string {
+  if (state === "Standby") return from.includes("Running") || from.includes("Created") ? "; restore it" : "";
+  return state === "Stopped" && (from.includes("Running") || from.includes("Standby")) ? "; start it" : "";
 }
 
 /** States that nothing leaves without somebody's request: waiting there for another one has no end. */

@@ -67,11 +67,11 @@ const isWritten = ({ readonly, overlayBytes }: VolumeMount): boolean => !readonl
 export const writesVolumes = ({ volumes }: Pick<Instance, "volumes">): boolean => volumes.some(isWritten);
 
 /** Null, or why no copy can be made of it: a copy's memory would go with a volume that only one can write. */
-export function copyRefusal(instance: Instance, what: string): DormouseError | null {
+export function copyRefusal({ deps }: Pick<Context, "deps">, instance: Instance, what: string): DormouseError | null {
   const written = instance.volumes.find(isWritten);
   if (written === undefined) return null;
   const how = written.overlayBytes === null ? "writes the volume" : "has an overlay over the volume";
-  return fail("request.not_supported", `Cannot ${what} instance ${instance.name}: it ${how} ${written.volumeId} at ${written.mountPath}, and only volumes that are read alone can be shared with a copy; stop it and detach that one first`, { details: { field: "volumes", volume: written.volumeId } }).error;
+  return fail("request.not_supported", `Cannot ${what} instance ${instance.name}: it ${how} ${deps.volumes.get(written.volumeId).map(({ name }) => name).unwrapOr(written.volumeId)} at ${written.mountPath}, and only volumes that are read alone can be shared with a copy; stop it and detach that one first`, { details: { field: "volumes", volume: written.volumeId } }).error;
 }
 
 export function attachVolume(ctx: Context, ref: string, mount: VolumeMount): AsyncRes<Instance> {

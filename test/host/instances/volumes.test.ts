@@ -135,7 +135,7 @@ test("what writes a volume, or over one, is not copied: no fork, no snapshot of 
       expect(await refusals()).toEqual(["request.not_supported", "request.not_supported"]);
       expect({ ...picture(fixture, "one"), names: fixture.instances.list().length, snapshots: fixture.instances.listSnapshots() }).toEqual({ ...before, names: 1, snapshots: [] });
     }
-    expect((await fork(fixture, "one", "two"))._unsafeUnwrapErr().message).toContain("id-data at /data");
+    expect((await fork(fixture, "one", "two"))._unsafeUnwrapErr().message).toContain("the volume data at /data");
     await remove(fixture, "one");
   }
   await fixture.close();
