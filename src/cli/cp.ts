@@ -19,7 +19,7 @@ interface Done { readonly bytes: number; readonly skipped: readonly string[] }
 export function addCopyCommand(program: Command): void {
   apiCommand(program, "cp <source> <destination>", "Copy files: one side is INSTANCE:PATH, the other a path here, or - for a tar stream")
     .option("-L, --follow-link", "copy what SOURCE leads to, where it is a symlink")
-    .addHelpText("after", "\nInto a folder that is there, or under the destination's own name. SOURCE/. copies what is in a folder without the folder itself.\nA path here that has a colon in its name is written with ./ before it.")
+    .addHelpText("after", "\nInto a folder that is there, or under the destination's own name. SOURCE/. copies what is in a folder without the folder itself.\nA tar stream that comes in may be compressed (gzip, zstd); its hard links are left out, and named.\nA path here that has a colon in its name is written with ./ before it.")
     .action((source: string, destination: string, flags: { followLink?: boolean }, self: Command) => cp(source, destination, flags.followLink === true, self));
 }
 
