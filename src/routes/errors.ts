@@ -124,12 +124,17 @@ export function toDormouseError(code: string | number, error: unknown, request: 
 const RULES: Readonly<Record<string, string>> = {
   "Unexpected property": "there is no such field",
   "Expected required property": "it is required",
-  "Expected union value": "it is none of the values that are allowed",
+  "Expected integer": "it must be a whole number",
+  "Expected string": "it must be a string",
+  "Expected boolean": "it must be true or false",
+  "Expected object": "it must be an object",
+  "Expected array": "it must be a list",
 };
 
 interface Violation {
   readonly path: string;
   readonly message: string;
+  readonly schema?: { readonly anyOf?: readonly { readonly const?: unknown }[] };
   /** Of a union: what is wrong by each of its members. */
   readonly errors?: readonly Iterable<Violation>[];
 }
@@ -140,14 +145,22 @@ function validationError(error: unknown): DormouseError {
   if (type === "response") return new DormouseError("internal", "Cannot answer this request: the answer is not as documented.", { cause: error });
   const first = innermost(all?.find((one): one is Violation => typeof one.path === "string"));
   const field = fieldName(first?.path ?? "");
-  const rule = RULES[first?.message ?? ""] ?? (first?.message ?? "not as documented").replace(/^Expected/, "expected");
+  const rule = choice(first) ?? RULES[first?.message ?? ""] ?? (first?.message ?? "not as documented").replace(/^Expected string to match '(.*)'$/, "it must match $1").replace(/^Expected/, "expected");
   return bad(field === "" ? `Cannot accept the request body: ${rule}.` : `Cannot accept field ${field}: ${rule}.`, field === "" ? undefined : field);
 }
 
-/** Inside of a union, the member that took the value until something deeper in it was wrong: not `null` for an object. */
+/** Where it is one of a few words that was wanted: which. */
+function choice(violation: Violation | undefined): string | null {
+  const words = violation?.schema?.anyOf?.flatMap((member) => (typeof member.const === "string" ? [member.const] : [])) ?? [];
+  return words.length === 0 ? null : `it must be one of ${words.join(", ")}`;
+}
+
+/** Inside of a union, the member that took the value until something deeper in it was wrong: not `null` for an object. Else its first, which is what it is about. */
 function innermost(found: Violation | undefined): Violation | undefined {
-  const deeper = (found?.errors ?? []).map((member) => [...member][0]).find((one) => one !== undefined && one.path.length > (found?.path.length ?? 0));
-  return deeper === undefined ? found : innermost(deeper);
+  if (choice(found) !== null) return found;
+  const members = (found?.errors ?? []).flatMap((member) => [...member].slice(0, 1));
+  const meant = members.find((one) => one.path.length > (found?.path.length ?? 0)) ?? members[0];
+  return meant === undefined ? found : innermost(meant);
 }
 
 /** `/port_mappings/0/guest_port` → `port_mappings[0].guest_port`. */

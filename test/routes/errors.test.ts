@@ -34,6 +34,14 @@ describe("errorResponse()", () => {
 });
 
 describe("bad requests", () => {
+  test.each<[unknown, string]>([
+    [{ port_mappings: [{ guest_port: 1, host_port: 9, protocol: "sctp" }] }, "port_mappings[0].protocol: it must be one of tcp, udp."],
+    [{ snapshot_policy: { compression: { enabled: true, algorithm: "gzip" } } }, "snapshot_policy.compression.algorithm: it must be one of zstd, lz4."],
+    [{ auto_standby: "5m" }, "auto_standby: it must be an object."], [{ auto_standby: { enabled: 1 } }, "auto_standby.enabled: it must be true or false."],
+    [{ vcpus: "2" }, "vcpus: it must be a whole number."],
+  ])("%j: what is wanted is said", async (fields, said) => {
+    expect((await answer("/instances", json({ name: "a", image: "i", ...(fields as object) }))).message).toBe(`Cannot accept field ${said}`);
+  });
   test.each<[string, unknown, string, string]>([
     ["an unknown field", { name: "a", image: "i", colour: "red" }, "bad_request", "colour"],
     ["a missing field", { name: "a" }, "bad_request", "image"],
