@@ -39,7 +39,7 @@ afterAll(async () => {
 }, 300_000);
 
 const config = () => ({ baseURL: site.daemon.url, apiKey: "any" });
-const shell = (script: string, name = "box") => site.daemon.run(["exec", name, "/bin/busybox", "sh", "-c", script]);
+const shell = (script: string, name = "box") => site.exec(name, "/bin/busybox", "sh", "-c", script);
 const seen = (folder: string): Record<string, unknown> => Object.fromEntries(Object.keys(FILES).map((path) => [path, [readFileSync(join(folder, path), "utf8"), statSync(join(folder, path)).mode & 0o777]]));
 
 describe("the contract's client", () => {

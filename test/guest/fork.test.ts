@@ -107,13 +107,13 @@ describe.each(places)("on %s", (_, parent) => {
     const busybox = (ref: string, script: string) => site.exec(ref, "/bin/busybox", "sh", "-c", script);
     await site.boot("rest", "busybox", { size: "128MB" });
     await busybox("rest", "echo early > /kept; sync");
-    await site.daemon.run(["stop", "-t", "1", "rest"]);
+    await site.stop("rest");
     const still = await site.daemon.api<Snapshot>("POST", "/instances/rest/snapshots", { kind: "Stopped", name: "still" });
     expect(still).toMatchObject({ name: "still", kind: "Stopped", source_instance_name: "rest" });
     expect(await site.refused("POST", "/instances/rest/snapshots", { kind: "Standby", name: "other" })).toMatchObject({ status: 409, code: "invalid_state" });
     expect(await site.daemon.api<Seen>("POST", `/snapshots/${still.id}/fork`, { name: "kept" })).toMatchObject({ state: "Stopped" });
     expect(await site.refused("POST", "/instances/kept/fork", { name: "other", target_state: "Standby" })).toMatchObject({ status: 409, code: "invalid_state" });
-    const second = site.daemon.run(["start", "rest"]).then(() => site.reached("rest", "Running"));
+    const second = site.start("rest");
     await site.daemon.api("POST", "/instances/kept/fork", { name: "grown", target_state: "Running" });
     await second;
     await busybox("rest", "echo late > /kept; sync");

@@ -1,21 +1,22 @@
 // What becomes of instances when daemons and monitors die, and what each leaves on the host: real guests, real signals.
 import { afterAll, beforeAll, beforeEach, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
+import { connect } from "node:net";
 import { join } from "node:path";
-import { convertedImages, localName } from "../support/converted.ts";
-import { Daemon, taps } from "../support/daemon.ts";
-import { execOutput } from "../support/exec.ts";
+import { localName } from "../support/converted.ts";
+import { taps, type Daemon } from "../support/daemon.ts";
+import { Site, type Seen } from "../support/site.ts";
 import { served, until } from "../support/until.ts";
 
-interface Seen { readonly id: string; readonly state: string; readonly exit_code: number | null; readonly exit_message: string | null; readonly network?: { readonly ip?: string } }
-
 const CGROUPS = "/sys/fs/cgroup/dormouse";
+let site: Site;
 let daemon: Daemon;
 beforeAll(async () => {
-  daemon = await Daemon.start({ seed: await convertedImages(["busybox"]) });
+  site = await Site.start(["busybox"]);
+  daemon = site.daemon;
 }, 300_000);
 afterAll(async () => {
-  await daemon?.[Symbol.asyncDispose]();
+  await site?.[Symbol.asyncDispose]();
 }, 300_000);
 beforeEach(async () => {
   if (daemon.pid === null) await daemon.start(); // a test that failed may have left it dead
@@ -23,22 +24,14 @@ beforeEach(async () => {
   await until("no TAP to be left", () => taps().length === 0);
 });
 
-const instance = (ref: string) => daemon.api<Seen>("GET", `/instances/${ref}`);
-const reached = (ref: string, state: string) => until(`${ref} to be ${state}`, async () => {
-  const one = await instance(ref);
-  return one.state === state ? one : null;
-});
-const create = async (ref: string, shell?: string) => {
-  const command = shell === undefined ? {} : { cmd: ["sh", "-c", shell] };
-  const { id } = await daemon.api<Seen>("POST", "/instances", { name: ref, image: localName("busybox"), size: "128MB", vcpus: 1, overlay_size: "1GB", ...command });
-  return id;
-};
-const started = async (ref: string, shell?: string) => {
-  await create(ref, shell);
-  return reached(ref, "Running");
-};
+const running = (shell?: string) => ({ size: "128MB", ...(shell === undefined ? {} : { cmd: ["sh", "-c", shell] }) });
+const started = (ref: string, shell?: string) => site.boot(ref, "busybox", running(shell));
 const page = (one: Seen) => served(`http://${one.network!.ip}/`);
-const shell = (ref: string, script: string) => execOutput(daemon.url, ref, ["/bin/busybox", "sh", "-c", script]);
+const shell = (ref: string, script: string) => site.exec(ref, "/bin/busybox", "sh", "-c", script);
+const reaches = (host: string, port: number): Promise<true> => new Promise((done, failed) => {
+  const socket = connect({ host, port }, () => done(true)).on("error", failed);
+  socket.end();
+});
 /** Process ids in an instance's control group: its monitor's, but for threads that the kernel's KVM adds (they have no command line). */
 const processes = (id: string) =>
   readFileSync(join(CGROUPS, id, "cgroup.procs"), "utf8").split("\n").filter(Boolean).map(Number).filter((pid) => readFileSync(`/proc/${pid}/cmdline`).length > 0);
@@ -57,7 +50,7 @@ test("a running instance has a control group, a socket and a TAP; a stopped one 
   expect(readFileSync(`/proc/${pid}/cmdline`, "latin1").split("\0").slice(-2, -1)).toEqual(["vmm"]);
   expect(Number(readFileSync(join(CGROUPS, id, "memory.current"), "utf8"))).toBeGreaterThan(2 ** 20);
   expect(leftovers(id)).toEqual({ group: true, socket: true, taps: [expect.any(String)] });
-  await daemon.run(["stop", "web"]);
+  await site.stop("web");
   await nothingLeft(id);
   await until("the monitor's end", () => !existsSync(`/proc/${pid}`));
 }, 300_000);
@@ -68,25 +61,25 @@ test("a guest serves on while its daemon is dead, and the next one takes it over
   await daemon.stop("SIGKILL");
   expect(await page(before)).toContain("busybox");
   await daemon.start();
-  expect(await instance("web")).toMatchObject({ id: before.id, state: "Running", network: { ip: before.network!.ip! } });
+  expect(await site.get("web")).toMatchObject({ id: before.id, state: "Running", network: { ip: before.network!.ip! } });
   expect(processes(before.id)).toEqual([pid!]);
   expect(taps()).toHaveLength(1);
   expect(await page(before)).toContain("busybox");
   expect(await shell("web", "echo from the guest")).toBe("from the guest\n");
-  await until("the request in the log", async () => (await daemon.run(["logs", "web"])).includes("response:200"));
-  await daemon.run(["stop", "web"]);
-  expect(await instance("web")).toMatchObject({ state: "Stopped" });
+  await until("the request in the log", async () => (await daemon.logs("web")).some((line) => line.includes("response:200")));
+  await site.stop("web");
+  expect(await site.get("web")).toMatchObject({ state: "Stopped" });
   await nothingLeft(before.id);
 }, 300_000);
 
 test("a program that ends while no daemon runs is on record with its code", async () => {
-  const { id } = await started("job", "while [ ! -e /go ]; do sleep 0.1; done; echo last words; exit 7");
-  await shell("job", "(sleep 2; touch /go) >/dev/null 2>&1 &");
+  const { id, network } = await started("job", "nc -l -p 7000 </dev/null; echo last words; exit 7");
   await daemon.stop("SIGKILL");
+  await until("the program to hear that it may end", () => reaches(network!.ip!, 7000));
   await until("the guest's end", () => JSON.parse(readFileSync(join(daemon.dataDir, "instances", id, "status.json"), "utf8").split("\n")[0]!).state === "ended");
   await daemon.start();
-  expect(await reached("job", "Stopped")).toMatchObject({ exit_code: 7 });
-  expect(await daemon.run(["logs", "job"])).toBe("last words\n");
+  expect(await site.reached("job", "Stopped")).toMatchObject({ exit_code: 7 });
+  expect(await daemon.logs("job")).toEqual(["last words"]);
   await nothingLeft(id);
 }, 300_000);
 
@@ -94,17 +87,17 @@ test("a monitor that is killed leaves Stopped with the reason, and what the gues
   const { id } = await started("web");
   await shell("web", "echo kept > /kept; sync");
   process.kill(processes(id)[0]!, "SIGKILL");
-  expect(await reached("web", "Stopped")).toMatchObject({ exit_code: null, exit_message: expect.stringContaining("killed") });
+  expect(await site.reached("web", "Stopped")).toMatchObject({ exit_code: null, exit_message: expect.stringContaining("killed") });
   await nothingLeft(id);
-  await daemon.run(["start", "web"]);
-  await reached("web", "Running");
+  await site.start("web");
   expect(await shell("web", "cat /kept")).toBe("kept\n");
 }, 300_000);
 
 test("a reboot inside starts the guest again, on the same disk and address", async () => {
-  const id = await create("cycle", "if [ -e /again ]; then echo second; exec sleep 1000; fi; echo first; touch /again; /bin/busybox reboot -f");
-  await until("the second start", async () => (await daemon.run(["logs", "cycle"])) === "first\nsecond\n");
-  expect(await reached("cycle", "Running")).toMatchObject({ id });
+  const again = "if [ -e /again ]; then echo second; exec sleep 1000; fi; echo first; touch /again; /bin/busybox reboot -f";
+  const { id } = await daemon.api<Seen>("POST", "/instances", { name: "cycle", image: localName("busybox"), vcpus: 1, overlay_size: "1GB", ...running(again) });
+  await until("the second start", async () => (await daemon.logs("cycle")).join("\n") === "first\nsecond");
+  expect(await site.reached("cycle", "Running")).toMatchObject({ id });
   expect(taps()).toHaveLength(1);
 }, 300_000);
 

@@ -93,6 +93,14 @@ export class Daemon {
     return (text.trim() === "" ? null : JSON.parse(text)) as T;
   }
 
+  /** The lines of an instance's log so far; what only the command's own test needs a process for. */
+  async logs(ref: string, source: "app" | "vmm" | "dormouse" = "app", tail = 100_000): Promise<string[]> {
+    const answer = await fetch(`${this.url}/instances/${ref}/logs?source=${source}&tail=${tail}`);
+    const text = await answer.text();
+    if (!answer.ok) throw new Error(`Cannot read the log of ${ref}: ${answer.status} ${text}`);
+    return text.split("\n").filter((line) => line.startsWith("data: ")).map((line) => JSON.parse(line.slice("data: ".length)) as string);
+  }
+
   /** At once, whatever it is at. */
   async remove(ref: string): Promise<void> { await this.api("DELETE", `/instances/${ref}?graceful_shutdown=false`); }
 

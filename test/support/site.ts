@@ -29,7 +29,7 @@ function monitorsOf(id: string): number[] {
 }
 
 /** As the API has durations. */
-const REACH_TIMEOUT = "2m";
+const REACH_TIMEOUT = "2m", STOP_GRACE = "1s";
 
 export class Site {
   private constructor(readonly daemon: Daemon) {}
@@ -54,12 +54,12 @@ export class Site {
     const { id } = await this.get(name);
     const threads = await Promise.all(monitorsOf(id).map(async (pid) =>
       `threads of monitor ${pid}:\n${await describeThreads(pid)}\nits kernel logged last:\n${guestLog(pid, 20).join("\n")}`));
-    return [...threads, `its serial port said last:\n${await this.daemon.run(["logs", "--source", "vmm", "--tail", "40", name])}`].join("\n");
+    return [...threads, `its serial port said last:\n${(await this.daemon.logs(name, "vmm", 40)).join("\n")}`].join("\n");
   }
 
   /** How it came to be what it is, for a test that failed. */
   async story(name: string): Promise<string> {
-    const { state, state_error, exit_message } = await this.get(name), logs = (source: string) => this.daemon.run(["logs", "--source", source, "--tail", "20", name]);
+    const { state, state_error, exit_message } = await this.get(name), logs = async (source: "dormouse" | "vmm") => (await this.daemon.logs(name, source, 20)).join("\n");
     return [`${name} is ${state}: ${state_error ?? exit_message ?? "no word why"}`, await logs("dormouse"), await logs("vmm")].join("\n");
   }
 
@@ -80,6 +80,19 @@ export class Site {
     return one;
   }
 
+  /** Asks its program to end, and soon ends it: images' shells and servers as PID 1 are deaf to SIGTERM, and nobody is served by the wait. */
+  async stop(ref: string): Promise<Seen> {
+    const one = await this.daemon.api<Seen>("POST", `/instances/${ref}/stop?grace=${STOP_GRACE}`);
+    if (one.state !== "Stopped") throw new Error(`stop of ${ref} was answered with the state ${one.state}`);
+    return one;
+  }
+
+  /** Running: its program was started. */
+  async start(ref: string): Promise<Seen> {
+    await this.daemon.api("POST", `/instances/${ref}/start`);
+    return this.reached(ref, "Running");
+  }
+
   /** A request that must be refused. */
   async refused(method: string, path: string, body?: unknown): Promise<Refusal> {
     const init: RequestInit = body === undefined ? { method } : { method, body: JSON.stringify(body), headers: { "content-type": "application/json" } };
@@ -98,9 +111,7 @@ export class Site {
 
   /** Lines of what the daemon did to an instance that have `text` in them. */
   async told(ref: string, text: string): Promise<number> {
-    const log = await fetch(`${this.daemon.url}/instances/${ref}/logs?source=dormouse&tail=100000`);
-    if (!log.ok) throw new Error(`Cannot read the log of ${ref}: ${log.status} ${await log.text()}`);
-    return (await log.text()).split("\n").filter((line) => line.startsWith("data:") && line.includes(text)).length;
+    return (await this.daemon.logs(ref, "dormouse")).filter((line) => line.includes(text)).length;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
