@@ -5,6 +5,8 @@ import { command, CommandError } from "./command.ts";
 import { repo, TempDir } from "./paths.ts";
 
 export const executable = join(repo, "dist/dormouse");
+/** The guest's kernel and initramfs as a daemon unpacks them, made by scripts/lib/images.ts; where they are not those of the executable, a daemon replaces them. */
+export const unpacked = join(repo, "dist/artifacts");
 const LOG_TAIL = 256 * 1024;
 
 /** The TAPs in this network namespace. /sys/class/net has those of the namespace that it was mounted in. */
@@ -21,9 +23,10 @@ export async function dormouse(args: readonly string[], options: { input?: strin
   return { status, stdout, stderr };
 }
 
-/** The database is the daemon's own to write. Images are only read: they are linked to, as a copy of a hundred MiB takes an emulated processor seconds. */
+/** The database is the daemon's own to write. What is only read is linked to: to copy a hundred MiB, or to unpack a kernel, takes an emulated processor seconds. */
 async function plant(seed: string, dataDir: string): Promise<void> {
-  await command(["cp", "-r", "--symbolic-link", `${seed}/images`, dataDir]);
+  const read = [`${seed}/images`, ...(existsSync(unpacked) ? [unpacked] : [])];
+  await command(["cp", "-r", "--symbolic-link", ...read, dataDir]);
   await command(["cp", "--preserve=mode", join(seed, "dormouse.db"), dataDir]);
 }
 
@@ -36,7 +39,7 @@ export class Daemon {
 
   private constructor(readonly dataDir: string, private readonly temp: TempDir | null, private readonly flags: readonly string[]) {}
 
-  /** In the testbed the data folder lies on its ext4 disk; elsewhere where temporary files do. It begins with what `seed` has. `flags` go to `serve`. */
+  /** In the testbed the data folder lies on its ext4 disk; elsewhere where temporary files do. With `seed` it begins with the images in there and an unpacked guest. `flags` go to `serve`. */
   static async start(options: { dataDir?: string; seed?: string; flags?: readonly string[] } = {}): Promise<Daemon> {
     if (!existsSync(executable)) throw new Error(`Cannot start ${executable}: build it with \`bun run build\``);
     const temp = options.dataDir === undefined ? new TempDir("data", process.env["DORMOUSE_TESTBED"] === "1" ? "/var/lib/dormouse" : undefined) : null;
