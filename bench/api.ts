@@ -3,7 +3,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
-import { createId } from "@paralleldrive/cuid2";
+import { createId } from "../src/host/id.ts";
 import { RouteSocket } from "../src/ffi/netlink/route.ts";
 import { imageMigrations } from "../src/host/images/images.ts";
 import { instanceMigrations } from "../src/host/instances/instances.ts";

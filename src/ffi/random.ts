@@ -2,10 +2,13 @@
 import { must } from "./syscall.ts";
 import { SYS } from "./abi/syscalls.ts";
 
-/** `bytes` random bytes (at most 256, which the kernel never cuts short) in hexadecimal: no two calls anywhere draw the same. */
-export function randomHex(bytes: number): string {
-  const drawn = Buffer.alloc(bytes);
-  const n = must("Cannot draw random bytes", SYS.getrandom, drawn, bytes, 0);
-  if (n !== bytes) throw new Error("Cannot draw random bytes: the host gave less than asked");
-  return drawn.toString("hex");
+/** `count` random bytes, at most 256, which the kernel never cuts short. */
+export function randomBytes(count: number): Buffer {
+  const drawn = Buffer.alloc(count);
+  const n = must("Cannot draw random bytes", SYS.getrandom, drawn, count, 0);
+  if (n !== count) throw new Error("Cannot draw random bytes: the host gave less than asked");
+  return drawn;
 }
+
+/** The same in hexadecimal. */
+export const randomHex = (bytes: number): string => randomBytes(bytes).toString("hex");

@@ -3,7 +3,7 @@
 import { mkdirSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import { createId } from "@paralleldrive/cuid2";
+import { createId } from "./id.ts";
 import type { Unheard } from "./background.ts";
 
 export class Trash {

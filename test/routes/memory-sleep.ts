@@ -1,5 +1,5 @@
 // SleepService in memory, over the records of memory.ts: states, names and conflicts as the interface promises them.
-import { createId } from "@paralleldrive/cuid2";
+import { createId } from "../../src/host/id.ts";
 import { err, errAsync, ok, okAsync } from "neverthrow";
 import { type AsyncRes, DormouseError, fail } from "../../src/errors.ts";
 import type { Instance, InstanceState } from "../../src/host/instances/service.ts";

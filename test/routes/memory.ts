@@ -1,6 +1,6 @@
 // In-memory services for tests of the HTTP layer alone: they keep records and answer as the interfaces promise, and a test
 // can make them fail. Nothing runs.
-import { createId } from "@paralleldrive/cuid2";
+import { createId } from "../../src/host/id.ts";
 import { errAsync, ok, okAsync, ResultAsync } from "neverthrow";
 import { DormouseError, fail, type Res } from "../../src/errors.ts";
 import type { ImageRecord, ImageService } from "../../src/host/images/service.ts";

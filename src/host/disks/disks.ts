@@ -1,5 +1,6 @@
 // Writable disks and who owns them. A clone shares blocks where the file system can; elsewhere what the source wrote until now becomes
-// an immutable layer, by a second name of the same file, and everybody goes on in an empty file above it.
+// an immutable layer, by a second name of the same file, and everybody goes on in an empty file above it. What has written nothing since
+// its last clone gives the layer that it has already: its own file and record stay as they are, as with shared blocks.
 //
 // Order, and what a crash leaves of a clone:
 //   1. files are made under names that no row tells of: the next start sweeps them; the source is as it was;

@@ -2,8 +2,8 @@
 import { constants } from "node:fs";
 import { copyFile, open, rm, stat } from "node:fs/promises";
 import { dirname } from "node:path";
-import { MAP_BLOCK, mapFault, mapHeader, mapLayout } from "../../block-map.ts";
-import { closeFd, fileSize, O_RDWR, openFd, pwriteAll } from "../../ffi/fd.ts";
+import { MAP_BLOCK, mapFault, mapHeader, mapLayout, type MapLayout } from "../../block-map.ts";
+import { closeFd, fileSize, O_RDONLY, O_RDWR, openFd, pwriteAll } from "../../ffi/fd.ts";
 import { SYS } from "../../ffi/abi/syscalls.ts";
 import { must } from "../../ffi/syscall.ts";
 import { sync } from "../sync.ts";
@@ -56,15 +56,21 @@ export async function revert(map: string): Promise<void> {
   await sync(map);
 }
 
-/** Makes the other region of a map as this one is. Damaged maps are left alone: the monitor refuses them, and says why. */
+/** Whether a disk with this map holds nothing of its own: it reads as what is below it. */
+export function holdsNothing(map: string): boolean {
+  return withMap(map, O_RDONLY, false, (fd, { regionBytes, nowAt }) => {
+    for (let at = 0; at < regionBytes; at += CHUNK) {
+      const bits = Buffer.alloc(Math.min(CHUNK, regionBytes - at));
+      read(fd, bits, nowAt + at);
+      if (!bits.equals(Buffer.alloc(bits.length))) return false;
+    }
+    return true;
+  });
+}
+
+/** Makes the other region of a map as this one is. */
 function copyRegion(path: string, source: "now" | "flushed"): void {
-  const fd = openFd(path, O_RDWR);
-  try {
-    const header = new Uint8Array(MAP_BLOCK), size = fileSize(fd);
-    read(fd, header, 0);
-    const bytes = Number(new DataView(header.buffer).getBigUint64(16, true));
-    if (mapFault(header, size, bytes) !== null) return;
-    const { regionBytes, nowAt, flushedAt } = mapLayout(bytes);
+  withMap(path, O_RDWR, undefined, (fd, { regionBytes, nowAt, flushedAt }) => {
     const [from, to] = source === "now" ? [nowAt, flushedAt] : [flushedAt, nowAt];
     for (let at = 0; at < regionBytes; at += CHUNK) {
       const length = Math.min(CHUNK, regionBytes - at), wanted = new Uint8Array(length), found = new Uint8Array(length);
@@ -72,6 +78,17 @@ function copyRegion(path: string, source: "now" | "flushed"): void {
       read(fd, found, to + at);
       if (Buffer.compare(wanted, found) !== 0) pwriteAll(fd, wanted, to + at);
     }
+  });
+}
+
+/** `work`'s answer, or `damaged` where it is no map: the monitor refuses those, and says why. */
+function withMap<T>(path: string, flags: number, damaged: T, work: (fd: number, layout: MapLayout) => T): T {
+  const fd = openFd(path, flags);
+  try {
+    const header = new Uint8Array(MAP_BLOCK), size = fileSize(fd);
+    read(fd, header, 0);
+    const bytes = Number(new DataView(header.buffer).getBigUint64(16, true));
+    return mapFault(header, size, bytes) === null ? work(fd, mapLayout(bytes)) : damaged;
   } finally {
     closeFd(fd);
   }
@@ -84,7 +101,6 @@ function read(fd: number, into: Uint8Array, offset: number): void {
     done += got;
   }
 }
-
 
 /** Names that were made or removed in the folders of these paths. */
 export async function syncFolders(...paths: readonly string[]): Promise<void> {

@@ -1,10 +1,10 @@
 // Makes the files that a clone of a disk needs: the source's blocks under a name of the target's, or layers of both. None of them is
 // anybody's until disks.ts has recorded them.
 import { link, mkdir } from "node:fs/promises";
-import { createId } from "@paralleldrive/cuid2";
+import { createId } from "../id.ts";
 import { hasSmallBlocks } from "../ext4-superblock.ts";
 import type { Trash } from "../trash.ts";
-import { exists, makeTop, reflink, seal, syncFolders } from "./files.ts";
+import { exists, holdsNothing, makeTop, reflink, seal, syncFolders } from "./files.ts";
 import { requireAll, type DiskPaths } from "./paths.ts";
 import type { DiskRecords, Top } from "./records.ts";
 import type { DiskLayer, DiskOwner } from "./service.ts";
@@ -33,7 +33,7 @@ export class Preparer {
     try {
       requireAll(this.paths.stack(from, source)); // or an empty disk would be made in its place at the next start
       await mkdir(this.paths.folder(to), { recursive: true, mode: 0o700 });
-      if (own === null) return { made, source: null, target: await this.top(to, id, source.layer!, await this.size(from), made) };
+      if (own === null || this.addsNothing(source, own)) return { made, source: null, target: await this.top(to, id, source.layer!, await this.size(from), made) };
       if (await this.share(own, this.paths.own(to, copy)!, made)) return { made, source: null, target: copy };
       return await this.split(from, source, to, id, made);
     } catch (error) {
@@ -42,6 +42,12 @@ export class Preparer {
       throw error;
     }
   }
+
+  /**
+   * Its own file is still as the last clone has left it: then a clone needs what is below, and nothing else becomes a layer. Not over a layer
+   * that a monitor may still write to.
+   */
+  private addsNothing({ layer }: Top, { map }: DiskLayer): boolean { return layer !== null && map !== null && this.records.isSealed(layer) && holdsNothing(map); }
 
   private async share(from: DiskLayer, to: DiskLayer, made: string[]): Promise<boolean> {
     made.push(to.path, ...(to.map === null ? [] : [to.map]));

@@ -44,6 +44,10 @@ export class DiskRecords {
     for (const id of ids) seal.run(id);
   }
 
+  isSealed(layer: string): boolean {
+    return this.db.query<{ sealed: number }, [string]>("SELECT sealed FROM disk_layers WHERE id = ?").get(layer)?.sealed === 1;
+  }
+
   /** A layer that is read only through another one, which can be merged into it. */
   mergeable(): { lower: string; upper: string; lowerMapped: boolean } | null {
     const row = this.db.query<{ lower: string; upper: string; below: string | null }, []>(`

@@ -1,7 +1,7 @@
 // Where an image comes from: a registry, or files on this host. Either names a manifest and brings blobs by digest.
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { createId } from "@paralleldrive/cuid2";
+import { createId } from "../id.ts";
 import { blobPath, publish, sizeOf, type ImageFiles } from "./files.ts";
 import { wrap } from "../../errors.ts";
 import type { Descriptor, Manifest } from "./manifest.ts";

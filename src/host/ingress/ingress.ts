@@ -1,6 +1,6 @@
 // The ingress domain: rules on record, the ports they need, and the proxy behind them.
 import type { Database } from "bun:sqlite";
-import { createId } from "@paralleldrive/cuid2";
+import { createId } from "../id.ts";
 import { err, ok } from "neverthrow";
 import { fail, type Res } from "../../errors.ts";
 import { describeError, type Logger } from "../../log.ts";

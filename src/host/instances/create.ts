@@ -1,7 +1,7 @@
 // create: → Created, and on in the background (Created → Initializing → Running, or → Stopped with the reason).
 import { closeSync, mkdirSync, openSync, rmSync } from "node:fs";
 import { availableParallelism, totalmem } from "node:os";
-import { createId } from "@paralleldrive/cuid2";
+import { createId } from "../id.ts";
 import { err, ok, ResultAsync } from "neverthrow";
 import { fail, wrap, type AsyncRes, type Res } from "../../errors.ts";
 import { checkImageSize, inMiB } from "../ext4-images.ts";

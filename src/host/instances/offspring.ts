@@ -1,5 +1,5 @@
 // New instances out of what another one is or was: a fork's record, disk and memory, and its way to the state that was asked for.
-import { createId } from "@paralleldrive/cuid2";
+import { createId } from "../id.ts";
 import { err, ok } from "neverthrow";
 import { fail, wrap, type Res } from "../../errors.ts";
 import type { Clone, DiskOwner } from "../disks/service.ts";

@@ -13,9 +13,9 @@ export function readSysctl(name: string): string | null {
   }
 }
 
-/** Writes only where the value differs; false where it was so already. Throws where it cannot be written. */
-export function writeSysctl(name: string, value: string): boolean {
-  if (readSysctl(name) === value) return false;
+/** Writes only where the value differs from what it is `now`; false where it was so already. Throws where it cannot be written. */
+export function writeSysctl(name: string, value: string, now = readSysctl(name)): boolean {
+  if (now === value) return false;
   writeFileSync(`${ROOT}/${name}`, value);
   return true;
 }

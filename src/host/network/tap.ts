@@ -67,7 +67,8 @@ export function repairGuestTap(route: RouteSocket, lease: Lease): boolean {
 function configure(route: RouteSocket, lease: Lease, link: Link): void {
   for (const [name, value] of SETTINGS) {
     const path = name.replace("*", lease.tap);
-    if (readSysctl(path) !== null) writeSysctl(path, value);
+    const now = readSysctl(path);
+    if (now !== null) writeSysctl(path, value, now);
   }
   route.bringUp(link, macBytes(HOST_MAC));
   const address = numberOf(lease.ip);

@@ -3,7 +3,7 @@
 import type { Database } from "bun:sqlite";
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
-import { createId } from "@paralleldrive/cuid2";
+import { createId } from "../id.ts";
 import { ok } from "neverthrow";
 import { fail, messageOf, wrap, type Res } from "../../errors.ts";
 import { decodeContainer } from "../../machine-state/container.ts";

@@ -1,6 +1,6 @@
 // Named snapshots on record. Their memory is a generation, their disk belongs to src/host/disks.
 import type { Database } from "bun:sqlite";
-import { createId } from "@paralleldrive/cuid2";
+import { createId } from "../id.ts";
 import { ok } from "neverthrow";
 import { fail, type Res } from "../../errors.ts";
 import type { CreateInstance, Instance } from "../instances/service.ts";

@@ -3,7 +3,7 @@ import { mkdirSync, readdirSync, statSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { Database } from "bun:sqlite";
-import { createId } from "@paralleldrive/cuid2";
+import { createId } from "../id.ts";
 import { err, errAsync, ok, ResultAsync } from "neverthrow";
 import { DormouseError, fail, wrap, type AsyncRes, type Res } from "../../errors.ts";
 import { Ext4Images } from "../ext4-images.ts";

@@ -44,6 +44,20 @@ test("a clone's own bytes are few, and its files are all there are", async () =>
   }
 });
 
+test("clones of what has written nothing since the last one share what that shares, however many they are", async () => {
+  const host = await Host.open(), files = reflinks ? 1 : 2, layers = reflinks ? 0 : 1;
+  for (let n = 0; n < 100; n++) await host.clone(instance("a"), n % 2 === 0 ? instance(`f${n}`) : snapshot(`s${n}`));
+  expect([host.files(instance("a")), host.files(instance("f98")), host.files(snapshot("s99")), host.layerFiles()].map(({ length }) => length)).toEqual([files, files, 1, layers]);
+  host.write(instance("f98"), 3, 3);
+  await host.clone(instance("f98"), instance("g"));
+  host.write(instance("a"), 2, 2);
+  await host.clone(instance("a"), instance("h"));
+  expect(["a", "f0", "f98", "g", "h"].map((id) => host.content(instance(id)))).toEqual([blocks({ 0: 1, 2: 2 }), blocks({ 0: 1 }), blocks({ 0: 1, 3: 3 }), blocks({ 0: 1, 3: 3 }), blocks({ 0: 1, 2: 2 })]);
+  expect(host.content(snapshot("s99"))).toEqual(blocks({ 0: 1 }));
+  const again = await host.again();
+  expect([again.content(instance("a")), again.content(instance("g"))]).toEqual([blocks({ 0: 1, 2: 2 }), blocks({ 0: 1, 3: 3 })]);
+});
+
 test("a running source goes on in the file that its monitor is given", async () => {
   const host = await Host.open();
   const monitor = new Writer(host.files(instance("a"))[0]!);
@@ -215,7 +229,6 @@ test("after a boot of the host, blocks that were not flushed are those of the la
   expect(statSync(map!).size).toBe(mapLayout(BYTES).fileBytes);
 });
 
-
 test("chains become shorter when snapshots go, under whoever reads them", async () => {
   if (reflinks) return;
   const host = await Host.open();
@@ -253,12 +266,18 @@ test("what a clone that was taken back has left is not merged while a monitor ma
   const host = await Host.open();
   await host.clone(instance("a"), snapshot("s"));
   const monitor = new Writer(host.files(instance("a"))[0]!);
+  monitor.write(3, 3);
   (await host.begin(instance("a"), instance("b"))).undo()._unsafeUnwrap();
   host.remove(snapshot("s"));
   await host.disks.idle();
   expect(host.files(instance("a")).length).toBe(3);
   monitor.write(4, 4);
-  expect(host.content(instance("a"))).toEqual(blocks({ 0: 1, 4: 4 }));
+  expect(host.content(instance("a"))).toEqual(blocks({ 0: 1, 3: 3, 4: 4 }));
+  // Nor is it given to anybody as it is, though the file above it holds nothing.
+  const clone = await host.begin(instance("a"), instance("b"));
+  new Writer(clone.newTop!).write(5, 5);
+  clone.finish()._unsafeUnwrap();
+  expect([host.content(instance("a")), host.content(instance("b"))]).toEqual([blocks({ 0: 1, 3: 3, 4: 4, 5: 5 }), blocks({ 0: 1, 3: 3, 4: 4 })]);
 });
 
 test.skipIf(reflinks !== undefined || Bun.which("mkfs.xfs") === null || process.getuid?.() !== 0)("all of this on a file system with reflinks", async () => {

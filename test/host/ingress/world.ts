@@ -1,7 +1,7 @@
 // The ingress domain over a database in memory and instances that a test invents: their address is loopback, their ports are
 // real servers of this process.
 import { Database } from "bun:sqlite";
-import { createId } from "@paralleldrive/cuid2";
+import { createId } from "../../../src/host/id.ts";
 import { ok, okAsync } from "neverthrow";
 import { fail, type AsyncRes } from "../../../src/errors.ts";
 import { ingressMigrations, openIngress } from "../../../src/host/ingress/ingress.ts";

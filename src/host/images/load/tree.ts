@@ -2,7 +2,7 @@
 import { closeSync, existsSync, openSync, readSync, statSync, writeSync } from "node:fs";
 import { open } from "node:fs/promises";
 import { posix, join } from "node:path";
-import { createId } from "@paralleldrive/cuid2";
+import { createId } from "../../id.ts";
 import { DormouseError } from "../../../errors.ts";
 import { compressionOf, readLayer, type Compression } from "../decompress.ts";
 import type { ImageFiles } from "../files.ts";
