@@ -1,12 +1,24 @@
 // The terminal we stand on: raw mode, its size, and the keys that leave a session.
+import { ioctls, OFLAG, termios } from "../ffi/abi/termbits.ts";
+import { SYS } from "../ffi/abi/syscalls.ts";
+import { must } from "../ffi/syscall.ts";
 
 /** Rows and columns; 24 by 80 where nothing tells. */
 export const terminalSize = (): { rows: number; cols: number } => ({ rows: process.stdout.rows || 24, cols: process.stdout.columns || 80 });
 
-/** Sends every key through as it is typed. Returns what puts the terminal back; call it once. */
+/** Sends every key through as it is typed, and shows what comes as it is. Returns what puts the terminal back; call it once. */
 export function rawMode(): () => void {
   process.stdin.setRawMode(true);
+  untouchedOutput();
   return () => void process.stdin.setRawMode(false);
+}
+
+/** The runtime's raw mode still puts a carriage return before each line feed. The guest's terminal has done so where its program wants it. */
+function untouchedOutput(): void {
+  const settings = new DataView(new ArrayBuffer(termios.size)), at = termios.at.c_oflag;
+  must("Cannot read the terminal's settings", SYS.ioctl, 0, ioctls.TCGETS, settings);
+  settings.setUint32(at, settings.getUint32(at, true) & ~OFLAG.OPOST, true);
+  must("Cannot change the terminal's settings", SYS.ioctl, 0, ioctls.TCSETS, settings);
 }
 
 const CTRL_P = 0x10, CTRL_Q = 0x11;

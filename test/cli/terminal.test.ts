@@ -47,6 +47,9 @@ test("exec -it: keys go through raw, the size at the start and at each change, a
   await until(() => screen().includes("\x1b[1m# \x1b[0m"));
   type("ls\r\x03\x04");
   await until(() => exec.input.join("") === "ls\r\x03\x04");
+  exec.listener.onStdout(Buffer.from("one\r\ntwo\nend"));
+  await until(() => screen().includes("end"));
+  expect(screen()).toContain("one\r\ntwo\nend");
   // What was typed is the program's to show.
   expect(screen()).not.toContain("ls");
   terminal.resize(120, 40);
@@ -70,7 +73,7 @@ test("run -it: ctrl-p ctrl-q leaves the program running", async () => {
   type("\x11");
   expect(await child.exited).toBe(0);
   expect(exec.input.join("")).toBe("a");
-  expect(screen()).toContain("web runs on");
+  expect(screen()).toContain("web runs on\r\n");
   expect([...api.instances.records.values()]).toMatchObject([{ name: "web", state: "Running", tty: true, openStdin: true }]);
 });
 
