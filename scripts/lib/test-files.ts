@@ -14,14 +14,10 @@ export const TESTBED_LIMIT_MS = 70 * LONG * MINUTE;
 export type Kind = keyof typeof LIMITS;
 
 /**
- * Files at a time. Most of what a guest file does comes one after the other: one alone leaves a third of two processors idle, however many
- * the testbed has. But for this one, which keeps both busy: beside another it would only take half as long again, and it is the nearest to its hang limit.
+ * How many files at a time. A guest file has the testbed for itself: two at a time take two thirds of the time (14 to 18 minutes for all
+ * tests), but beside other work on the machine the longest of them came near its hang limit (1,121 s of 1,500).
  */
-const LANES = 2;
-const ALONE = "test/guest/standby.test.ts";
-/** They come first: what begins last would go on alone. By what they take in the testbed. */
-const LONGEST = ["fork", "knock", "cli", "volumes", "agent"].map((name) => `test/guest/${name}.test.ts`);
-const rank = (file: string): number => (LONGEST.includes(file) ? LONGEST.indexOf(file) : LONGEST.length);
+const LANES = { unit: 2, guest: 1 };
 /**
  * A network of its own for each guest file: a daemon makes what it likes of its host's. (Of control groups each takes those of its instances.)
  */
@@ -34,15 +30,13 @@ export interface Progress extends Counts { /** Files, to their end. */ readonly 
 const plus = (one: Counts, other: Counts): Counts => ({ passed: one.passed + other.passed, failed: one.failed + other.failed });
 export const total = (counts: readonly Counts[]): Counts => counts.reduce(plus, { passed: 0, failed: 0 });
 
-interface Run { readonly lanes?: number; /** Hears of each file's begin and of the end. */ readonly tell?: (progress: Progress) => void }
-
-/** Each lane has a folder of its own in `folder`. */
-export async function runFiles(files: readonly string[], kind: Kind, folder: string, { lanes = LANES, tell = () => {} }: Run = {}): Promise<Counts> {
-  const waiting = files.filter((file) => file !== ALONE).sort((one, other) => rank(one) - rank(other));
+/** Each lane has a folder of its own in `folder`. `tell` hears of each file's begin and of the end. */
+export async function runFiles(files: readonly string[], kind: Kind, folder: string, tell: (progress: Progress) => void = () => {}): Promise<Counts> {
+  const waiting = [...files];
   const results: Counts[] = [], running = new Map<string, Running>();
   const changed = (): void => tell({ ...total(results), done: results.length, running: [...running.values()] });
   const lane = async (lane: string): Promise<void> => {
-    mkdirSync(lane, { recursive: true });
+    mkdirSync(lane);
     for (let file; (file = waiting.shift()) !== undefined; ) {
       running.set(lane, { file, output: join(lane, "output") });
       changed();
@@ -50,9 +44,7 @@ export async function runFiles(files: readonly string[], kind: Kind, folder: str
       running.delete(lane);
     }
   };
-  await Promise.all(Array.from({ length: lanes }, (_, i) => lane(join(folder, `lane-${i}`))));
-  waiting.push(...files.filter((file) => file === ALONE));
-  await lane(join(folder, "lane-0"));
+  await Promise.all(Array.from({ length: LANES[kind] }, (_, i) => lane(join(folder, `lane-${i}`))));
   changed();
   return total(results);
 }

@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { probeKvm } from "../../src/host/doctor/probe.ts";
-import { indented, repo, runFiles, TESTBED_LIMIT_MS, total, type Counts, type Kind, type Progress } from "./test-files.ts";
+import { indented, repo, runFiles, TESTBED_LIMIT_MS, total, type Counts, type Progress } from "./test-files.ts";
 
 const { values: options, positionals: patterns } = parseArgs({
   allowPositionals: true, options: { "guest-only": { type: "boolean" }, report: { type: "string" } },
@@ -37,20 +37,16 @@ async function prepareGuestTests(): Promise<boolean> {
   return (await outer(["bun", "run", "build"])) === 0 && (await outer(["bun", "scripts/lib/images.ts"])) === 0;
 }
 
-const runHere = (files: readonly string[], kind: Kind, lanes?: number): Promise<Counts> =>
-  withFolder("dormouse-tests-", (folder) => runFiles(files, kind, folder, lanes === undefined ? {} : { lanes }));
-
-/** The testbed is another machine, which leaves this one idle at times and takes longer: the other files run beside it, one at a time. */
-async function runAll(guestFiles: readonly string[], otherFiles: readonly string[]): Promise<Counts> {
-  if (guestFiles.length === 0) return runHere(otherFiles, "unit");
+async function runGuestTests(files: readonly string[]): Promise<Counts> {
+  if (files.length === 0) return { passed: 0, failed: 0 };
   if (!(await prepareGuestTests())) {
-    console.log(`FAIL test/guest: what its ${guestFiles.length} files need cannot be built`);
-    return total([{ passed: 0, failed: guestFiles.length }, await runHere(otherFiles, "unit")]);
+    console.log(`FAIL test/guest: what its ${files.length} files need cannot be built`);
+    return { passed: 0, failed: files.length };
   }
   const probe = probeKvm();
-  if (probe.able) return total([await runHere(otherFiles, "unit"), await runHere(guestFiles, "guest")]);
-  console.log(`no usable KVM here (${probe.found}): ${guestFiles.length} files run in the testbed`);
-  return total(await Promise.all([runHere(otherFiles, "unit", 1), withFolder("dormouse-report-", (folder) => runInTestbed(guestFiles, folder))]));
+  if (probe.able) return withFolder("dormouse-tests-", (folder) => runFiles(files, "guest", folder));
+  console.log(`no usable KVM here (${probe.found}): ${files.length} files run in the testbed`);
+  return withFolder("dormouse-report-", (folder) => runInTestbed(files, folder));
 }
 
 /** A testbed that dies or hangs has told its console's last lines by itself; here, which files it was with and what those had said. */
@@ -77,10 +73,9 @@ const guestFiles = files.filter(isGuest);
 
 async function run(): Promise<Counts> {
   const { report } = options;
-  if (options["guest-only"] && report !== undefined) {
-    return runFiles(guestFiles, "guest", report, { tell: (progress) => writeFileSync(join(report, "report.json"), JSON.stringify(progress)) });
-  }
-  return runAll(guestFiles, files.filter((file) => !isGuest(file)));
+  if (options["guest-only"] && report !== undefined) return runFiles(guestFiles, "guest", report, (progress) => writeFileSync(join(report, "report.json"), JSON.stringify(progress)));
+  const unit = await withFolder("dormouse-tests-", (folder) => runFiles(files.filter((file) => !isGuest(file)), "unit", folder));
+  return total([unit, await runGuestTests(guestFiles)]);
 }
 
 const { passed, failed } = await run();
