@@ -1,5 +1,6 @@
 // Waking by packets: a sleeping server answers a plain request, and whoever comes while it falls asleep loses nothing.
 import { afterAll, beforeAll, beforeEach, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
 import { connect, type Socket } from "node:net";
 import { command } from "../support/command.ts";
 import { taps } from "../support/daemon.ts";
@@ -83,6 +84,13 @@ test("where packets may not wake it, its port is closed", async () => {
   expect(await page(ip, 80)).toContain("It is nginx");
 }, LIMIT_MS);
 
+/** What a request that is not answered leaves: which side knows its connection, and what has moved. */
+async function traffic(): Promise<string> {
+  const ofGuest = site.exec("web", "/bin/cat", "/proc/net/tcp", "/proc/net/dev", "/proc/interrupts").catch(String);
+  const seen = await Promise.race([ofGuest, Bun.sleep(10_000).then(() => "nothing: it runs no command")]);
+  return `the host has:\n${readFileSync("/proc/net/tcp", "utf8")}${readFileSync("/proc/net/dev", "utf8")}the guest has:\n${seen}`;
+}
+
 /** The same sequence for a seed, which a failure tells. */
 function randoms(seed: number): () => number {
   let x = seed;
@@ -94,7 +102,7 @@ test(`clients that come at random moments of ${ROUNDS} standbys are all served`,
   const seen = { asleep: 0, calledOff: 0 };
   let standbyMs = 1000;
   for (let round = 0; round < ROUNDS; round++) {
-    const broke = async (why: string) => { throw new Error(`Round ${round} of seed ${seed}: ${why}\n${await site.story("web")}`); };
+    const broke = async (why: string) => { throw new Error(`Round ${round} of seed ${seed}: ${why}\n${await site.story("web")}\n${await traffic()}`); };
     await page(ip, 80).catch((error: unknown) => broke(String(error)));
     const started = performance.now();
     // The moment is what is tested: some before the standby begins to matter, some after its end.

@@ -12,10 +12,12 @@ export function request(host: string, port: number, path = "/", headers: Readonl
   const what = `GET http://${headers["Host"] ?? host}:${port}${path}`;
   return new Promise((done, failed) => {
     const started = performance.now();
-    const fail = (why: string): void => failed(new Error(`${what}: ${why} after ${Math.round(performance.now() - started)} ms`));
-    let text = "", firstByteMs = 0;
+    let text = "", firstByteMs = 0, connected = "never connected";
+    const since = (): string => `after ${Math.round(performance.now() - started)} ms`;
+    const fail = (why: string): void => failed(new Error(`${what} from port ${socket.localPort}: ${why} ${since()}, ${connected}`));
     const socket = connect({ host, port });
     socket.setTimeout(HANG_MS, () => { fail("no answer"); socket.destroy(); });
+    socket.on("connect", () => { connected = `connected ${since()}`; });
     socket.on("connect", () => socket.write([`GET ${path} HTTP/1.1`, ...Object.entries({ Host: host, Connection: "close", ...headers }).map(([key, value]) => `${key}: ${value}`), "", ""].join("\r\n")));
     socket.on("data", (bytes) => {
       if (text === "") firstByteMs = performance.now() - started;
