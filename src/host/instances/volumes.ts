@@ -20,7 +20,8 @@ const SERIAL = 20;
 const overlayPath = (ctx: Context, id: string, volumeId: string): string => join(ctx.dir(id), `${OVERLAY_PREFIX}${volumeId}.ext4`);
 
 /** Disks of a machine that is to boot or to wake. Those over volumes are made at the first start; later one that is missing was somebody's. */
-export async function volumeDisks(ctx: Context, instance: Pick<Instance, "id" | "name" | "startedAt">): Promise<Res<readonly VolumeDisk[]>> {
+export async function volumeDisks(ctx: Context, instance: Pick<Instance, "id" | "name" | "startedAt" | "volumes">): Promise<Res<readonly VolumeDisk[]>> {
+  if (instance.volumes.length === 0) return ok([]); // of its record, as the files would be: a wake does without the query
   const files = ctx.deps.volumes.files({ kind: "instance", id: instance.id });
   if (files.isErr()) return err(files.error);
   const disks: VolumeDisk[] = [];
