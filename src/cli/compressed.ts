@@ -1,12 +1,10 @@
 // Archives as people have them, compressed or not: what a stream is, its first bytes tell.
 import { type Duplex, pipeline, Readable } from "node:stream";
-import { constants, createGunzip, createGzip, createZstdDecompress } from "node:zlib";
-import { type Compression, CompressionError, compressionOf } from "../host/images/decompress.ts";
+import { constants, createGzip } from "node:zlib";
+import { checkProduced, type Compression, compressionOf, damage, decoderOf, HEAD_BYTES } from "../host/images/decompress.ts";
 
 type Bytes = AsyncIterable<Uint8Array>;
 
-/** The longest of the marks that compressionOf() knows has six bytes. */
-const HEAD = 8;
 const CHUNK = 256 << 10;
 
 /** The bytes of a tar stream that may be a tar.gz or tar.zst, as docker cp takes them. Throws CompressionError for what it can't read. */
@@ -15,16 +13,14 @@ export async function* decompressed(input: Bytes): AsyncGenerator<Uint8Array> {
   if (kind === "none") return yield* all;
   let produced = 0;
   try {
-    for await (const chunk of through(all, kind === "gzip" ? createGunzip({ chunkSize: CHUNK }) : createZstdDecompress({ chunkSize: CHUNK }))) {
+    for await (const chunk of through(all, decoderOf(kind, CHUNK))) {
       produced += chunk.length;
       yield chunk;
     }
   } catch (cause) {
-    if (!/^Z(STD)?_/.test(String((cause as NodeJS.ErrnoException).code))) throw cause;
-    throw new CompressionError(`its ${kind} data is damaged or cut off`, { cause });
+    throw damage(kind, cause);
   }
-  // The zstd decoder takes the end of input for the end of data, even inside of a frame.
-  if (produced === 0) throw new CompressionError(`its ${kind} data is truncated`);
+  checkProduced(kind, produced);
 }
 
 /** A tar.gz of any tar stream; one that is a tar.gz goes through as it is. */
@@ -37,7 +33,7 @@ export async function gzipped(input: Bytes): Promise<ReadableStream<Uint8Array>>
 async function recognized(input: Bytes): Promise<{ kind: Compression; all: Bytes }> {
   const rest = input[Symbol.asyncIterator]();
   let head = Buffer.alloc(0);
-  for (let next; head.length < HEAD && !(next = await rest.next()).done; ) head = Buffer.concat([head, next.value]);
+  for (let next; head.length < HEAD_BYTES && !(next = await rest.next()).done; ) head = Buffer.concat([head, next.value]);
   const all = async function* (): AsyncGenerator<Uint8Array> {
     yield head;
     yield* { [Symbol.asyncIterator]: () => rest };

@@ -17,8 +17,10 @@ export function request(host: string, port: number, path = "/", headers: Readonl
     const fail = (why: string): void => failed(new Error(`${what} from port ${socket.localPort}: ${why} ${since()}, ${connected}`));
     const socket = connect({ host, port });
     socket.setTimeout(HANG_MS, () => { fail("no answer"); socket.destroy(); });
-    socket.on("connect", () => { connected = `connected ${since()}`; });
-    socket.on("connect", () => socket.write([`GET ${path} HTTP/1.1`, ...Object.entries({ Host: host, Connection: "close", ...headers }).map(([key, value]) => `${key}: ${value}`), "", ""].join("\r\n")));
+    socket.on("connect", () => {
+      connected = `connected ${since()}`;
+      socket.write([`GET ${path} HTTP/1.1`, ...Object.entries({ Host: host, Connection: "close", ...headers }).map(([key, value]) => `${key}: ${value}`), "", ""].join("\r\n"));
+    });
     socket.on("data", (bytes) => {
       if (text === "") firstByteMs = performance.now() - started;
       text += bytes.toString("latin1");
