@@ -4,6 +4,7 @@ interface Flight { readonly verb: string; readonly result: Promise<unknown> }
 
 export class Lanes {
   private readonly lanes = new Map<string, Flight[]>();
+  private readonly listeners = new Set<(key: string) => void>();
 
   /**
    * Runs `work` once everything before it on `key` has ended. A `verb` that is the last in line already is joined
@@ -21,6 +22,7 @@ export class Lanes {
     const leave = () => {
       lane.splice(lane.indexOf(flight), 1);
       if (lane.length === 0) this.lanes.delete(key);
+      for (const listener of this.listeners) listener(key);
     };
     result.then(leave, leave);
     return result;
@@ -29,6 +31,12 @@ export class Lanes {
   /** Verbs of `key` that run or wait. */
   verbs(key: string): string[] {
     return (this.lanes.get(key) ?? []).map((flight) => flight.verb);
+  }
+
+  /** Calls `listener` with the key of each verb that has ended and is among verbs() no longer; it must not throw. Returns the end of it. */
+  subscribe(listener: (key: string) => void): () => void {
+    this.listeners.add(listener);
+    return () => void this.listeners.delete(listener);
   }
 
   /** Resolves once the `verb`s of `key` that run or wait now have ended, however. */

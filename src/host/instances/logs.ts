@@ -107,7 +107,7 @@ class Follower {
 const GONE = 0n;
 const NEVER: LogStamp = { size: -1, mtimeNs: -1n };
 
-/** Wakes a follower when a file of its log or the instance has changed. */
+/** Wakes a follower when a file of its log or the instance has changed, or a verb of it has ended: all that hasEnded() looks at. */
 class Changes {
   private changed = false;
   private wake: (() => void) | null = null;
@@ -120,8 +120,11 @@ class Changes {
     };
     for (const path of paths) if (existsSync(path)) this.release.push(ctx.files.watch(path, notice));
     signal.addEventListener("abort", notice);
-    const unsubscribe = ctx.records.subscribe((instance) => { if (instance.id === id) notice(); });
-    this.release.push(() => signal.removeEventListener("abort", notice), unsubscribe);
+    this.release.push(
+      () => signal.removeEventListener("abort", notice),
+      ctx.records.subscribe((instance) => { if (instance.id === id) notice(); }),
+      ctx.lanes.subscribe((key) => { if (key === id) notice(); }),
+    );
   }
 
   /** What changes from here on ends the next wait. */

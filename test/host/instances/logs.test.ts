@@ -131,6 +131,16 @@ test("follow of a real monitor's output ends with its last line, also where it h
   await f.close();
 });
 
+test("follow ends with a start that fails, of which nothing more is heard", async () => {
+  f = await open();
+  for (const cmd of [["refuse-boot"], ["die-at-boot"]]) {
+    await f.instances.create(request("web", cmd));
+    expect(await Array.fromAsync(read({ follow: true })._unsafeUnwrap())).toEqual([]);
+    await f.instances.remove("web", { graceful: false });
+  }
+  await f.close();
+});
+
 test("a log that is cut under its reader is an error, not an end", async () => {
   const { files } = await open1();
   mkdirSync(join(files[0], ".."), { recursive: true });

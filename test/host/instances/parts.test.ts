@@ -68,6 +68,8 @@ test("states: nothing leaves Stopped but a start and a snapshot that is given ba
 test("Lanes runs one verb after another, joins the last one, and goes on after a failure", async () => {
   const lanes = new Lanes();
   const log: string[] = [];
+  const left: string[][] = [];
+  const unsubscribe = lanes.subscribe((key) => left.push(lanes.verbs(key)));
   const verb = (name: string) => async () => {
     log.push(`${name} begins`);
     await Promise.resolve();
@@ -82,5 +84,9 @@ test("Lanes runs one verb after another, joins the last one, and goes on after a
   expect(await Promise.all(answers)).toEqual(["start", "start", "stop", "again"]);
   expect(log).toEqual(["bad", "start", "stop", "again"].flatMap((name) => [`${name} begins`, `${name} ends`]));
   await lanes.allIdle();
-  expect(lanes.verbs("a")).toEqual([]);
+  expect(left).toEqual([["start", "stop", "start"], ["stop", "start"], ["start"], []]);
+  unsubscribe();
+  await lanes.run("b", "stop", verb("stop"));
+  await lanes.allIdle();
+  expect(left).toHaveLength(4);
 });
