@@ -1,6 +1,7 @@
 // Writable disks of guests: sparse files with an ext4 in them. mkfs.ext4 runs once for each label and size; the empty file system that it
 // made is kept as a template and copied, which costs a few milliseconds.
-import { mkdir, open, readdir, rename, rm, stat, utimes } from "node:fs/promises";
+import { readdirSync, rmSync, statSync } from "node:fs";
+import { mkdir, open, rename, rm, stat, utimes } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { ok, ResultAsync } from "neverthrow";
 import { DormouseError, fail, messageOf, wrap, type AsyncRes, type Res } from "../errors.ts";
@@ -36,6 +37,8 @@ export interface Content { readonly folder: string; readonly entries: number; re
 
 export class Ext4Images {
   private readonly making = new Map<string, Promise<string>>();
+  /** Templates that somebody is about to copy, and how many are. */
+  private readonly wanted = new Map<string, number>();
 
   /** `templates`: a folder on the same file system as the disks, so that clones can share blocks. */
   constructor(private readonly templates: string, private readonly mkfs = "mkfs.ext4") {}
@@ -81,12 +84,23 @@ export class Ext4Images {
 
   private async make(path: string, bytes: number, label: string): Promise<void> {
     if (await exists(path)) return;
-    const template = await this.template(`${label}-${bytes}-${GEOMETRY}.ext4`, bytes, label);
-    const part = `${path}.part`;
-    await rm(part, { force: true });
-    await mkdir(dirname(path), { recursive: true, mode: 0o700 });
-    cloneFile(template, part);
+    const name = `${label}-${bytes}-${GEOMETRY}.ext4`, part = `${path}.part`;
+    this.want(name, 1);
+    try {
+      const template = await this.template(name, bytes, label);
+      await rm(part, { force: true });
+      await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+      cloneFile(template, part);
+    } finally {
+      this.want(name, -1);
+    }
     await rename(part, path);
+  }
+
+  private want(name: string, by: 1 | -1): void {
+    const now = (this.wanted.get(name) ?? 0) + by;
+    if (now === 0) this.wanted.delete(name);
+    else this.wanted.set(name, now);
   }
 
   /** Concurrent requests for one template share one run of mkfs. */
@@ -115,7 +129,7 @@ export class Ext4Images {
       await rm(part, { force: true });
       throw error;
     }
-    await this.prune();
+    this.prune();
     return path;
   }
 
@@ -154,11 +168,12 @@ export class Ext4Images {
     return { words, status };
   }
 
-  private async prune(): Promise<void> {
-    const all = await readdir(this.templates), names = all.filter((name) => name.endsWith(".ext4"));
-    for (const name of all) if (name.endsWith(".part") && !name.endsWith(OWN_PART)) await rm(join(this.templates, name), { force: true });
-    const dated = await Promise.all(names.map(async (name) => ({ name, at: (await stat(join(this.templates, name))).mtimeMs })));
-    for (const { name } of dated.sort((a, b) => b.at - a.at).slice(TEMPLATES_KEPT)) await rm(join(this.templates, name), { force: true });
+  /** In one go: what is not wanted now must still be there, or be gone, for whoever wants it next. */
+  private prune(): void {
+    const at = (name: string) => join(this.templates, name), all = readdirSync(this.templates), names = all.filter((name) => name.endsWith(".ext4"));
+    for (const name of all) if (name.endsWith(".part") && !name.endsWith(OWN_PART)) rmSync(at(name), { force: true });
+    const dated = names.map((name) => ({ name, usedMs: statSync(at(name)).mtimeMs })).sort((a, b) => b.usedMs - a.usedMs);
+    for (const { name } of dated.slice(TEMPLATES_KEPT)) if (!this.wanted.has(name)) rmSync(at(name), { force: true });
   }
 }
 

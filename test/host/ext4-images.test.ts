@@ -35,6 +35,15 @@ test("Ext4Images makes sound, sparse ext4 images, one run of mkfs for each size 
   expect(readFileSync(paths[2]!, "utf8")).toBe("used");
 });
 
+test("Ext4Images makes disks of more sizes at once than it keeps templates of", async () => {
+  const templates = join(root, "many"), images = new Ext4Images(templates);
+  const ensure = (size: number) => images.ensure(join(root, "sizes", `${size}.ext4`), size * MIB, "upper");
+  const made = await Promise.all(Array.from({ length: 16 }, (_, i) => ensure(64 + i)));
+  expect(made.flatMap((one) => (one.isErr() ? [one.error.message] : []))).toEqual([]);
+  (await ensure(80))._unsafeUnwrap();
+  expect(readdirSync(templates)).toHaveLength(8);
+});
+
 test("Ext4Images says what failed, and leaves nothing half-made", async () => {
   const folder = join(root, "failing");
   const missing = await new Ext4Images(join(folder, "t"), "mkfs.nonesuch").ensure(join(folder, "upper.ext4"), 64 * MIB, "upper");
