@@ -38,7 +38,7 @@ test("a request under way outlives its rule; idle connections don't", async () =
   const client = await get(port, "q.test");
   const server = await (await quiet.at(0)).until("\r\n\r\n");
   for (const { name } of world.ingress.list()) world.ingress.remove(name)._unsafeUnwrap();
-  expect(await idle.over()).toBe("reset");
+  expect(await idle.over()).toBe("end");
   server.send(OK);
   expect((await client.until("ok")).got).toBe(OK);
   expect(await client.over()).toBe("end");
@@ -114,7 +114,7 @@ test("the end of the domain lets an answer under way finish, and takes nothing m
   const idle = await Raw.connect(port);
   await Promise.all(servers.map((one) => one.until("\r\n\r\n")));
   const closed = world.ingress.close();
-  expect(await idle.over()).toBe("reset");
+  expect(await idle.over()).toBe("end");
   expect(await refused(port)).toBe(true);
   for (const server of servers) server.send(OK);
   for (const one of [client, held]) {

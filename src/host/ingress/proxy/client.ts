@@ -51,14 +51,16 @@ export class Client implements WireHandler, ClientSide {
   data(bytes: Uint8Array): void {
     if (this.closing) return;
     if (this.exchange !== null) return this.exchange.fromClient(bytes);
-    if (this.bytes.length === 0) this.wire.limit(this.proxy.headS);
+    const first = this.bytes.length === 0;
     this.bytes = join(this.bytes, bytes);
+    if (first) this.rest();
     this.work();
   }
 
   drain(): void {
-    if (this.exchange !== null) this.exchange.clientDrained();
-    else this.work();
+    if (this.exchange !== null) return this.exchange.clientDrained();
+    this.rest();
+    this.work();
   }
 
   end(): void {
@@ -77,7 +79,8 @@ export class Client implements WireHandler, ClientSide {
 
   timeout(): void {
     if (this.exchange !== null) return;
-    if (this.closing || this.bytes.length === 0) return this.wire.destroy();
+    // Not reset: the kernel may still have what a slow client has yet to read.
+    if (this.closing || this.bytes.length === 0) return this.wire.end();
     this.method = "";
     this.answer({ status: 408, message: "Cannot accept this request: its head took too long to come." }, false);
   }
@@ -90,7 +93,9 @@ export class Client implements WireHandler, ClientSide {
   /** Nothing but the answers that are under way. */
   retire(): void {
     this.retired = true;
-    if (this.exchange === null || this.exchange.isTunnel) this.wire.destroy();
+    if (this.exchange?.isTunnel === true) this.wire.destroy();
+    else if (this.exchange === null && this.wire.clear) this.wire.end();
+    else if (this.exchange === null) this.closeGently();
   }
 
   // What an exchange asks for.
@@ -118,7 +123,7 @@ export class Client implements WireHandler, ClientSide {
   done(keepAlive: boolean): void {
     this.exchange = null;
     if (!keepAlive || this.retired) return this.closeGently();
-    this.wire.limit(this.bytes.length === 0 ? IDLE_S : this.proxy.headS);
+    this.rest();
     this.work();
   }
 
@@ -139,7 +144,13 @@ export class Client implements WireHandler, ClientSide {
     this.wire.shutdown();
     this.wire.resume();
     if (this.ended) this.wire.end();
-    else this.wire.limit(LINGER_S);
+    else this.rest();
+  }
+
+  /** Between requests, and after the last. Who has yet to take what was written is slow, and not silent: time counts from then on. */
+  private rest(): void {
+    const seconds = this.closing ? LINGER_S : this.bytes.length === 0 ? IDLE_S : this.proxy.headS;
+    this.wire.limit(this.wire.clear ? seconds : 0);
   }
 
   // Requests.
