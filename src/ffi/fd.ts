@@ -5,7 +5,7 @@ import { E } from "./abi/errno.ts";
 
 export const O_RDONLY = 0, O_WRONLY = 1, O_RDWR = 2, O_CREAT = 0o100, O_EXCL = 0o200, O_TRUNC = 0o1000;
 export const O_NONBLOCK = 0o4000, O_CLOEXEC = 0o2000000, O_DIRECT = 0o40000;
-const F_GETFL = 3, F_SETFL = 4;
+const F_GETFL = 3, F_SETFL = 4, F_DUPFD_CLOEXEC = 1030;
 
 export const openFd = (path: string, flags: number, mode = 0o600): number =>
   must(`Cannot open ${path}`, SYS.open, cstring(path), flags | O_CLOEXEC, mode);
@@ -16,6 +16,9 @@ const MFD_CLOEXEC = 1;
 export const memoryFile = (name: string): number => must("Cannot make a file in memory", SYS.memfd_create, cstring(name), MFD_CLOEXEC);
 
 export const closeFd = (fd: number): void => void syscall(SYS.close, fd);
+
+/** A second descriptor of what `fd` is one of. */
+export const duplicate = (fd: number): number => must("Cannot duplicate a descriptor", SYS.fcntl, fd, F_DUPFD_CLOEXEC, 0);
 
 export function setNonblocking(fd: number): void {
   const flags = must("Cannot read descriptor flags", SYS.fcntl, fd, F_GETFL, 0);
