@@ -5,6 +5,7 @@ import type { Pair } from "../pairs.ts";
 import type { Guest } from "./guest.ts";
 import { Frame, type SaveParams, type SaveResult, type VmmStatus, type WakeIdentity } from "./protocol.ts";
 import type { Record } from "./record.ts";
+import { FileWriter } from "./snapshot/file-writer.ts";
 import { Save } from "./snapshot/save.ts";
 import { ClockOffset } from "./snapshot/clock.ts";
 import { wakePairs } from "./snapshot/wake.ts";
@@ -40,6 +41,8 @@ type Settle<T> = (result: T | null, error: string) => void;
 export class Sleep {
   private state: State = "awake";
   private save: Save | null = null;
+  /** From the first save on: its Worker starts while the guest freezes. */
+  private writer: FileWriter | null = null;
   /** Those who asked that the guest runs on. */
   private waiting: Settle<VmmStatus>[] = [];
 
@@ -59,8 +62,9 @@ export class Sleep {
   saveTo(params: SaveParams, files: { readonly machine: number; readonly memory: number }, done: Settle<SaveResult>): void {
     const { record, epoll, pagemapFd } = this.host;
     this.state = "saving";
+    const writer = (this.writer ??= new FileWriter(epoll));
     const save = new Save(this.guest, params, files, {
-      epoll, pagemapFd,
+      epoll, pagemapFd, writer,
       get status() { return record.status; },
       deaf: () => this.host.deaf(),
       paused: () => record.paused(),

@@ -1,7 +1,7 @@
 // Save and restore over the control socket, between monitor processes: a tiny guest without an agent that counts by itself and by
 // timer interrupts. What needs an agent is under test/guest and in agent.test.ts.
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { monotonicMs } from "../../src/ffi/clock.ts";
@@ -126,6 +126,20 @@ test("cancelSave calls a save off, resume does too, and the guest goes on", asyn
     expect(one.statuses.at(-1)!.state).toBe("initializing");
   }
   expect((await one.client.request("cancelSave", null))._unsafeUnwrap()).toBeNull();
+}, 120_000);
+
+test("saves that come to nothing leave no memory mapped and no descriptor open", async () => {
+  const one = await ticking(), held = () => ({ mappings: readFileSync(`/proc/${one.pid}/maps`, "utf8").split("\n").length, fds: readdirSync(`/proc/${one.pid}/fd`).length });
+  const saveAndGoOn = async (times: number) => {
+    for (let i = 0; i < times; i++) {
+      (await one.save(generation(), { id: "g1", base: null }))._unsafeUnwrap();
+      (await one.client.request("resume", null))._unsafeUnwrap();
+    }
+    return held();
+  };
+  const saves = 20, first = await saveAndGoOn(2), last = await saveAndGoOn(saves);
+  expect(last.fds).toBe(first.fds);
+  expect(last.mappings - first.mappings).toBeLessThan(saves); // the engine's heap may have grown by a few
 }, 120_000);
 
 test("memory beyond the 32-bit hole, in thousands of scattered pages, comes back page by page, and so do its deltas", async () => {

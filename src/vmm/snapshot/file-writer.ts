@@ -1,6 +1,7 @@
 // Writes memory to files and syncs them without the main loop ever waiting: a few pieces at a time go to a DiskIo. It is the
 // Worker's and not io_uring: what is written may first have to be read in (pages of an older generation, swap), and io_uring
-// would do that on the main thread.
+// would do that on the main thread. A Worker that ends leaves its stack mapped in a process whose main thread never enters Bun's event
+// loop: a monitor has one for all of its saves.
 import { errnoName } from "../../ffi/abi/errno.ts";
 import type { Epoll } from "../../ffi/epoll.ts";
 import type { DiskClient, DiskIo } from "../devices/block/disk-io.ts";
@@ -26,11 +27,17 @@ export class FileWriter implements DiskClient {
   private readonly running: (Request | null)[] = Array.from({ length: IN_FLIGHT }, () => null);
   private job: Job | null = null;
   private error: string | null = null;
+  /** Its Worker is no more. */
+  private broken: string | null = null;
 
+  /** Lives as long as the process. */
   constructor(epoll: Epoll) {
-    this.io = new WorkerIo(epoll, (message) => { this.error ??= message; });
+    this.io = new WorkerIo(epoll, (message) => { this.error = this.broken = message; });
     this.client = this.io.attach(this);
   }
+
+  /** Before the first job of a save: what stopped the one before is over. */
+  begin(): void { this.error = this.broken; }
 
   /** One job at a time. `what` names the file in an error. */
   write(fd: number, pieces: Iterable<Piece>, what: string, done: Done): void {
@@ -51,12 +58,6 @@ export class FileWriter implements DiskClient {
 
   /** The job under way begins nothing more and ends with this error, unless it had one. */
   stop(error: string): void { this.error ??= error; }
-
-  /** Only between jobs. */
-  close(): void {
-    this.io.close();
-    this.iovecs.close();
-  }
 
   private start(next: () => Request | null, done: Done): void {
     this.job = { next, done };

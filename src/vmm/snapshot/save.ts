@@ -11,7 +11,7 @@ import { encodeMachine, PAGE_BYTES } from "../../machine-state/saved-machine.ts"
 import { machineParams, type Guest } from "../guest.ts";
 import { VIEW_BYTES } from "../memory.ts";
 import { Frame, type SaveParams, type SaveResult, type VmmStatus } from "../protocol.ts";
-import { FileWriter, type Piece } from "./file-writer.ts";
+import type { FileWriter, Piece } from "./file-writer.ts";
 import { PageScan, zeroTester } from "./pagemap.ts";
 import { pagesOf, planDelta, planWhole } from "./plan.ts";
 
@@ -23,6 +23,8 @@ export interface SaveHost {
   readonly epoll: Epoll;
   /** /proc/self/pagemap, or -1. */
   readonly pagemapFd: number;
+  /** Nobody else's until done(). */
+  readonly writer: FileWriter;
   readonly status: VmmStatus;
   /** The TAP is not read any more. */
   deaf(): void;
@@ -36,7 +38,6 @@ type Next = (error: string | null) => void;
 export class Save {
   /** How far it has got, so that whoever undoes it knows what to undo. */
   reached: "begun" | "frozen" | "deaf" | "paused" = "begun";
-  private readonly writer: FileWriter;
   private readonly turn = new EventFd();
   private onTurn: (() => void) | null = null;
   private cancelled = false;
@@ -53,7 +54,7 @@ export class Save {
       this.turn.drain();
       this.onTurn?.();
     });
-    this.writer = new FileWriter(host.epoll); // its Worker starts while the guest freezes
+    host.writer.begin();
   }
 
   /** Once. May end within the call. */
@@ -67,7 +68,7 @@ export class Save {
   /** It fails as soon as what is under way allows. */
   cancel(): void {
     this.cancelled = true;
-    this.writer.stop("it was called off");
+    this.host.writer.stop("it was called off");
     this.stopWaiting();
   }
 
@@ -91,7 +92,6 @@ export class Save {
     this.over = true;
     this.host.epoll.remove(this.turn.fd);
     this.turn.close();
-    this.writer.close();
     closeFd(this.files.machine);
     closeFd(this.files.memory);
     const result = error === null ? { dataBytes: pagesOf(this.pages, "data") * PAGE_BYTES, zeroPages: this.zeroPages, pausedMs: performance.now() - this.startedAt } : null;
@@ -154,7 +154,7 @@ export class Save {
     const { size, address } = this.guest.machine.memory;
     must("cannot size the memory file", SYS.ftruncate, this.files.memory, size);
     const pieces = this.pages.filter(({ content }) => content === "data").map(({ page, pages }): Piece => ({ hva: address + page * PAGE_BYTES, length: pages * PAGE_BYTES, offset: page * PAGE_BYTES }));
-    this.writer.write(this.files.memory, pieces, "guest memory", next);
+    this.host.writer.write(this.files.memory, pieces, "guest memory", next);
   }
 
   private writeMachine(next: Next): void {
@@ -166,11 +166,11 @@ export class Save {
     });
     const copy = Mapping.anonymous(Math.ceil(bytes.length / PAGE_BYTES) * PAGE_BYTES); // an address that stays, for the Worker
     copy.bytes().set(bytes);
-    this.writer.write(this.files.machine, [{ hva: copy.address, length: bytes.length, offset: 0 }], "the machine's state", (error) => {
+    this.host.writer.write(this.files.machine, [{ hva: copy.address, length: bytes.length, offset: 0 }], "the machine's state", (error) => {
       copy.close();
       next(error);
     });
   }
 
-  private sync(next: Next): void { this.writer.sync([this.files.memory, this.files.machine], "what was saved", next); }
+  private sync(next: Next): void { this.host.writer.sync([this.files.memory, this.files.machine], "what was saved", next); }
 }
