@@ -11,25 +11,31 @@ const MAX_EVENTS = 64;
 
 export type Handler = (events: number) => void;
 
+/** `nth`: of all that were ever added, modulo 2^32. */
+interface Entry { readonly handler: Handler; readonly nth: number }
+
 /** One epoll instance and the handlers of its descriptors. Level-triggered unless EPOLLET is given. */
 export class Epoll {
   readonly fd = must("Cannot create an epoll instance", SYS.epoll_create1, O_CLOEXEC);
-  private readonly handlers = new Map<number, Handler>();
+  private readonly entries = new Map<number, Entry>();
+  private added = 0;
   private readonly event = new DataView(new ArrayBuffer(EVENT_SIZE));
   private readonly events = new DataView(new ArrayBuffer(EVENT_SIZE * MAX_EVENTS));
 
   add(fd: number, events: number, handler: Handler): void {
-    this.control(EPOLL_CTL_ADD, fd, events);
-    this.handlers.set(fd, handler);
+    const nth = this.added;
+    this.control(EPOLL_CTL_ADD, fd, events, nth);
+    this.added = (nth + 1) >>> 0;
+    this.entries.set(fd, { handler, nth });
   }
 
   modify(fd: number, events: number): void {
-    this.control(EPOLL_CTL_MOD, fd, events);
+    this.control(EPOLL_CTL_MOD, fd, events, this.entries.get(fd)?.nth ?? 0);
   }
 
   /** Call before the descriptor is closed; unknown descriptors are fine. */
   remove(fd: number): void {
-    if (this.handlers.delete(fd)) syscall(SYS.epoll_ctl, this.fd, EPOLL_CTL_DEL, fd, this.event);
+    if (this.entries.delete(fd)) syscall(SYS.epoll_ctl, this.fd, EPOLL_CTL_DEL, fd, this.event);
   }
 
   /** Waits at most `timeoutMs` (-1: for ever) and runs the handlers that are ready; returns how many. */
@@ -38,21 +44,22 @@ export class Epoll {
     if (n < 0 && n !== -E.EINTR) must("Cannot wait for events", SYS.epoll_wait, this.fd, this.events, MAX_EVENTS, 0);
     for (let i = 0; i < n; i++) {
       const at = i * EVENT_SIZE;
-      // A handler that ran before may have removed this one.
-      this.handlers.get(this.events.getUint32(at + 4, true))?.(this.events.getUint32(at, true));
+      const entry = this.entries.get(this.events.getUint32(at + 4, true));
+      // A handler that ran before may have removed this one, and its number may be another's since.
+      if (entry !== undefined && entry.nth === this.events.getUint32(at + 8, true)) entry.handler(this.events.getUint32(at, true));
     }
     return Math.max(n, 0);
   }
 
   close(): void {
     closeFd(this.fd);
-    this.handlers.clear();
+    this.entries.clear();
   }
 
-  private control(op: number, fd: number, events: number): void {
+  private control(op: number, fd: number, events: number, nth: number): void {
     this.event.setUint32(0, events >>> 0, true);
     this.event.setUint32(4, fd, true);
-    this.event.setUint32(8, 0, true);
+    this.event.setUint32(8, nth, true);
     must("Cannot change an epoll instance", SYS.epoll_ctl, this.fd, op, fd, this.event);
   }
 }
