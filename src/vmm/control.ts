@@ -22,8 +22,11 @@ export class RequestFds {
 export type Reply<M extends Method> = (answer: { result: Methods[M]["result"]; fds?: Readonly<Record<string, number>> } | { error: string }) => void;
 export type Handlers = { [M in Method]: (params: Methods[M]["params"], fds: RequestFds, reply: Reply<M>) => void };
 
+/** Told apart by itself: its descriptor's number may be the next one's. */
+interface Connection { readonly fd: number }
+
 export class Control {
-  private connection = -1;
+  private connection: Connection | null = null;
   private readonly buffer = new Uint8Array(MAX_PACKET);
 
   /** `hungUp`: the daemon has gone and no other took its place. */
@@ -32,25 +35,25 @@ export class Control {
   }
 
   /** A daemon is there. */
-  get connected(): boolean { return this.connection >= 0; }
+  get connected(): boolean { return this.connection !== null; }
 
   send(event: Event): void {
-    if (this.connection >= 0) this.post(this.connection, event);
+    if (this.connection !== null) this.post(this.connection, event);
   }
 
   private accept(): void {
     const fd = acceptConnection(this.listener);
     if (fd < 0) return;
     this.drop();
-    this.connection = fd;
-    this.epoll.add(fd, EPOLLIN, () => this.receive(fd));
+    const connection = this.connection = { fd };
+    this.epoll.add(fd, EPOLLIN, () => this.receive(connection));
   }
 
   private drop(): void {
-    if (this.connection < 0) return;
-    this.epoll.remove(this.connection);
-    closeFd(this.connection);
-    this.connection = -1;
+    if (this.connection === null) return;
+    this.epoll.remove(this.connection.fd);
+    closeFd(this.connection.fd);
+    this.connection = null;
   }
 
   private lose(): void {
@@ -58,28 +61,28 @@ export class Control {
     this.hungUp();
   }
 
-  private receive(fd: number): void {
-    const packet = receivePacket(fd, this.buffer);
+  private receive(connection: Connection): void {
+    const packet = receivePacket(connection.fd, this.buffer);
     if (packet === "again") return;
     if (packet === null) return this.lose();
     const request = parse(packet.bytes);
     const fds = new RequestFds(new Map(packet.fds.map((n, i) => [request?.fds?.[i] ?? `#${i}`, n])));
     try {
       if (request === null) return this.lose();
-      this.dispatch(fd, request, fds);
+      this.dispatch(connection, request, fds);
     } finally {
       fds.close();
     }
   }
 
-  private dispatch<M extends Method>(fd: number, request: Request<M>, fds: RequestFds): void {
+  private dispatch<M extends Method>(connection: Connection, request: Request<M>, fds: RequestFds): void {
     const { id, method } = request;
     const reply: Reply<M> = (answer) => {
-      if (fd !== this.connection) return;
-      if ("error" in answer) return this.post(fd, { id, ok: false, error: answer.error } satisfies Answer<M>);
+      if (connection !== this.connection) return;
+      if ("error" in answer) return this.post(connection, { id, ok: false, error: answer.error } satisfies Answer<M>);
       const fds = answer.fds ?? {};
       const packet: Answer<M> = { id, ok: true, result: answer.result, ...(answer.fds === undefined ? {} : { fds: Object.keys(fds) }) };
-      this.post(fd, packet, Object.values(fds));
+      this.post(connection, packet, Object.values(fds));
     };
     const handler = this.handlers[method];
     if (handler === undefined) return reply({ error: `unknown method ${String(method)}` });
@@ -91,7 +94,7 @@ export class Control {
   }
 
   /** The socket is non-blocking with room for hundreds of answers; a daemon that reads none of them is taken for dead. */
-  private post(fd: number, message: object, fds: readonly number[] = []): void {
+  private post({ fd }: Connection, message: object, fds: readonly number[] = []): void {
     if (sendPacket(fd, Buffer.from(JSON.stringify(message)), fds) < 0) this.lose();
   }
 }
