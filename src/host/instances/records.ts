@@ -67,13 +67,13 @@ export class Records {
   /** Records it as Created. `instance.already_exists` where the name is taken. */
   insert(id: string, request: CreateInstance, imageDigest: string): Res<Instance> {
     const at = Date.now();
-    return this.whole(() => this.insertFree(id, request, imageDigest, at)).map(() => this.changed(id));
+    return this.whole(() => this.insertFree(id, request, imageDigest, at).map(() => this.there(id))).map((made) => this.tell(made));
   }
 
   /** As insert(), for one that is nothing yet: unless kept() comes, it is deleted, by the next daemon if need be. */
   insertForming(id: string, request: CreateInstance, imageDigest: string): Res<Instance> {
     const at = Date.now();
-    return this.whole(() => this.insertFree(id, request, imageDigest, at).map(() => this.markRemoving(id))).map(() => this.changed(id));
+    return this.whole(() => this.insertFree(id, request, imageDigest, at).map(() => (this.markRemoving(id), this.there(id)))).map((made) => this.tell(made));
   }
 
   /** Part of the transaction that makes it somebody. */
@@ -162,17 +162,31 @@ export class Records {
 
   /**
    * Moves to `state` with `changes`; the same state again only applies them. Throws where the table of hops forbids it: a bug.
-   * `also` is part of the transaction.
+   * `also` is part of the transaction. What throws has changed nothing.
    */
   transition(id: string, state: InstanceState, reason: string | null, changes: Changes = {}, also: () => void = () => {}): Instance {
-    this.db.transaction(() => {
-      const row = this.db.query<{ state: InstanceState }, [string]>("SELECT state FROM instances WHERE id = ?").get(id);
-      if (row === null) throw new Error(`instance ${id} is not on record`);
-      if (row.state !== state) this.hop(id, row.state, state, reason);
-      this.update(id, { stateError: null, ...changes });
+    return this.tell(this.db.transaction(() => {
+      this.change(id, state, reason, changes);
       also();
-    }).immediate();
-    return this.changed(id);
+      return this.there(id);
+    }).immediate());
+  }
+
+  /** As transition(), as part of a larger transaction: whoever listens is told() once that is committed. */
+  change(id: string, state: InstanceState, reason: string | null, changes: Changes): void {
+    const before = this.stateOf(id);
+    if (before === null) throw new Error(`instance ${id} is not on record`);
+    if (before !== state) this.hop(id, before, state, reason);
+    this.update(id, { stateError: null, ...changes });
+  }
+
+  /** What change() did is committed. */
+  told(id: string): void {
+    try {
+      this.changed(id);
+    } catch (error) {
+      this.failed(error);
+    }
   }
 
   generationsOf(id: string): GenerationsOf {
@@ -244,11 +258,15 @@ export class Records {
     return this.db.query<{ id: string }, []>("SELECT id FROM instances WHERE removing = 1").all().map((row) => row.id);
   }
 
+  /** Whoever listens hears of one that is Stopped: it does nothing any more. */
   delete(id: string): void {
-    this.db.transaction(() => {
+    const last = this.db.transaction(() => {
+      const instance = this.find(id);
       this.db.query("DELETE FROM instances WHERE id = ?").run(id);
       this.volumes.release(ownerOf(id));
+      return instance;
     }).immediate();
+    if (last !== null) this.tell({ ...last, state: "Stopped", removing: true });
   }
 
   transitions(id: string): { from: InstanceState | null; to: InstanceState; at: number; reason: string | null }[] {
@@ -256,9 +274,15 @@ export class Records {
       "SELECT from_state AS \"from\", to_state AS \"to\", at, reason FROM instance_transitions WHERE instance_id = ? ORDER BY seq").all(id);
   }
 
-  private changed(id: string): Instance {
+  private there(id: string): Instance {
     const instance = this.find(id);
     if (instance === null) throw new Error(`instance ${id} is not on record`);
+    return instance;
+  }
+
+  private changed(id: string): Instance { return this.tell(this.there(id)); }
+
+  private tell(instance: Instance): Instance {
     for (const listener of [...this.listeners]) {
       try {
         listener(instance);

@@ -126,7 +126,7 @@ export interface InstanceService {
   copy(ref: string, request: CopyRequest, listener: CopyListener): AsyncRes<CopySession>;
   stat(ref: string, request: StatRequest): AsyncRes<PathStat>;
   stats(ref: string): AsyncRes<InstanceStats>;
-  /** Called with every change of a record, in order. Returns the unsubscribe. */
+  /** Called with every change of a record that is committed, in order; at last, deleted, with one that is Stopped and `removing`. Returns the unsubscribe. */
   subscribe(listener: (instance: Instance) => void): () => void;
   close(): Promise<void>;
 }

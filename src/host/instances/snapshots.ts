@@ -126,12 +126,13 @@ async function giveBack(ctx: Context, id: string, snapshotId: string): Promise<R
   const empty = () => generationId === null && ctx.disk(id, true).isErr();
   const replaced = await ctx.deps.disks.replace(diskOf(snapshot.id), instanceDisk(id), () => {
     const state = generationId === null ? "Stopped" : "Standby";
-    ctx.records.transition(id, state, `restored from snapshot ${snapshot.id}`, { savedGeneration: generationId, liveGeneration: null, ...(empty() ? { startedAt: null } : {}), stoppedAt: generationId === null ? Date.now() : null, exitCode: null, exitMessage: null });
+    ctx.records.change(id, state, `restored from snapshot ${snapshot.id}`, { savedGeneration: generationId, liveGeneration: null, ...(empty() ? { startedAt: null } : {}), stoppedAt: generationId === null ? Date.now() : null, exitCode: null, exitMessage: null });
     ctx.records.takeVolumes(id, { kind: "snapshot", id: snapshot.id });
     // A daemon that dies now: the next one must not take this monitor for that of a start that was not written down.
     if (generationId === null) ctx.records.clearProcess(id);
   });
   if (replaced.isErr()) return err(replaced.error);
+  ctx.records.told(id);
   machine?.kill();
   await machine?.ended;
   const forgotten = await ctx.deps.network.forget(id);
