@@ -135,8 +135,10 @@ describe("the contract's protocol", () => {
   });
   test("a hang-up kills the command", async () => {
     const { client, exec } = await run();
+    expect(exec.gone.aborted).toBe(false);
     client.ws.close();
     await until(() => exec.calls.includes("close"));
+    expect(exec.gone.aborted).toBe(true);
   });
   test.each([["no JSON", "ls"], ["an unknown field", '{"shell":true}'], ["a command that is no list", '{"command":"ls"}'], ["a NUL", '{"command":["a\\u0000b"]}'], ["a bad variable", '{"env":{"A=B":"c"}}']])(
     "a first frame with %s is refused",

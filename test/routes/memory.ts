@@ -44,6 +44,7 @@ export class MemoryImages implements Pick<ImageService, "pull" | "load" | "list"
 export interface FakeExec {
   readonly request: ExecRequest | null;
   readonly listener: ExecListener;
+  readonly gone: AbortSignal;
   readonly calls: string[];
   readonly input: string[];
   /** What writeStdin answers. */
@@ -147,12 +148,12 @@ export class MemoryInstances implements InstanceService {
     await new Promise((done) => signal.addEventListener("abort", done));
     this.calls.push("logs aborted");
   }
-  exec: InstanceService["exec"] = (_ref, request, listener) => this.#open(request, listener);
-  attach: InstanceService["attach"] = (_ref, listener) => this.#open(null, listener);
-  #open(request: ExecRequest | null, listener: ExecListener) {
+  exec: InstanceService["exec"] = (_ref, request, listener, gone) => this.#open(request, listener, gone);
+  attach: InstanceService["attach"] = (_ref, listener, gone) => this.#open(null, listener, gone);
+  #open(request: ExecRequest | null, listener: ExecListener, gone: AbortSignal) {
     const failure = this.failure();
     if (failure !== null) return errAsync<ExecSession, DormouseError>(failure);
-    const exec: FakeExec = { request, listener, calls: [], input: [], accepting: true };
+    const exec: FakeExec = { request, listener, gone, calls: [], input: [], accepting: true };
     this.execs.push(exec);
     const decoder = new TextDecoder();
     queueMicrotask(() => this.onExec(exec));

@@ -21,6 +21,8 @@ export interface Wanted {
   readonly what: string;
   /** How long to wait for an agent that is not there yet. */
   readonly waitMs: number;
+  /** Whoever asked has gone: nobody waits any longer, and the instance is not kept awake for it. */
+  readonly gone: AbortSignal;
 }
 
 /** A session keeps its instance awake from the moment that it is asked for until `end` or its own close(), however that comes. */
@@ -41,7 +43,7 @@ function connect(ctx: Context, ref: string, wanted: Wanted): AsyncRes<Connected>
   return ctx.records.get(ref)
     .asyncAndThen((instance) => instance.state === "Standby" || ctx.saves.has(instance.id) ? wake(ctx, instance.id) : okAsync(instance))
     .andThen((instance) => instance.state === "Created" || instance.state === "Initializing"
-      ? wait(ctx, instance.id, "Running", wanted.waitMs, new AbortController().signal).map((waited) => waited.instance)
+      ? wait(ctx, instance.id, "Running", wanted.waitMs, wanted.gone).map((waited) => waited.instance)
       : new ResultAsync(Promise.resolve(ok(instance))))
     .andThen((instance) => obstacle(instance, "exec") === null ? new ResultAsync(reach(ctx, instance, wanted, deadline)) : errAsync(notRunning(instance, wanted)));
 }
@@ -55,7 +57,7 @@ async function reach(ctx: Context, instance: Instance, wanted: Wanted, deadline:
     if (result.isOk()) return ok({ fd: result.value, instance });
     const now = ctx.records.find(instance.id);
     if (now === null || obstacle(now, "exec") !== null) return err(notRunning(now ?? { ...instance, state: "Stopped" }, wanted));
-    if (Date.now() >= deadline) return fail("instance.agent_unreachable", `Cannot reach the agent of instance ${instance.name}: ${result.error.message}`, { cause: result.error, retryAfterMs: 500 });
+    if (Date.now() >= deadline || wanted.gone.aborted) return fail("instance.agent_unreachable", `Cannot reach the agent of instance ${instance.name}: ${result.error.message}`, { cause: result.error, retryAfterMs: 500 });
     await Bun.sleep(RETRY_MS);
   }
 }

@@ -8,13 +8,15 @@ import type { CopyListener, CopyRequest, CopySession, PathStat, StatRequest } fr
 
 /** An agent that serves is there within this, or not at all. */
 const WAIT_MS = 5_000;
+/** So short that nobody need be told of a client that goes. */
+const NOBODY = new AbortController().signal;
 /** A stat takes no longer, unless the path is on a file system that the guest itself serves, badly. */
 const STAT_MS = 10_000;
 
 export function copy(ctx: Context, ref: string, request: CopyRequest, listener: CopyListener): AsyncRes<CopySession> {
   const what = request.direction === "in" ? "copy to" : "copy from";
   return copyFrame(request).andThen((frame) =>
-    agentSession(ctx, ref, { what, waitMs: WAIT_MS }, ({ fd, instance }, end) => {
+    agentSession(ctx, ref, { what, waitMs: WAIT_MS, gone: NOBODY }, ({ fd, instance }, end) => {
       ctx.note(instance.id, `cp ${request.direction}: ${request.path}`);
       return openCopy(fd, frame, {
         onEntry: (entry) => listener.onEntry(entry),
@@ -30,5 +32,5 @@ export function copy(ctx: Context, ref: string, request: CopyRequest, listener: 
 
 export const stat = (ctx: Context, ref: string, request: StatRequest): ResultAsync<PathStat, DormouseError> =>
   statFrame(request).andThen((frame) =>
-    agentSession(ctx, ref, { what: "look at a path in", waitMs: WAIT_MS }, ({ fd }) => askStat(fd, frame, STAT_MS).map((found) => ({ found, close() {} })))
+    agentSession(ctx, ref, { what: "look at a path in", waitMs: WAIT_MS, gone: NOBODY }, ({ fd }) => askStat(fd, frame, STAT_MS).map((found) => ({ found, close() {} })))
       .andThen(({ found, close }) => (close(), okAsync(found))));

@@ -3,7 +3,7 @@ import type { AsyncRes } from "../../errors.ts";
 import { Frame } from "../../vmm/protocol.ts";
 import { execPayload, openSession } from "../agent/exec.ts";
 import { encodeFrame } from "../agent/frames.ts";
-import { agentSession, type Connected } from "./agent-session.ts";
+import { agentSession, type Connected, type Wanted } from "./agent-session.ts";
 import type { Context } from "./context.ts";
 import type { ExecListener, ExecRequest, ExecSession } from "./service.ts";
 import { wait } from "./wait.ts";
@@ -13,17 +13,17 @@ const ATTACH_WAIT_MS = 30_000;
 /** How long after its output has ended an instance's end may take to be on record. */
 const END_WAIT_MS = 15_000;
 
-export function exec(ctx: Context, ref: string, request: ExecRequest, listener: ExecListener): AsyncRes<ExecSession> {
+export function exec(ctx: Context, ref: string, request: ExecRequest, listener: ExecListener, gone: AbortSignal): AsyncRes<ExecSession> {
   return execPayload(request).andThen((payload) =>
-    session(ctx, ref, request.waitForAgentMs, listener, ({ fd, instance }, counted) => {
+    session(ctx, ref, { waitMs: request.waitForAgentMs, gone }, listener, ({ fd, instance }, counted) => {
       ctx.note(instance.id, `exec: ${request.command[0] ?? ""}`);
       return openSession(fd, encodeFrame(Frame.EXEC, payload), counted);
     }));
 }
 
 /** Its end is the instance's own: the record knows it even where the guest was gone before it could say so here. */
-export function attach(ctx: Context, ref: string, listener: ExecListener): AsyncRes<ExecSession> {
-  return session(ctx, ref, ATTACH_WAIT_MS, listener, ({ fd, instance }, counted) => {
+export function attach(ctx: Context, ref: string, listener: ExecListener, gone: AbortSignal): AsyncRes<ExecSession> {
+  return session(ctx, ref, { waitMs: ATTACH_WAIT_MS, gone }, listener, ({ fd, instance }, counted) => {
     let closed = false;
     const followed: ExecListener = {
       onStdout: (bytes) => counted.onStdout(bytes),
@@ -43,8 +43,8 @@ export function attach(ctx: Context, ref: string, listener: ExecListener): Async
   });
 }
 
-function session(ctx: Context, ref: string, waitMs: number, listener: ExecListener, open: (connected: Connected, counted: ExecListener) => AsyncRes<ExecSession>): AsyncRes<ExecSession> {
-  return agentSession(ctx, ref, { what: "run a command in", waitMs }, (connected, end) => open(connected, {
+function session(ctx: Context, ref: string, wanted: Omit<Wanted, "what">, listener: ExecListener, open: (connected: Connected, counted: ExecListener) => AsyncRes<ExecSession>): AsyncRes<ExecSession> {
+  return agentSession(ctx, ref, { what: "run a command in", ...wanted }, (connected, end) => open(connected, {
     onStdout: (bytes) => listener.onStdout(bytes),
     onStderr: (bytes) => listener.onStderr(bytes),
     onDrain: () => listener.onDrain(),

@@ -119,9 +119,10 @@ export interface InstanceService {
   wait(ref: string, target: InstanceState, timeoutMs: number, signal: AbortSignal): AsyncRes<{ instance: Instance; timedOut: boolean }>;
   /** Whole lines without their newline. The iterator throws where the log can't be read on; `log.not_found` before. */
   logs(ref: string, options: LogOptions): Res<AsyncIterable<string>>;
-  exec(ref: string, request: ExecRequest, listener: ExecListener): AsyncRes<ExecSession>;
+  /** `gone`: whoever asked waits for the session no longer. One that is there is ended by its close(). */
+  exec(ref: string, request: ExecRequest, listener: ExecListener, gone: AbortSignal): AsyncRes<ExecSession>;
   /** The workload's own terminal or stdin (extension of ours). */
-  attach(ref: string, listener: ExecListener): AsyncRes<ExecSession>;
+  attach(ref: string, listener: ExecListener, gone: AbortSignal): AsyncRes<ExecSession>;
   /** Files in or out of a running instance; keeps it awake, as exec does. */
   copy(ref: string, request: CopyRequest, listener: CopyListener): AsyncRes<CopySession>;
   stat(ref: string, request: StatRequest): AsyncRes<PathStat>;

@@ -35,7 +35,7 @@ const ControlFrame = Type.Union([
 const CANNOT_START = 127;
 const CANNOT_EXECUTE = 126;
 
-type Open = (listener: ExecListener, start: ExecRequest) => AsyncRes<ExecSession>;
+type Open = (listener: ExecListener, start: ExecRequest, gone: AbortSignal) => AsyncRes<ExecSession>;
 
 export interface ExecSocketOptions {
   /** Opens the session; for attach, `start` is of no use. */
@@ -50,6 +50,7 @@ export interface ExecSocketOptions {
 export class ExecSocket implements Socket {
   readonly #options: ExecSocketOptions;
   readonly #link = new SessionLink<ExecSession>();
+  readonly #gone = new AbortController();
   #started = false;
   #over = false;
   #life: SocketLife | null = null;
@@ -87,7 +88,7 @@ export class ExecSocket implements Socket {
     this.#started = true;
     this.#life?.lift();
     ws.pause();
-    this.#options.open(this.#listener(ws), start).then(
+    this.#options.open(this.#listener(ws), start, this.#gone.signal).then(
       (result) => {
         if (result.isErr()) return this.#failed(ws, result.error.message);
         this.#ready(ws, result.value);
@@ -179,6 +180,7 @@ export class ExecSocket implements Socket {
   #release(): void {
     this.#over = true;
     this.#life?.end();
+    this.#gone.abort();
   }
 }
 

@@ -82,8 +82,7 @@ async function openExec(deps: ApiDeps, request: Request, ref: string): Promise<R
   const { id } = await awake(deps, request, ref, "run a command in");
   live.requireUpgrade(request);
   const protocol = chooseProtocol(request, [EXEC_V1]);
-  const open = (listener: Parameters<typeof instances.exec>[2], start: Parameters<typeof instances.exec>[1]) => instances.exec(id, start, listener);
-  return live.upgrade(request, new ExecSocket({ open, v1: protocol === EXEC_V1, firstFrame: true, closing: live.closing }), protocol);
+  return live.upgrade(request, new ExecSocket({ open: (listener, start, gone) => instances.exec(id, start, listener, gone), v1: protocol === EXEC_V1, firstFrame: true, closing: live.closing }), protocol);
 }
 
 function openAttach({ instances, live }: ApiDeps, request: Request, ref: string): Response {
@@ -91,6 +90,5 @@ function openAttach({ instances, live }: ApiDeps, request: Request, ref: string)
   if (!ATTACHABLE.has(state)) throw new DormouseError("instance.invalid_state", `Cannot attach to instance ${name}: it is ${state}.`, { details: { state } });
   live.requireUpgrade(request);
   const protocol = chooseProtocol(request, [EXEC_V1]);
-  const open = (listener: Parameters<typeof instances.attach>[1]) => instances.attach(id, listener);
-  return live.upgrade(request, new ExecSocket({ open, v1: protocol === EXEC_V1, firstFrame: false, closing: live.closing }), protocol);
+  return live.upgrade(request, new ExecSocket({ open: (listener, _start, gone) => instances.attach(id, listener, gone), v1: protocol === EXEC_V1, firstFrame: false, closing: live.closing }), protocol);
 }

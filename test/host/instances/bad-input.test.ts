@@ -164,6 +164,6 @@ test("one whose visitors can't be told stays awake", async () => {
   await running(fixture, "one");
   expect(await codeOf(fixture.instances.standby("one"))).toBe("conflict");
   expect(picture(fixture, "one")).toEqual({ state: "Running", generations: [], monitors: 1 });
-  expect((await fixture.instances.exec("one", { command: ["echo"], tty: false, env: {}, cwd: null, user: null, rows: 1, cols: 1, timeoutMs: null, waitForAgentMs: 0 }, { onStdout() {}, onStderr() {}, onDrain() {}, onEnd() {}, onLost() {} })).isOk()).toBe(true);
+  expect((await fixture.instances.exec("one", { command: ["echo"], tty: false, env: {}, cwd: null, user: null, rows: 1, cols: 1, timeoutMs: null, waitForAgentMs: 0 }, { onStdout() {}, onStderr() {}, onDrain() {}, onEnd() {}, onLost() {} }, new AbortController().signal)).isOk()).toBe(true);
   await fixture.close();
 });

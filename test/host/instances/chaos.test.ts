@@ -56,7 +56,7 @@ async function close(world: World): Promise<void> {
 
 /** A command that is hung up on at once. */
 const exec = (instances: World["instances"], name: string) =>
-  instances.exec(name, { command: ["echo"], tty: false, env: {}, cwd: null, user: null, rows: 1, cols: 1, timeoutMs: null, waitForAgentMs: 0 }, { onStdout() {}, onStderr() {}, onDrain() {}, onEnd() {}, onLost() {} })
+  instances.exec(name, { command: ["echo"], tty: false, env: {}, cwd: null, user: null, rows: 1, cols: 1, timeoutMs: null, waitForAgentMs: 0 }, { onStdout() {}, onStderr() {}, onDrain() {}, onEnd() {}, onLost() {} }, new AbortController().signal)
     .map((session) => session.close());
 
 /** A schedule whose first run is due at once: an interval that stays keeps the time of the next. */

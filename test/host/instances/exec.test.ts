@@ -39,7 +39,7 @@ const running = async (cmd: string[] = ["serve"]) => {
   await f.instances.wait("web", "Running", 20_000, never());
 };
 const exec = async (words: string[], listener: ExecListener, change?: Partial<ExecRequest>): Promise<ExecSession> =>
-  (await f.instances.exec("web", command(words, change), listener))._unsafeUnwrap();
+  (await f.instances.exec("web", command(words, change), listener, never()))._unsafeUnwrap();
 
 test("exec() brings output of both kinds, then the exit code and message", async () => {
   await running();
@@ -139,7 +139,7 @@ test("a guest that goes away in the middle is told as lost", async () => {
 
 test("exec() refuses what is not running, has no agent, or can't be sent", async () => {
   await running(["no-agent"]);
-  const refused = async (words: string[], change?: Partial<ExecRequest>) => (await f.instances.exec("web", command(words, change), new Gather()))._unsafeUnwrapErr();
+  const refused = async (words: string[], change?: Partial<ExecRequest>) => (await f.instances.exec("web", command(words, change), new Gather(), never()))._unsafeUnwrapErr();
   expect(await refused(["true"], { waitForAgentMs: 120 })).toMatchObject({ code: "instance.agent_unreachable", message: expect.stringContaining("the guest refused the connection") });
   expect((await refused(["x".repeat(70_000)])).code).toBe("request.bad");
   expect((await refused(["a\0b"])).code).toBe("request.bad");
@@ -147,11 +147,23 @@ test("exec() refuses what is not running, has no agent, or can't be sent", async
   expect(await refused(["true"])).toMatchObject({ code: "instance.invalid_state", details: { state: "Stopped" } });
 });
 
+test("nobody waits for an agent, nor keeps its instance awake, once whoever asked has gone", async () => {
+  const activities = new Activities(), gone = new AbortController();
+  f = await open(undefined, { activities });
+  const { id } = (await f.instances.create(request("web", ["no-agent"])))._unsafeUnwrap();
+  await f.instances.wait("web", "Running", 20_000, never());
+  const refused = f.instances.exec("web", command(["true"], { waitForAgentMs: 3_600_000 }), new Gather(), gone.signal);
+  await until("it to be counted", () => activities.of(id).open === 1);
+  gone.abort();
+  expect((await refused)._unsafeUnwrapErr().code).toBe("instance.agent_unreachable");
+  expect(activities.of(id).open).toBe(0);
+});
+
 test("attach() waits for the guest, and ends with the instance's own exit code", async () => {
   f = await open();
   await f.instances.create(request("web", ["boot-slowly", "50"], { tty: true }));
   const gather = new Gather();
-  const session = (await f.instances.attach("web", gather))._unsafeUnwrap();
+  const session = (await f.instances.attach("web", gather, never()))._unsafeUnwrap();
   session.writeStdin(Buffer.from("typed"));
   await until("the echo", () => gather.stdout === "typed");
   await f.instances.stop("web");
@@ -164,8 +176,8 @@ test("a session that came to nothing keeps nobody awake, also where a bug is why
   const { id } = (await f.instances.create(request("web", ["serve"], { autoStandby: policy })))._unsafeUnwrap();
   await f.instances.wait("web", "Running", 20_000, never());
   (await f.instances.standby("web"))._unsafeUnwrap();
-  expect((await f.instances.exec("web", command(["echo"]), new Gather()))._unsafeUnwrapErr().message).toBe("Cannot run a command in the instance web: a bug");
+  expect((await f.instances.exec("web", command(["echo"]), new Gather(), never()))._unsafeUnwrapErr().message).toBe("Cannot run a command in the instance web: a bug");
   (await f.instances.remove("web", { graceful: false }))._unsafeUnwrap();
-  expect((await f.instances.exec("web", command(["echo"]), new Gather()))._unsafeUnwrapErr().code).toBe("instance.not_found");
+  expect((await f.instances.exec("web", command(["echo"]), new Gather(), never()))._unsafeUnwrapErr().code).toBe("instance.not_found");
   expect(activities.of(id).open).toBe(0);
 });
