@@ -12,13 +12,13 @@ export interface Activity {
 const NONE: Activity = { open: 0, lastAt: null };
 
 export class Activities {
-  private readonly all = new Map<string, { open: number; lastAt: number }>();
+  private readonly all = new Map<string, { open: number; lastAt: number; forgotten: boolean }>();
 
   constructor(private readonly now: () => number = Date.now) {}
 
   /** Counts as use until the function returned is called (once or more). */
   begin(instanceId: string): () => void {
-    const entry = this.all.get(instanceId) ?? { open: 0, lastAt: 0 };
+    const entry = this.all.get(instanceId) ?? { open: 0, lastAt: 0, forgotten: false };
     this.all.set(instanceId, entry);
     entry.open++;
     entry.lastAt = this.now();
@@ -28,6 +28,7 @@ export class Activities {
       ended = true;
       entry.open--;
       entry.lastAt = this.now();
+      if (entry.forgotten) this.forget(instanceId);
     };
   }
 
@@ -35,8 +36,12 @@ export class Activities {
     return this.all.get(instanceId) ?? NONE;
   }
 
+  /** There is no such instance any more: nor is this one, once what is open has ended. */
   forget(instanceId: string): void {
-    if (this.of(instanceId).open === 0) this.all.delete(instanceId);
+    const entry = this.all.get(instanceId);
+    if (entry === undefined) return;
+    entry.forgotten = true;
+    if (entry.open === 0) this.all.delete(instanceId);
   }
 }
 

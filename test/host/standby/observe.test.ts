@@ -83,13 +83,22 @@ test("Activities count, and keep the time of the last change", () => {
   now = 9;
   first();
   first();
-  activities.forget("a");
   expect(activities.of("a")).toEqual({ open: 1, lastAt: 9 });
   now = 12;
   second();
   expect([activities.of("a"), activities.of("b")]).toEqual([{ open: 0, lastAt: 12 }, { open: 0, lastAt: null }]);
   activities.forget("a");
   expect(activities.of("a").lastAt).toBeNull();
+});
+
+test("Activities of an instance that was deleted are no more once the last has ended", () => {
+  const activities = new Activities();
+  const first = activities.begin("a"), second = activities.begin("a");
+  activities.forget("a");
+  first();
+  expect(activities.of("a").open).toBe(1);
+  second();
+  expect(activities.of("a")).toEqual({ open: 0, lastAt: null });
 });
 
 test("OwnPorts: what is left of a connection is ours for a while, a new one from the same port is not", () => {
