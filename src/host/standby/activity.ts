@@ -12,13 +12,15 @@ export interface Activity {
 const NONE: Activity = { open: 0, lastAt: null };
 
 export class Activities {
-  private readonly all = new Map<string, { open: number; lastAt: number; forgotten: boolean }>();
+  private readonly all = new Map<string, { open: number; lastAt: number }>();
+  /** Whose instance is gone, and something is still open to. */
+  private readonly going = new Set<string>();
 
   constructor(private readonly now: () => number = Date.now) {}
 
   /** Counts as use until the function returned is called (once or more). */
   begin(instanceId: string): () => void {
-    const entry = this.all.get(instanceId) ?? { open: 0, lastAt: 0, forgotten: false };
+    const entry = this.all.get(instanceId) ?? { open: 0, lastAt: 0 };
     this.all.set(instanceId, entry);
     entry.open++;
     entry.lastAt = this.now();
@@ -28,7 +30,7 @@ export class Activities {
       ended = true;
       entry.open--;
       entry.lastAt = this.now();
-      if (entry.forgotten) this.forget(instanceId);
+      if (this.going.has(instanceId)) this.forget(instanceId);
     };
   }
 
@@ -38,10 +40,9 @@ export class Activities {
 
   /** There is no such instance any more: nor is this one, once what is open has ended. */
   forget(instanceId: string): void {
-    const entry = this.all.get(instanceId);
-    if (entry === undefined) return;
-    entry.forgotten = true;
-    if (entry.open === 0) this.all.delete(instanceId);
+    if (this.of(instanceId).open > 0) return void this.going.add(instanceId);
+    this.going.delete(instanceId);
+    this.all.delete(instanceId);
   }
 }
 
