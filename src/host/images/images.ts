@@ -15,7 +15,7 @@ import { inspectFile } from "./load/inspect.ts";
 import { FileSource } from "./load/source.ts";
 import { PLATFORM } from "./manifest.ts";
 import { findRow } from "./lookup.ts";
-import { Records, type NameRow } from "./records.ts";
+import { newRow, Records, type NameRow } from "./records.ts";
 import { formatReference, parseReference, type Reference } from "./reference.ts";
 import { fromDockerConfig, fromRequest } from "./registry/credentials.ts";
 import type { ManifestBytes } from "./registry/client.ts";
@@ -111,6 +111,7 @@ class Images implements ImageService {
   /** Throws DormouseError. */
   private async pullReference(ref: Reference, request: PullRequest): Promise<ImageRecord> {
     const name = formatReference(ref);
+    await this.calledOff(name);
     const known = this.records.name(name);
     const tags = request.tags ?? known?.tags ?? {};
     if (known !== null && request.tags !== undefined) this.records.putName({ ...known, tags });
@@ -123,12 +124,18 @@ class Images implements ImageService {
       const top = await this.lookUp(source, name);
       if (top.digest === known.resolved || top.digest === known.digest) return this.view(this.records.name(name) ?? known);
       // Someone else may have begun while the registry was asked.
+      await this.calledOff(name);
       if (this.jobs.has(name)) return this.view(this.records.name(name)!);
     }
     const row = newRow(name, tags, this.records.name(name), request.credentials !== undefined);
     this.records.putName(row);
     this.start(row, source);
     return this.view(row);
+  }
+
+  /** Resolves once no job is under way for a name that was removed meanwhile: what begins now must not meet it. */
+  private async calledOff(name: string): Promise<void> {
+    for (let job = this.jobs.get(name); job !== undefined && this.records.name(name) === null; job = this.jobs.get(name)) await job.done;
   }
 
   private async lookUp(source: RegistrySource, name: string): Promise<ManifestBytes> {
@@ -286,15 +293,8 @@ class Images implements ImageService {
   }
 }
 
-/** A row at the beginning of a pull; a ready digest of the same name goes on serving. */
-function newRow(name: string, tags: Readonly<Record<string, string>>, known: NameRow | null, isPrivate: boolean): NameRow {
-  const previous = known === null ? "" : known.status === "ready" ? known.digest : known.previous;
-  return { name, status: "pending", error: null, digest: "", resolved: "", previous, platform: PLATFORM, tags, origin: { kind: "registry" }, private: isPrivate, createdAt: known?.createdAt ?? Date.now() };
-}
-
 /** Inside of this class errors are thrown; its methods turn them into Results again. */
 function unwrap<T>(result: Res<T>): T {
   if (result.isErr()) throw result.error;
   return result.value;
 }
-

@@ -1,5 +1,6 @@
 // What SQLite knows of images. Rows only; what goes on right now (progress, queue) is the jobs'.
 import type { Database } from "bun:sqlite";
+import { PLATFORM } from "./manifest.ts";
 import type { ImageConfig, ImageStatus } from "./service.ts";
 
 /** Where a name's image comes from. */
@@ -80,6 +81,12 @@ export class Records {
   deleteContent(digest: string): void {
     this.db.query("DELETE FROM image_contents WHERE digest = ?").run(digest);
   }
+}
+
+/** A row at the beginning of a pull; a ready digest of the same name goes on serving. */
+export function newRow(name: string, tags: Readonly<Record<string, string>>, known: NameRow | null, isPrivate: boolean): NameRow {
+  const previous = known === null ? "" : known.status === "ready" ? known.digest : known.previous;
+  return { name, status: "pending", error: null, digest: "", resolved: "", previous, platform: PLATFORM, tags, origin: { kind: "registry" }, private: isPrivate, createdAt: known?.createdAt ?? Date.now() };
 }
 
 function readName(raw: RawName): NameRow {

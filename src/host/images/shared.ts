@@ -4,6 +4,8 @@ interface Flight<T> { readonly promise: Promise<T>; readonly controller: AbortCo
 
 export class SharedFlights<T> {
   private readonly flights = new Map<string, Flight<T>>();
+  /** Ends of flights that were called off and still clean up: the next one of their key would be at the same files. */
+  private readonly leaving = new Map<string, Promise<void>>();
 
   has(key: string): boolean {
     return this.flights.has(key);
@@ -20,6 +22,7 @@ export class SharedFlights<T> {
       if (--flight.members > 0) return gone();
       // Out of the table at once: a later caller must not join a flight that is being called off.
       if (this.flights.get(key) === flight) this.flights.delete(key);
+      this.clear(key, flight);
       flight.controller.abort(signal.reason);
       // The last one to leave waits until the flight has cleaned up.
       flight.promise.then(gone, gone);
@@ -33,9 +36,17 @@ export class SharedFlights<T> {
     }
   }
 
+  private clear(key: string, { promise }: Flight<T>): void {
+    const cleared = promise.then(() => {}, () => {}).then(() => {
+      if (this.leaving.get(key) === cleared) this.leaving.delete(key);
+    });
+    this.leaving.set(key, cleared);
+  }
+
   private begin(key: string, start: (signal: AbortSignal) => Promise<T>): Flight<T> {
-    const controller = new AbortController();
-    const promise = start(controller.signal).finally(() => {
+    const controller = new AbortController(), before = this.leaving.get(key);
+    const started = before === undefined ? start(controller.signal) : before.then(() => (controller.signal.throwIfAborted(), start(controller.signal)));
+    const promise = started.finally(() => {
       if (this.flights.get(key) === flight) this.flights.delete(key);
     });
     const flight: Flight<T> = { promise, controller, members: 0 };

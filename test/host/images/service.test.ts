@@ -7,6 +7,7 @@ import { Registry } from "../../support/registry.ts";
 import { FAILURE, failing } from "../../support/failing.ts";
 import { TempDir } from "../../support/paths.ts";
 import { until } from "../../support/until.ts";
+import { SharedFlights } from "../../../src/host/images/shared.ts";
 import { Images, random, tinyImage } from "./harness.ts";
 import { listImage } from "./mounted.ts";
 import { file } from "./tar-builder.ts";
@@ -194,6 +195,40 @@ describe("flights", () => {
     (await images.service.remove(registry.repository))._unsafeUnwrap();
     expect((await settled)._unsafeUnwrapErr().code).toBe("image.not_found");
     expect({ list: images.service.list(), files: images.files() }).toEqual({ list: [], files: [] });
+  });
+
+  test("a name that is pulled again while its pull is being called off is pulled anew", async () => {
+    let stuck = true;
+    await using registry = new Unruly(small, ({ path }) => (stuck && path.endsWith(small.layers[0]![0]) ? new Promise(() => {}) : null));
+    await using images = new Images();
+    (await images.service.pull({ name: registry.repository }))._unsafeUnwrap();
+    await until("the layer to be asked for", () => registry.asked.some((path) => path.endsWith(small.layers[0]![0])));
+    stuck = false;
+    const removed = images.service.remove(registry.repository), again = images.service.pull({ name: registry.repository });
+    (await removed)._unsafeUnwrap();
+    expect((await again)._unsafeUnwrap()).toMatchObject({ status: "pending" });
+    expect((await images.service.settled(registry.repository))._unsafeUnwrap()).toMatchObject({ status: "ready" });
+  });
+
+  test("a flight begins only once one of its key that was called off has cleaned up", async () => {
+    const flights = new SharedFlights<string>(), log: string[] = [], cleaned = Promise.withResolvers<void>();
+    const first = new AbortController(), second = new AbortController(), third = new AbortController();
+    const leaves = flights.join("k", first.signal, async (signal) => {
+      await new Promise((resolve) => signal.addEventListener("abort", resolve));
+      log.push("cleans up");
+      await cleaned.promise;
+      log.push("has cleaned up");
+      throw signal.reason;
+    });
+    first.abort(new Error("gone"));
+    const never = flights.join("k", second.signal, async () => (log.push("never begins"), "second"));
+    second.abort(new Error("gone too"));
+    const anew = flights.join("k", third.signal, async () => (log.push("begins"), "third"));
+    await until("the first to clean up", () => log.length > 0);
+    expect(log).toEqual(["cleans up"]);
+    cleaned.resolve();
+    expect(await Promise.allSettled([leaves, never, anew])).toMatchObject([{ reason: { message: "gone" } }, { reason: { message: "gone too" } }, { value: "third" }]);
+    expect(log).toEqual(["cleans up", "has cleaned up", "begins"]);
   });
 
   test("one of two names removed in the middle leaves the other its flight", async () => {
