@@ -207,7 +207,8 @@ export class Queue {
     return this.live ? (Atomics.load(this.availRing, 1) - this.lastAvail) & 0xffff : 0;
   }
 
-  private fail(reason: string): false {
+  /** The driver broke the rules: no chain comes any more before a reset. */
+  fail(reason: string): false {
     this.live = false;
     this.owner.broken(this.index, reason);
     return false;

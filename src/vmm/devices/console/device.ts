@@ -101,8 +101,12 @@ export class ConsoleDevice implements Device {
     const queue = this.context?.queues[rxQueue(index)], port = this.ports[index]!;
     if (queue === undefined) return;
     while (port.waiting) {
-      if (queue.pop()) queue.push(queue.head, port.input(queue));
-      else if (!queue.enableNotify()) break;
+      if (!queue.pop()) {
+        if (queue.enableNotify()) continue;
+        break;
+      }
+      if (queue.writeCount === 0) return void queue.fail("an input buffer has no room"); // given back, as many could come as one takes
+      queue.push(queue.head, port.input(queue));
     }
     queue.flush();
   }

@@ -24,7 +24,7 @@ export class RxWindow {
   /** `need`: room for the longest frame with its header; 0 without mergeable buffers: then one chain must do for one frame. */
   constructor(private readonly queue: Queue, private readonly need: number) {}
 
-  /** Takes chains until a frame has room. False if the driver has not given enough. */
+  /** Takes chains until a frame has room. False if the driver has not given enough, or broke the rules. */
   fill(): boolean {
     const { queue } = this;
     while (this.chains === 0 || this.bytes < this.need) {
@@ -32,10 +32,7 @@ export class RxWindow {
       // A ring that is smaller than a frame can't give more than all that it has.
       if (this.chains === queue.size || this.end === IOV_MAX) return true;
       if (!queue.pop(this.end, IOV_MAX - this.end)) return false;
-      if (queue.writeCount === 0) {
-        queue.push(queue.head, 0);
-        continue;
-      }
+      if (queue.writeCount === 0) return queue.fail("a receive buffer has no room"); // given back, as many could come as one takes
       // A readable part is not ours to fill.
       if (queue.readCount > 0) queue.arena.move(this.end, queue.firstWrite, queue.writeCount);
       const slot = (this.head + this.chains) % MAX_CHAINS;
