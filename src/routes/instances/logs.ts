@@ -52,7 +52,11 @@ export function logsResponse(deps: ApiDeps, request: Request, ref: string, optio
         reset(controller);
       }
     },
-    cancel: stop,
+    cancel: () => {
+      stop();
+      // Mostly it stands at a line that nobody takes any more: only this has it let go of its files and listeners.
+      void lines.return?.().catch(() => {});
+    },
   });
   return new Response(stream, { headers: { "content-type": "text/event-stream", "cache-control": "no-cache" } });
 }
