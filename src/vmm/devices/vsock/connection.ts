@@ -6,6 +6,7 @@ import { VIRTIO_VSOCK } from "../../../ffi/abi/virtio_vsock.ts";
 import { closeFd, tryWrite } from "../../../ffi/fd.ts";
 import { syscall } from "../../../ffi/syscall.ts";
 import type { Queue } from "../../virtio/queue.ts";
+import { Backlog } from "./backlog.ts";
 
 const { VIRTIO_VSOCK_SHUTDOWN_RCV: RCV, VIRTIO_VSOCK_SHUTDOWN_SEND: SEND } = VIRTIO_VSOCK;
 /** Bytes that a guest may send ahead of what the host's socket has taken: the most that one connection keeps. */
@@ -44,8 +45,7 @@ export class Connection {
   private told = 0;
   private asked = false;
 
-  private readonly pending: Uint8Array[] = [];
-  private pendingOffset = 0;
+  private readonly backlog = new Backlog();
 
   /** Owns `fd`. `done` hears once whether the guest has accepted: null, or why not. */
   constructor(readonly guestPort: number, readonly hostPort: number, readonly fd: number, private done: ((error: string | null) => void) | null) {}
@@ -126,7 +126,7 @@ export class Connection {
     this.received = (this.received + length) >>> 0;
     if (((this.received - this.forwarded) >>> 0) > BUFFER_BYTES || (this.shutByGuest & SEND) !== 0) return false;
     let taken = 0;
-    if (this.writable && this.pending.length === 0) {
+    if (this.writable && this.backlog.empty) {
       const n = syscall(SYS.writev, this.fd, queue.arena.at(first), count);
       if (n < 0 && n !== -E.EAGAIN && n !== -E.EINTR) return false;
       taken = Math.max(n, 0);
@@ -139,27 +139,21 @@ export class Connection {
 
   private keep(queue: Queue, first: number, count: number, skip: number, length: number): void {
     const gone = queue.arena.skip(first, skip);
-    const rest = new Uint8Array(length - skip);
-    queue.payload.gather(first + gone, count - gone, rest);
-    this.pending.push(rest);
+    queue.payload.gather(first + gone, count - gone, this.backlog.grow(length - skip));
   }
 
   /** The socket takes bytes again. False if it is broken. */
   drain(): boolean {
     this.writable = true;
-    while (this.pending.length > 0) {
-      const chunk = this.pending[0]!.subarray(this.pendingOffset);
-      const n = tryWrite(this.fd, chunk, chunk.length);
+    while (!this.backlog.empty) {
+      const { first } = this.backlog, n = tryWrite(this.fd, first, first.length);
       if (n === -E.EAGAIN) {
         this.writable = false;
         return true;
       }
       if (n < 0) return false;
       this.forward(n);
-      this.pendingOffset += n;
-      if (n < chunk.length) continue;
-      this.pending.shift();
-      this.pendingOffset = 0;
+      this.backlog.take(n);
     }
     this.passShutdown();
     return true;
@@ -177,11 +171,11 @@ export class Connection {
 
   /** Both directions are shut by the guest and all of its bytes are delivered: nothing is left but the RST that ends it. */
   get finished(): boolean {
-    return this.shutByGuest === (RCV | SEND) && this.pending.length === 0;
+    return this.shutByGuest === (RCV | SEND) && this.backlog.empty;
   }
 
   private passShutdown(): void {
-    if (this.pending.length > 0) return;
+    if (!this.backlog.empty) return;
     // Once each: a shutdown is an event on the socket, which would bring us here again.
     const fresh = this.shutByGuest & ~this.passed;
     this.passed = this.shutByGuest;
@@ -203,7 +197,7 @@ export class Connection {
   close(error: string): void {
     this.state = "closed";
     closeFd(this.fd);
-    this.pending.length = 0;
+    this.backlog.clear();
     this.settle(error);
   }
 }
