@@ -3,7 +3,7 @@ import { afterEach, expect, test } from "bun:test";
 import { Epoll } from "../../../src/ffi/epoll.ts";
 import { BlockDevice } from "../../../src/vmm/devices/block/device.ts";
 import type { DiskClient, DiskIo } from "../../../src/vmm/devices/block/disk-io.ts";
-import { Driver } from "../driver.ts";
+import { Driver, NEEDS_RESET } from "../driver.ts";
 
 const cleanup: (() => void)[] = [];
 afterEach(() => cleanup.splice(0).forEach((step) => step()));
@@ -54,3 +54,20 @@ for (const [what, own] of [["another disk's request", false], ["its own request,
     for (const device of devices) device.resume();
     for (const driver of drivers) driver.settle();
   });
+
+test("a sync that another disk's request reaps is told, though the guest has broken the queue of its own", () => {
+  const epoll = new Epoll(), io = new Ring(false);
+  cleanup.push(() => epoll.close());
+  const drivers = ["disk0", "disk1"].map((name) => new Driver(new BlockDevice({ name, readonly: false, serial: name, backing: { fd: 0, bytes: 1 << 20 } }, io), epoll).start());
+  const [broken, other] = drivers.map(({ device }) => device as BlockDevice), { view, queues } = drivers[0]!;
+  view.setUint16(queues[0]!.avail + 2, 500, true);
+  queues[0]!.kick();
+  drivers[0]!.settle();
+  expect(drivers[0]!.status & NEEDS_RESET).toBe(NEEDS_RESET);
+  const synced: string[] = [];
+  broken!.sync((errno) => synced.push(`broken: ${errno}`));
+  other!.sync((errno) => synced.push(`other: ${errno}`));
+  drivers[0]!.settle();
+  io.reap();
+  expect(synced.sort()).toEqual(["broken: 0", "other: 0"]);
+});

@@ -142,10 +142,7 @@ export class BlockDevice implements Device, TransferOwner {
   activate(context: DeviceContext): void { this.context = context; }
   onNotify(): void { this.process(); }
   settled(): void { this.process(); }
-  settleLater(): boolean {
-    this.context?.again(0);
-    return this.context !== null && this.onIdle === null; // a queue that is held brings nobody back
-  }
+  settleLater(): void { this.context?.again(0); }
 
   /** Wakes a device that its bucket had stopped. */
   wake(): void { this.process(); }

@@ -15,8 +15,7 @@ export interface TransferOwner {
   /** The request in `slot` is over: 0, or -errno. It frees the slot. Must not flush. */
   finished(slot: number, op: number, bytes: number, result: number): void;
   settled(): void;
-  /** False where there is no later round to come back in; else callBack() is called in it. */
-  settleLater(): boolean;
+  settleLater(): void;
 }
 
 export class Transfers implements DiskClient, Requests {
@@ -150,8 +149,10 @@ export class Transfers implements DiskClient, Requests {
     this.owner.settled();
     this.callBack();
   }
+  /** What is due is called back at once: the owner's later round comes only while the guest's queue is sound. */
   settleLater(): void {
-    if (!this.owner.settleLater()) this.callBack();
+    this.owner.settleLater();
+    this.callBack();
   }
 
   private whenIdle(done: () => void): void {
