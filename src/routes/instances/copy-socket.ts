@@ -73,7 +73,7 @@ export class CopySocket implements Socket {
   open(ws: ServerWebSocket<Socket>): void {
     this.#life = new SocketLife(ws, this.#options.closing, () => {
       this.#end();
-      ws.close(WS_GOING_AWAY, "the daemon is stopping");
+      this.#life?.finish(WS_GOING_AWAY, "the daemon is stopping");
     });
     this.#life.limit(FIRST_FRAME_MS, () => this.#refuse(ws, "no first frame came"));
   }
@@ -84,7 +84,11 @@ export class CopySocket implements Socket {
     this.#link.came(data, (session, frame) => this.#take(ws, session, frame));
   }
 
-  drain(_ws: ServerWebSocket<Socket>): void { this.#link.drained(); }
+  drain(_ws: ServerWebSocket<Socket>): void {
+    this.#link.drained();
+    if (this.#over) this.#linger(); // it still takes what it was sent
+    this.#life?.drained();
+  }
 
   /** The client hung up, or we did: a file that is not whole is dropped by the guest. */
   close(_ws: ServerWebSocket<Socket>): void {
@@ -208,7 +212,11 @@ export class CopySocket implements Socket {
     this.#end();
     if (notice !== null) ws.sendText(JSON.stringify(notice));
     ws.resume(); // a paused socket would never read the client's closing frame
-    this.#life?.limit(LINGER_MS, () => ws.close(WS_NORMAL));
+    this.#linger();
+  }
+
+  #linger(): void {
+    this.#life?.limit(LINGER_MS, () => this.#life?.finish(WS_NORMAL, ""));
   }
 
   #end(): void {

@@ -76,7 +76,10 @@ export class ExecSocket implements Socket {
     this.#link.came(data, (session, frame) => this.#take(ws, session, frame));
   }
 
-  drain(_ws: ServerWebSocket<Socket>): void { this.#link.drained(); }
+  drain(_ws: ServerWebSocket<Socket>): void {
+    this.#link.drained();
+    this.#life?.drained();
+  }
 
   /** The client hung up, or we did: either way the command has nobody left. */
   close(_ws: ServerWebSocket<Socket>): void {
@@ -167,13 +170,13 @@ export class ExecSocket implements Socket {
     ws.sendText(JSON.stringify(notice));
   }
 
-  /** Closes the WebSocket; `close()` then ends the session. `reason` has at most 123 bytes. */
+  /** Ends the session, and closes the WebSocket behind what was sent. `reason` has at most 123 bytes. */
   #end(ws: ServerWebSocket<Socket>, code: number, reason: string): void {
     if (this.#over) return;
     this.#release();
     // A paused socket would never read the client's closing frame.
     ws.resume();
-    ws.close(code, reason);
+    this.#life?.finish(code, reason);
     this.#link.end();
   }
 
