@@ -84,7 +84,11 @@ test("where packets may not wake it, its port is closed", async () => {
   expect(await page(ip, 80)).toContain("It is nginx");
 }, LIMIT_MS);
 
-/** What a request that is not answered leaves: which side knows its connection, and what has moved. */
+/**
+ * What a request that is not answered leaves: which side knows its connection, and what has moved. A TAP counts as transmitted what its
+ * monitor has read: where the guest has received less, it was not interrupted; where the TAP has received less than the guest has
+ * transmitted, the monitor was not notified; where both agree, frames wait in the TAP, were dropped by its filter, or nobody answers.
+ */
 async function traffic(): Promise<string> {
   const ofGuest = site.exec("web", "/bin/cat", "/proc/net/tcp", "/proc/net/dev", "/proc/interrupts").catch(String);
   const seen = await Promise.race([ofGuest, Bun.sleep(10_000).then(() => "nothing: it runs no command")]);
