@@ -51,6 +51,9 @@ export function nameOfOwner(db: Database, { kind, id }: { readonly kind: "instan
 export type Attachments = Pick<VolumeService, "attach" | "detach" | "release" | "mountsOf">;
 const ownerOf = (id: string): VolumeOwner => ({ kind: "instance", id });
 
+/** Changes of state that are kept of each instance: a guest that restarts itself without end must not fill the disk. */
+const KEPT_TRANSITIONS = 200;
+
 const rethrow = (error: unknown): never => { throw error; };
 
 export class Records {
@@ -207,6 +210,7 @@ export class Records {
     const at = Date.now();
     this.db.query("UPDATE instances SET state = ? WHERE id = ?").run(to, id);
     this.db.query("INSERT INTO instance_transitions (instance_id, from_state, to_state, at, reason) VALUES (?, ?, ?, ?, ?)").run(id, from, to, at, reason);
+    this.db.query("DELETE FROM instance_transitions WHERE instance_id = ?1 AND seq <= (SELECT seq FROM instance_transitions WHERE instance_id = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2)").run(id, KEPT_TRANSITIONS);
     // A clock that was set back must not make a phase negative.
     this.db.query(`
       INSERT INTO instance_phases SELECT instance_id, phase, max(0, ? - since) FROM instance_current_phase WHERE instance_id = ?

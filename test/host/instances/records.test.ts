@@ -29,6 +29,15 @@ test("a change that is committed does not fail, though nothing can be read any m
   expect(records.stateOf(made.id)).toBe("Standby");
 });
 
+test("of an instance that comes and goes without end the last changes of state are kept", () => {
+  const { records, made } = memory();
+  const other = records.insert("def", request("two", null), DIGEST)._unsafeUnwrap();
+  for (const state of Array.from({ length: 500 }, () => ["Initializing", "Running", "Stopped"] as const).flat()) records.transition(made.id, state, state);
+  expect(records.transitions(made.id)).toHaveLength(200);
+  expect(records.transitions(made.id).at(-1)).toMatchObject({ from: "Running", to: "Stopped" });
+  expect(records.transitions(other.id)).toHaveLength(1);
+});
+
 test("who waits for one that is deleted is told, also where it never was anything", async () => {
   const { records, made } = memory(), lanes = new Lanes();
   const waited = wait({ records, lanes } as unknown as Context, made.id, "Running", 2 ** 31, never());
