@@ -49,7 +49,7 @@ async function standbyNow(ctx: Context, id: string, options: StandbyOptions, ask
   if (saved.isErr()) return stayAwake(ctx, id, saved.error);
   // Who can't be asked may be there.
   const visitor = await lateVisitor(ctx, instance, options).catch(messageOf);
-  const problem = visitor === null ? commit(ctx, id, saved.value) : calledOff(instance, visitor);
+  const problem = visitor === null ? commit(ctx, instance, machine, saved.value) : calledOff(instance, visitor);
   if (problem === null) return fallAsleep(ctx, instance, machine, saved.value, options);
   return stayAwake(ctx, id, (await resume(ctx, id, machine, saved.value.generation)) ?? problem);
 }
@@ -88,7 +88,9 @@ async function lateVisitor(ctx: Context, instance: Instance, options: StandbyOpt
 }
 
 /** No waiting from the last look at the TAP to this: what comes in between waits there, and wakes. Null once it is asleep on record. */
-function commit(ctx: Context, id: string, { generation, result }: Saved): DormouseError | null {
+function commit(ctx: Context, { id, name }: Instance, machine: Machine, { generation, result }: Saved): DormouseError | null {
+  // Its end is on record, and was told: it is Stopped, and nothing makes that undone.
+  if (ctx.machines.get(id) !== machine) return fail("host.process", `Cannot put instance ${name} to sleep: its monitor ended before that was recorded; its vmm log may say more`).error;
   try {
     ctx.records.transition(id, "Standby", null, { savedGeneration: generation.id, liveGeneration: null }, () => ctx.generations.ready(generation.id, result.dataBytes));
   } catch (error) {

@@ -4,6 +4,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { fail } from "../../../src/errors.ts";
 import { userOfImage } from "../../../src/host/instances/instances.ts";
+import { until } from "../../support/until.ts";
 import { DIGEST, freshRoot, imagesIn, monitorsIn, open, removeRoots, type Fixture } from "./fixture.ts";
 import { asleep, begun, codeOf, disks, entries, generations, picture, remove, running, stateOf } from "./sleeping.ts";
 
@@ -135,6 +136,20 @@ test("a save that the monitor never answers does not leave the guest standing st
   // It stands no longer: what its monitor tells of it is that it runs.
   expect((await fixture.instances.stop("one", { graceMs: 1000 }))._unsafeUnwrap()).toMatchObject({ state: "Stopped", exitCode: 143 });
   expect(existsSync(join(fixture.root, "memory"))).toBe(true);
+  await fixture.close();
+});
+
+test("a monitor that dies once it has saved its guest leaves it Stopped, as it was told, and not asleep", async () => {
+  const lateVisitors = async () => {
+    for (const pid of monitorsIn(fixture.root)) process.kill(pid, "SIGKILL");
+    await until("its end to be on record", () => stateOf(fixture, "one") === "Stopped");
+    return null;
+  };
+  const fixture = await open(undefined, { guard: { forget() {}, visitors: async () => null, lateVisitors } });
+  await running(fixture, "one");
+  expect(await codeOf(fixture.instances.standby("one"))).toBe("host.process");
+  expect(picture(fixture, "one")).toEqual({ state: "Stopped", generations: [], monitors: 0 });
+  expect((await fixture.instances.start("one", {})).isOk()).toBe(true);
   await fixture.close();
 });
 
