@@ -42,8 +42,8 @@ export class Contents {
     const state = this.states.get(image.digest) ?? { phase: { status: "pulling", doneBytes: 0, totalBytes: 0 }, watchers: new Set() };
     this.states.set(image.digest, state);
     state.watchers.add(onPhase);
-    onPhase(state.phase);
     try {
+      onPhase(state.phase);
       await this.flights.join(image.digest, signal, (inner) => this.make(source, image, inner, (phase) => this.tell(state, phase)));
     } finally {
       state.watchers.delete(onPhase);

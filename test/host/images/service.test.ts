@@ -210,6 +210,20 @@ describe("flights", () => {
     expect((await images.service.settled(registry.repository))._unsafeUnwrap()).toMatchObject({ status: "ready" });
   });
 
+  test("a pull that failed as it joined a flight hears nothing of it: it stays failed, whatever becomes of others", async () => {
+    await using registry = new Unruly(small);
+    registry.put("other", small.manifest, "application/vnd.oci.image.manifest.v1+json");
+    await using images = new Images();
+    // The second write of a name whose digest is known: that of the flight's own state.
+    images.store.db.run("CREATE TEMP TABLE written (name TEXT)");
+    images.store.db.run(`CREATE TEMP TRIGGER full BEFORE INSERT ON image_names WHEN NEW.name LIKE '%:latest' AND NEW.status = 'pulling' AND NEW.digest <> '' BEGIN
+      SELECT RAISE(ABORT, 'database or disk is full') WHERE EXISTS (SELECT 1 FROM written); INSERT INTO written VALUES (NEW.name); END`);
+    expect(await images.pulled(registry.repository)).toMatchObject({ status: "failed", error: expect.stringContaining("disk is full") });
+    images.store.db.run("DROP TRIGGER full");
+    expect(await images.pulled(`${registry.repository}:other`)).toMatchObject({ status: "ready" });
+    expect(images.service.get(registry.repository)._unsafeUnwrap().status).toBe("failed");
+  });
+
   test("a flight begins only once one of its key that was called off has cleaned up", async () => {
     const flights = new SharedFlights<string>(), log: string[] = [], cleaned = Promise.withResolvers<void>();
     const first = new AbortController(), second = new AbortController(), third = new AbortController();
