@@ -90,6 +90,8 @@ export class Context {
   readonly dozing = new Map<string, Save>();
   /** Who wants to hear that a monitor has stopped reading its TAP. */
   readonly onDeaf = new Map<string, () => void>();
+  /** Who is trying last to have packets wake an instance. */
+  readonly listening = new Map<string, object>();
   /** Wakes those who follow logs. */
   readonly files: FileWatches;
   /** The daemon is going: nothing new is begun, and news of machines are left to the next one. */

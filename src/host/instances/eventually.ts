@@ -5,16 +5,16 @@ import type { Context } from "./context.ts";
 
 const FIRST_RETRY_MS = 250, LAST_RETRY_MS = 30_000;
 
-/** Resolves after the first attempt, however that ended. `what` follows on "Cannot". */
-export async function eventually(ctx: Context, what: string, work: () => Promise<Res<unknown>>): Promise<void> {
-  await attempt(ctx, what, work, FIRST_RETRY_MS);
+/** Resolves after the first attempt, however that ended. `what` follows on "Cannot". `wanted`: whether it is worth another one. */
+export async function eventually(ctx: Context, what: string, work: () => Promise<Res<unknown>>, wanted: () => boolean = () => true): Promise<void> {
+  await attempt(ctx, what, work, wanted, FIRST_RETRY_MS);
 }
 
-async function attempt(ctx: Context, what: string, work: () => Promise<Res<unknown>>, retryMs: number): Promise<void> {
+async function attempt(ctx: Context, what: string, work: () => Promise<Res<unknown>>, wanted: () => boolean, retryMs: number): Promise<void> {
   const failure = await outcome(work);
-  if (failure === null || ctx.closing) return;
+  if (failure === null || ctx.closing || !wanted()) return;
   ctx.deps.logger.error("instance.left", { error: `Cannot ${what}: ${describeError(failure)}; trying again` });
-  setTimeout(() => { if (!ctx.closing) void attempt(ctx, what, work, Math.min(retryMs * 2, LAST_RETRY_MS)); }, retryMs).unref();
+  setTimeout(() => { if (!ctx.closing && wanted()) void attempt(ctx, what, work, wanted, Math.min(retryMs * 2, LAST_RETRY_MS)); }, retryMs).unref();
 }
 
 /** Null where it worked. */

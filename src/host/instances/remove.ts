@@ -36,6 +36,7 @@ export async function removeNow(ctx: Context, id: string, graceful: boolean): Pr
   ctx.records.delete(id);
   ctx.deps.guard.forget(id);
   ctx.deps.activities.forget(id);
+  ctx.listening.delete(id);
   ctx.generations.sweep();
   await ctx.deps.trash.emptied();
   ctx.deps.logger.info("instance.deleted", { instance: id });

@@ -52,11 +52,18 @@ async function wakeNow(ctx: Context, id: string): Promise<Res<Instance>> {
 /** Has packets wake a sleeping instance where its policy says so; elsewhere its address answers as a closed port. Inside of its lane; what fails is tried again. */
 export function knockWakes(ctx: Context, id: string): Promise<void> {
   let inLane = true;
-  return eventually(ctx, `have packets wake instance ${id}`, () => {
+  return listens(ctx, id, `have packets wake instance ${id}`, () => {
     if (!inLane) return ctx.lanes.run(id, "listen", () => listen(ctx, id));
     inLane = false;
     return listen(ctx, id);
   });
+}
+
+/** Of those that go on trying the last one does: each wake that fails begins one, and a client may ask for many. */
+function listens(ctx: Context, id: string, what: string, work: () => Promise<Res<void>>): Promise<void> {
+  const mine = {};
+  ctx.listening.set(id, mine);
+  return eventually(ctx, what, work, () => ctx.listening.get(id) === mine);
 }
 
 async function listen(ctx: Context, id: string): Promise<Res<void>> {
@@ -73,7 +80,7 @@ async function listen(ctx: Context, id: string): Promise<Res<void>> {
 function linkAnew(ctx: Context, id: string): void {
   if (ctx.closing) return;
   ctx.note(id, "its link was removed from the host: making it anew", "warn");
-  void eventually(ctx, `make the link of instance ${id} anew`, () => ctx.lanes.run(id, "listen", () => listen(ctx, id)));
+  void listens(ctx, id, `make the link of instance ${id} anew`, () => ctx.lanes.run(id, "listen", () => listen(ctx, id)));
 }
 
 function knock(ctx: Context, id: string): void {
@@ -83,7 +90,7 @@ function knock(ctx: Context, id: string): void {
   ctx.lanes.run(id, "wake", () => wakeNow(ctx, id)).then((woken) => { if (woken.isErr()) failed(woken.error.message); }, (error: unknown) => {
     failed(messageOf(error));
     // Wherever it broke off: one that still sleeps must hear the next knock.
-    void eventually(ctx, `have packets wake instance ${id} again`, () => ctx.lanes.run(id, "listen again", async () => {
+    void listens(ctx, id, `have packets wake instance ${id} again`, () => ctx.lanes.run(id, "listen again", async () => {
       if (ctx.records.find(id)?.state === "Standby") ctx.taps.discard(id);
       return listen(ctx, id);
     }));

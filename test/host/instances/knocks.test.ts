@@ -294,3 +294,28 @@ for (const [how, change] of [["wakes by packet", WAKING], ["does not", SILENT]] 
     else (await fixture.instances.restore("one"))._unsafeUnwrap();
     expect(hears("one")).toBe(true);
   });
+
+test("wakes that fail while nothing can listen either leave one who tries again, however many they were", async () => {
+  let broken = false;
+  const retries: (() => void)[] = [], real = globalThis.setTimeout;
+  const refuses: NetworkService["setClosed"] = () => fail("host.network", "Cannot change closed addresses: the kernel says no").asyncMap(async () => undefined);
+  fixture = await open(undefined, { network: looked({ setClosed: (id, closed) => (broken ? refuses : network.setClosed.bind(network))(id, closed) }) });
+  await asleep(fixture, "one", ["serve"], SILENT);
+  broken = true;
+  // Those of 250 ms and 500 ms are the first and the second try again (eventually.ts): they come when the test says so.
+  const timers = spyOn(globalThis, "setTimeout").mockImplementation(((run: () => void, ms: number) => (ms === 250 || ms === 500 ? (retries.push(run), { unref() {} }) : real(run, ms))) as never);
+  try {
+    for (let i = 0; i < 5; i++) expect((await fixture.instances.restore("one")).isErr()).toBe(true);
+    expect(retries).toHaveLength(5);
+    for (const run of retries.splice(0)) {
+      run();
+      expect((await fixture.instances.createSnapshot("one", { kind: "Stopped", name: null, tags: {} })).isErr()).toBe(true); // its turn comes after that one's
+    }
+    expect(retries).toHaveLength(1);
+    broken = false;
+    retries[0]!();
+    await until("its address to be closed", closed);
+  } finally {
+    timers.mockRestore();
+  }
+});
