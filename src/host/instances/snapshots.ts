@@ -48,7 +48,8 @@ async function take(ctx: Context, sourceId: string, id: string, request: TakeSna
   const taken = source.state === "Running" ? await takeRunning(ctx, source, id, request) : await takeResting(ctx, source, id, request);
   if (taken.isErr()) return err(taken.error);
   ctx.note(source.id, `snapshot ${request.name ?? id} taken`);
-  const record = ctx.snapshots.find(id)!;
+  const record = ctx.snapshots.find(id);
+  if (record === null) return fail("snapshot.not_found", `Cannot tell of the snapshot ${id} of instance ${source.name}: it was taken, and deleted meanwhile`);
   if (record.generationId !== null) condenseLater(ctx, source.id, record.generationId, record.compression ?? source.snapshotPolicy?.compression ?? null, 0);
   return ok(view(ctx, record));
 }

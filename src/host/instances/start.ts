@@ -13,7 +13,7 @@ import type { Context } from "./context.ts";
 import { guestConfig, type GuestNetwork } from "./guest-config.ts";
 import { clearLeftovers, hold, type OnSettled } from "./settle.ts";
 import type { Instance } from "./service.ts";
-import { obstacle, START } from "./states.ts";
+import { LIVE_STATES, obstacle, START } from "./states.ts";
 import { isStorage } from "../storage.ts";
 import { killUnheld } from "./ending.ts";
 import { volumeDisks } from "./volumes.ts";
@@ -41,14 +41,22 @@ export function start(ctx: Context, ref: string, override: Override): AsyncRes<I
 /** Inside of the instance's lane. A failure is recorded: Stopped, with the message, nothing left behind. */
 export async function startNow(ctx: Context, id: string): Promise<Res<Instance>> {
   const fds = new BootFds();
-  const result = await attempt(ctx, id, fds).catch((error: unknown) => err(startError(error)));
+  const result = await attempt(ctx, id, fds).then((begun) => begun.andThen(() => onRecord(ctx, id))).catch((error: unknown) => err(startError(error)));
   fds.close();
-  if (result.isOk()) return ok(ctx.records.find(id)!);
+  if (result.isOk()) return ok(result.value);
   await undoStart(ctx, id);
   const { message } = result.error;
   ctx.records.transition(id, "Stopped", message, { stoppedAt: Date.now(), exitCode: null, exitMessage: message });
   ctx.note(id, message, "warn");
   return err(result.error);
+}
+
+/** A guest that nobody could write down must not run: the next start would begin another beside it, on the same disk. */
+function onRecord(ctx: Context, id: string): Res<Instance> {
+  const instance = ctx.records.find(id)!;
+  // What the monitor told of its guest was heard before its answer; a quick one has ended by now.
+  if (!ctx.machines.has(id) || LIVE_STATES.includes(instance.state)) return ok(instance);
+  return fail("host.storage", `Cannot start instance ${instance.name}: that it runs could not be recorded; the daemon's log says why`);
 }
 
 async function attempt(ctx: Context, id: string, fds: BootFds): Promise<Res<void>> {

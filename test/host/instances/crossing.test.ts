@@ -7,7 +7,7 @@ import { Compressor } from "../../../src/host/snapshots/compression/compressor.t
 import { sqliteRecords } from "../../../src/host/snapshots/compression/records.ts";
 import { until } from "../../support/until.ts";
 import { monitorsIn, open, removeRoots, type Fixture } from "./fixture.ts";
-import { asleep, begun, disks, entries, generations, openCompressing, remove, running } from "./sleeping.ts";
+import { asleep, begun, disks, entries, generations, openCompressing, remove, running, stateOf } from "./sleeping.ts";
 import { trashIn } from "../../support/trash.ts";
 
 afterAll(removeRoots);
@@ -161,5 +161,16 @@ test("a scheduled snapshot of an instance that is being stopped is of its disk, 
   await until("the run to end", () => fixture.instances.getSchedule("one")._unsafeUnwrap().lastRunAt !== null);
   expect(fixture.instances.getSchedule("one")._unsafeUnwrap().lastError).toBeNull();
   expect(fixture.instances.listSnapshots({ sourceInstanceId: instanceId }).map(({ kind }) => kind)).toEqual(["Stopped"]);
+  await fixture.close();
+});
+
+test("a snapshot that is deleted before its guest runs on is not found by who took it", async () => {
+  const fixture = await open();
+  await running(fixture, "one", ["serve"]);
+  const taken = fixture.instances.createSnapshot("one", { kind: "Standby", name: "brief", tags: {} });
+  while (fixture.instances.listSnapshots().length === 0) await new Promise((turn) => setImmediate(turn));
+  (await fixture.instances.removeSnapshot("brief"))._unsafeUnwrap();
+  expect((await taken)._unsafeUnwrapErr()).toMatchObject({ code: "snapshot.not_found", message: expect.stringContaining("deleted meanwhile") });
+  expect({ state: stateOf(fixture, "one"), snapshots: entries(fixture, "snapshots") }).toEqual({ state: "Running", snapshots: [] });
   await fixture.close();
 });

@@ -3,6 +3,7 @@ import { afterAll, afterEach, expect, test } from "bun:test";
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import type { InstanceState } from "../../../src/host/instances/service.ts";
+import { openCgroups } from "../../../src/host/vmm/cgroup.ts";
 import { spawning } from "../../../src/host/vmm/pool.ts";
 import { FAILURE, failing } from "../../support/failing.ts";
 import { until } from "../../support/until.ts";
@@ -250,6 +251,18 @@ test("stats() passes the monitor's figures on, and refuses what is none", async 
   await f.instances.create(request("liar", ["bad-stats"]));
   await reached("liar", "Running");
   expect((await f.instances.stats("liar"))._unsafeUnwrapErr()).toMatchObject({ code: "host.process", message: expect.stringContaining("stats") });
+});
+
+test("a guest that could not be written down is ended: the next start has the instance to itself", async () => {
+  let broken: Disposable | null = null;
+  const breaking = { ...openCgroups(), add: () => void (broken ??= failing(f.store.db)) };
+  f = await open(undefined, { cgroups: breaking });
+  await f.instances.create(request("web", ["serve"]));
+  await until("its guest to be ended", () => broken !== null && monitorsIn(f.root).length === 0);
+  broken![Symbol.dispose]();
+  (await f.instances.start("web", {}))._unsafeUnwrap();
+  await reached("web", "Running");
+  expect(monitorsIn(f.root)).toHaveLength(1);
 });
 
 test("a full disk costs the request and nothing else: news are recorded once there is room", async () => {
