@@ -166,9 +166,9 @@ test("a scheduled snapshot of an instance that is being stopped is of its disk, 
 
 test("a snapshot that is deleted before its guest runs on is not found by who took it", async () => {
   const fixture = await open();
-  await running(fixture, "one", ["serve"]);
+  await running(fixture, "one", ["thaws-late", "2000"]);
   const taken = fixture.instances.createSnapshot("one", { kind: "Standby", name: "brief", tags: {} });
-  while (fixture.instances.listSnapshots().length === 0) await new Promise((turn) => setImmediate(turn));
+  await until("the snapshot to be there", () => fixture.instances.listSnapshots().length > 0);
   (await fixture.instances.removeSnapshot("brief"))._unsafeUnwrap();
   expect((await taken)._unsafeUnwrapErr()).toMatchObject({ code: "snapshot.not_found", message: expect.stringContaining("deleted meanwhile") });
   expect({ state: stateOf(fixture, "one"), snapshots: entries(fixture, "snapshots") }).toEqual({ state: "Running", snapshots: [] });

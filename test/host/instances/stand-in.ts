@@ -2,7 +2,7 @@
 // (Control, Record, LogSink), takes all that `boot` brings, and plays a guest after the arguments in its configuration.
 // It stands in where no Linux guest can run; how a real guest behaves is tested under test/guest. A machine that it saves is
 // what its guest was told to do; of its memory 16 pages are written. Sleeping goes wrong where the guest is `save-fails`,
-// `save-slowly MS` (called off by cancelSave), `save-silently` (never answers, until it is told to go on), `never-thaws`,
+// `save-slowly MS` (called off by cancelSave), `save-silently` (never answers, until it is told to go on), `never-thaws`, `thaws-late MS`,
 // `refuse-wake`, `needs-feature` or `die-awake` (once it has answered).
 import { existsSync, fstatSync, readFileSync } from "node:fs";
 import { FrameDecoder, encodeChunks, encodeFrame } from "../../../src/host/agent/frames.ts";
@@ -27,7 +27,8 @@ let booted = false;
 let tap = -1;
 let app: LogSink | null = null;
 let onTimer: (() => void) | null = null;
-const saveTimer = new TimerFd();
+const saveTimer = new TimerFd(), thawing = new TimerFd();
+let onThawed: (() => void) | null = null;
 let finishSave: ((error: string | null) => void) | null = null;
 let saved = false;
 const MEMORY = 16 * PAGE_BYTES;
@@ -72,7 +73,9 @@ const control: Control = new Control(epoll, CONTROL_FD, {
   resume(_params, _fds, reply) {
     if (argv[0] === "never-thaws") return reply({ error: "Cannot let the guest go on: the guest did not thaw its workload" });
     goOn();
-    reply({ result: record.status });
+    if (argv[0] !== "thaws-late") return reply({ result: record.status });
+    thawing.arm(Number(argv[1]));
+    onThawed = () => reply({ result: record.status });
   },
   release: (_params, _fds, reply) => (goOn(), reply({ result: record.status })),
   save(params, fds, reply) {
@@ -150,6 +153,7 @@ const control: Control = new Control(epoll, CONTROL_FD, {
 }, () => { if (!booted) done = true; });
 
 epoll.add(saveTimer.fd, EPOLLIN, () => (saveTimer.drain(), finishSave?.(null)));
+epoll.add(thawing.fd, EPOLLIN, () => (thawing.drain(), onThawed?.()));
 epoll.add(timer.fd, EPOLLIN, () => (timer.drain(), runTimer()));
 while (!done) epoll.poll();
 process.exit(0);
