@@ -134,13 +134,15 @@ export class Guest extends Agent {
   readonly acks: Pairs[] = [];
   output = "";
   private readonly decoder = new FrameDecoder();
+  /** All of its output has been read. */
+  private readonly said: Promise<void>;
 
   private constructor(private readonly folder: string, readonly process: Subprocess<"ignore", "pipe", "inherit">, private readonly port: Socket) {
     super();
     port.on("data", (data) => {
       for (const { type, payload } of this.decoder.push(Buffer.from(data))) (type === Frame.STATE ? this.states : this.acks).push(pairsOf(payload));
     });
-    void this.read();
+    this.said = this.read();
   }
 
   private async read(): Promise<void> {
@@ -171,7 +173,7 @@ export class Guest extends Agent {
 
   async ended(): Promise<Pairs> {
     const state = await this.until(() => this.states.find((s) => s.get("state") === "exited"));
-    await this.process.exited;
+    await Promise.all([this.process.exited, this.said]);
     return state;
   }
 

@@ -246,6 +246,7 @@ test("frames out of turn end the copy with a word", async () => {
 });
 
 test("no descriptor of init is left in a copy's process but the connection's", async () => {
+  await noChildren(1); // those of earlier copies are still ending
   const session = await begin(Frame.COPY_IN, ["path", "/tmp/fds"]);
   entry(session, ["path", ""], ["kind", "file"]);
   data(session, "x");

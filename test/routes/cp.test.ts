@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { lstatSync, mkdirSync, mkdtempSync, readFileSync, readlinkSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
+import { existsSync, lstatSync, mkdirSync, mkdtempSync, readFileSync, readlinkSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { cpFromInstance, cpToInstance } from "@onkernel/hypeman/lib/cp";
@@ -89,7 +89,7 @@ describe("the contract's client", () => {
     listener.onEnd({ error: null, bytes: 1 });
     await done;
     // The client answers once its last file is written; others may still be on their way from its buffers.
-    await until(() => Object.entries({ ...files, last: "[]" }).every(([path, text]) => readFileSync(join(folder, "app", path), "utf8") === text));
+    await until(() => Object.entries({ ...files, last: "[]" }).every(([path, text]) => existsSync(join(folder, "app", path)) && readFileSync(join(folder, "app", path), "utf8") === text));
     expect([readlinkSync(join(folder, "app/link")), statSync(join(folder, "app/a.txt")).mode & 0o777, statSync(join(folder, "app/last")).mtimeMs]).toEqual(["a.txt", 0o755, 1_700_000_000_000]);
   });
   test("refuses an absolute symlink, and is sent it as it is", async () => {

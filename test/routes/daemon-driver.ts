@@ -16,8 +16,7 @@ if (lo === null) throw new Error("there is no loopback interface");
 route.bringUp(lo);
 route.close();
 
-using data = new TempDir("daemon");
-await using registry = await Registry.start();
+const data = new TempDir("daemon"), registry = await Registry.start();
 const name = `${registry.host}/busybox:1`;
 await (await image("busybox")).push(registry.host, "busybox", "1");
 
@@ -87,4 +86,7 @@ seen["left"] = { snapshots: await second.client.snapshots.list(),  instances: aw
 await second.daemon.stop();
 seen["log"] = log.every((line) => line.endsWith("\n") && typeof (JSON.parse(line) as { event: unknown }).event === "string");
 console.log(JSON.stringify(seen));
+// What is declared by `using` is not disposed of by exit().
+await registry.stop();
+data[Symbol.dispose]();
 process.exit(0);

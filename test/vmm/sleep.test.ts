@@ -118,8 +118,10 @@ test("after a save the guest can go on, and can be saved again as what its memor
 test("cancelSave calls a save off, resume does too, and the guest goes on", async () => {
   const one = await ticking();
   for (const method of ["cancelSave", "resume"] as const) {
+    process.kill(one.pid, "SIGSTOP"); // it hears of both at once, and has no time to be done with the first
     const saving = one.save(generation(), { id: "g1", base: null });
     const called = one.client.request(method, null);
+    process.kill(one.pid, "SIGCONT");
     expect((await saving)._unsafeUnwrapErr().message).toBe("Cannot save the machine: it was called off");
     expect((await called).isOk()).toBe(true);
     await runs(one);

@@ -10,11 +10,11 @@ import { Unruly, type Rule } from "./unruly.ts";
 const image = tinyImage([[file("noise", random(300_000))], [file("more", random(50_000))]]);
 const [layer, bytes] = image.layers[0]!;
 
-/** How a pull from a registry with this rule ends; a failed one must leave no file. */
-async function outcome(rule: Rule, prepare: (registry: Unruly) => void = () => {}): Promise<{ status: string; error: string; asked: string[]; files: string[] }> {
+/** How a pull from a registry with this rule ends; a failed one must leave no file. `limits`: patience, for registries that stay silent. */
+async function outcome(rule: Rule, prepare: (registry: Unruly) => void = () => {}, limits: { stallMs?: number } = {}): Promise<{ status: string; error: string; asked: string[]; files: string[] }> {
   await using registry = new Unruly(image, rule);
   prepare(registry);
-  await using images = new Images({ limits: { attempts: 3, stallMs: 300 } });
+  await using images = new Images({ limits: { attempts: 3, ...limits } });
   const record = await images.pulled(registry.repository);
   if (record.status === "failed") expect(images.files()).toEqual([]);
   else expect(images.service.ready(registry.repository).isOk()).toBe(true);
@@ -158,11 +158,11 @@ describe("breaks", () => {
 
   test("a registry that falls silent in the middle is asked again", async () => {
     const silent = () => new Response(new ReadableStream({ start: (controller) => controller.enqueue(bytes.subarray(0, 5000)) }));
-    expect((await outcome(forLayer((_, count) => (count === 0 ? silent() : null)))).status).toBe("ready");
+    expect((await outcome(forLayer((_, count) => (count === 0 ? silent() : null)), () => {}, { stallMs: 300 })).status).toBe("ready");
   });
 
   test("a registry that never answers is given up", async () => {
-    expect((await outcome(() => new Promise(() => {}))).error).toContain("said nothing for 0.3 s");
+    expect((await outcome(() => new Promise(() => {}), () => {}, { stallMs: 300 })).error).toContain("said nothing for 0.3 s");
   });
 
   test("a registry that is not there is named", async () => {

@@ -1,7 +1,7 @@
 // Verbs of different instances, snapshots and of the background that meet over the same files: whoever comes second finds them whole, or is told.
 import { afterAll, expect, test } from "bun:test";
 import { okAsync } from "neverthrow";
-import { existsSync } from "node:fs";
+import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Compressor } from "../../../src/host/snapshots/compression/compressor.ts";
 import { sqliteRecords } from "../../../src/host/snapshots/compression/records.ts";
@@ -165,11 +165,12 @@ test("a scheduled snapshot of an instance that is being stopped is of its disk, 
 });
 
 test("a snapshot that is deleted before its guest runs on is not found by who took it", async () => {
-  const fixture = await open();
-  await running(fixture, "one", ["thaws-late", "2000"]);
+  const fixture = await open(), thaws = join(fixture.root, "thaws");
+  await running(fixture, "one", ["thaws-once", thaws]);
   const taken = fixture.instances.createSnapshot("one", { kind: "Standby", name: "brief", tags: {} });
   await until("the snapshot to be there", () => fixture.instances.listSnapshots().length > 0);
   (await fixture.instances.removeSnapshot("brief"))._unsafeUnwrap();
+  writeFileSync(thaws, "");
   expect((await taken)._unsafeUnwrapErr()).toMatchObject({ code: "snapshot.not_found", message: expect.stringContaining("deleted meanwhile") });
   expect({ state: stateOf(fixture, "one"), snapshots: entries(fixture, "snapshots") }).toEqual({ state: "Running", snapshots: [] });
   await fixture.close();

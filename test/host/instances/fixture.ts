@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ok, okAsync } from "neverthrow";
 import { fail } from "../../../src/errors.ts";
+import { ProcessHandle, SIGKILL } from "../../../src/ffi/process.ts";
 import { diskMigrations, Disks } from "../../../src/host/disks/disks.ts";
 import { instanceMigrations, nameOfOwner, openInstances, type InstanceDeps } from "../../../src/host/instances/instances.ts";
 import { Records } from "../../../src/host/instances/records.ts";
@@ -82,9 +83,16 @@ const roots: string[] = [];
 /** Call in afterAll: ends every monitor that a test left, by the process ids on record, and removes the folders. */
 export async function removeRoots(): Promise<void> {
   for (const root of roots.splice(0)) {
-    for (const pid of monitorsIn(root)) process.kill(pid, "SIGKILL");
+    for (const pid of monitorsIn(root)) killIfThere(pid);
     rmSync(root, { recursive: true, force: true });
   }
+}
+
+/** One that ends by itself may have ended by now. */
+export function killIfThere(pid: number): void {
+  const handle = ProcessHandle.open(pid);
+  handle?.signal(SIGKILL);
+  handle?.close();
 }
 
 /** Stand-ins whose working instance is under `root`: recognized by their open log files. */

@@ -8,7 +8,7 @@ import type { Res } from "../../../src/errors.ts";
 import { openStore } from "../../../src/host/store/store.ts";
 import { command } from "../../support/command.ts";
 import { until } from "../../support/until.ts";
-import { monitorsIn, open, type Fixture } from "./fixture.ts";
+import { killIfThere, monitorsIn, open, type Fixture } from "./fixture.ts";
 import { disks, entries, generations, remove, running, stateOf } from "./sleeping.ts";
 
 const PAGE = 4096;
@@ -21,7 +21,7 @@ beforeAll(async () => {
   await command(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", mount]);
 });
 afterAll(async () => {
-  for (const pid of monitorsIn(mount)) process.kill(pid, "SIGKILL");
+  for (const pid of monitorsIn(mount)) killIfThere(pid);
   await command(["umount", "-l", mount]);
   rmSync(mount, { recursive: true });
 });

@@ -149,6 +149,6 @@ test("a log that is cut under its reader is an error, not an end", async () => {
   const reader = read({ follow: true })._unsafeUnwrap()[Symbol.asyncIterator]();
   expect([await reader.next(), await reader.next()].map(({ value }) => value)).toEqual(["one", "two"]);
   writeFileSync(files[0], "x");
-  expect(reader.next()).rejects.toThrow(/fell behind/);
+  await expect(reader.next()).rejects.toThrow(/fell behind/);
   await f.close();
 });

@@ -2,7 +2,7 @@
 // (Control, Record, LogSink), takes all that `boot` brings, and plays a guest after the arguments in its configuration.
 // It stands in where no Linux guest can run; how a real guest behaves is tested under test/guest. A machine that it saves is
 // what its guest was told to do; of its memory 16 pages are written. Sleeping goes wrong where the guest is `save-fails`,
-// `save-slowly MS` (called off by cancelSave), `save-silently` (never answers, until it is told to go on), `never-thaws`, `thaws-late MS`,
+// `save-slowly MS` (called off by cancelSave), `save-silently` (never answers, until it is told to go on), `never-thaws`, `thaws-once PATH` (there is a file),
 // `refuse-wake`, `needs-feature` or `die-awake` (once it has answered).
 import { existsSync, fstatSync, readFileSync } from "node:fs";
 import { FrameDecoder, encodeChunks, encodeFrame } from "../../../src/host/agent/frames.ts";
@@ -73,9 +73,9 @@ const control: Control = new Control(epoll, CONTROL_FD, {
   resume(_params, _fds, reply) {
     if (argv[0] === "never-thaws") return reply({ error: "Cannot let the guest go on: the guest did not thaw its workload" });
     goOn();
-    if (argv[0] !== "thaws-late") return reply({ result: record.status });
-    thawing.arm(Number(argv[1]));
-    onThawed = () => reply({ result: record.status });
+    if (argv[0] !== "thaws-once") return reply({ result: record.status });
+    thawing.arm(1);
+    onThawed = () => existsSync(argv[1]!) ? reply({ result: record.status }) : thawing.arm(1);
   },
   release: (_params, _fds, reply) => (goOn(), reply({ result: record.status })),
   save(params, fds, reply) {
