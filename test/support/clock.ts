@@ -2,7 +2,9 @@
 import type { Clock } from "../../src/host/clock.ts";
 
 export class ManualClock implements Clock {
-  private readonly timers = new Set<{ readonly at: number; readonly run: () => void }>();
+  private readonly timers = new Set<{ at: number; readonly run: () => void }>();
+  /** What advance() goes on to. */
+  private end = 0;
   constructor(private time = 1_700_000_000_000) {}
 
   now(): number {
@@ -17,15 +19,22 @@ export class ManualClock implements Clock {
 
   /** Lets `ms` pass: timers run in the order in which they are due, at their time. */
   advance(ms: number): void {
-    const end = this.time + ms;
+    this.end = this.time + ms;
     for (;;) {
-      const next = [...this.timers].filter((timer) => timer.at <= end).toSorted((a, b) => a.at - b.at)[0];
+      const next = [...this.timers].filter((timer) => timer.at <= this.end).toSorted((a, b) => a.at - b.at)[0];
       if (next === undefined) break;
       this.timers.delete(next);
       this.time = Math.max(this.time, next.at);
       next.run();
     }
-    this.time = end;
+    this.time = this.end;
+  }
+
+  /** It is set forward or back: that makes no timer due sooner or later. */
+  jump(ms: number): void {
+    this.time += ms;
+    this.end += ms;
+    for (const timer of this.timers) timer.at += ms;
   }
 
   /** Timers that are set. */

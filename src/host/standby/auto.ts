@@ -25,6 +25,8 @@ export interface AutoStandbyDeps {
   readonly standby: (id: string, calledOff: AbortSignal) => AsyncRes<unknown>;
   readonly timers: TimerStore;
   readonly clock: Clock;
+  /** Milliseconds that nobody sets forward or back: how long a look takes. */
+  readonly elapsed?: () => number;
   readonly logger: Pick<Logger, "info" | "warn">;
 }
 
@@ -105,12 +107,11 @@ export class AutoStandby {
   }
 
   private tick(): number | null {
-    const { clock } = this.deps;
-    const began = clock.now(), next = this.look();
+    const { clock, elapsed = () => performance.now() } = this.deps;
+    const began = elapsed(), next = this.look();
     this.saySeeing();
     if (next === null) return null; // until somebody sets a policy, and says so
-    const now = clock.now();
-    return Math.max(Math.min(LOOK_EVERY_MS, next - now), SOONEST_MS, (now - began) * REST_PER_LOOK);
+    return Math.max(Math.min(LOOK_EVERY_MS, next - clock.now()), SOONEST_MS, (elapsed() - began) * REST_PER_LOOK);
   }
 
   /** One look at all who may sleep; the answer is when the next of them is due, or null where no policy is enabled. */

@@ -63,14 +63,17 @@ export function decide(candidate: Candidate, seen: Seen, timers: Timers, now: nu
   };
 }
 
-/** Idle from when it was first seen so, but not from before it ran, or was used otherwise. */
-function idle({ runningSince }: Candidate, { other }: Seen, timers: Timers, now: number): Timers & { idleSince: number } {
-  const used = other.lastAt ?? 0;
-  const since = Math.max(timers.idleSince ?? now, runningSince, used);
+/**
+ * Idle from when it was first seen so, but not from before it ran, or was used otherwise. What is still to come was written before the clock
+ * was set back, and says nothing: it must not keep it awake until then.
+ */
+function idle(candidate: Candidate, { other }: Seen, timers: Timers, now: number): Timers & { idleSince: number } {
+  const past = (at: number | null) => (at === null || at > now ? 0 : at);
+  const used = past(other.lastAt);
   return {
-    ...timers,
-    idleSince: Math.min(since, now), // a clock that was set back must not keep it awake
-    lastActivity: Math.max(timers.lastActivity ?? 0, Math.min(used, now)) || null,
+    idleSince: Math.max(Math.min(timers.idleSince ?? now, now), past(candidate.runningSince), used),
+    holdUntil: timers.holdUntil === null ? null : Math.min(timers.holdUntil, now + timeoutOf(candidate)),
+    lastActivity: Math.max(past(timers.lastActivity), used) || null,
   };
 }
 

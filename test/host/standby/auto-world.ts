@@ -10,7 +10,7 @@ import { standbyMigrations } from "../../../src/host/standby/migrations.ts";
 import { TimerStore } from "../../../src/host/standby/timers.ts";
 import { FakeClock, GUEST, policy, settle } from "./support.ts";
 
-export const MINUTE = 60_000;
+export const MINUTE = 60_000, DAY = 24 * 60 * MINUTE;
 
 /** One attempt to put an instance to sleep; ends as the test says. */
 interface Asked { readonly id: string; readonly calledOff: AbortSignal; end(code?: ErrorCode): Promise<void>; fail(): Promise<void> }
@@ -23,6 +23,8 @@ export class World {
   connections: Connection[] = [];
   failure: Error | null = null;
   looks = 0;
+  /** Called in the middle of each. */
+  onLook = () => {};
   readonly asked: Asked[] = [];
   readonly log: string[] = [];
   readonly activities = new Activities(() => this.clock.now());
@@ -47,13 +49,14 @@ export class World {
       find: (id) => this.instances.get(id) ?? null,
       connections: () => {
         this.looks++;
+        this.onLook();
         if (this.failure !== null) throw this.failure;
         return this.connections;
       },
       otherActivity: (id) => this.activities.of(id),
       ignored: (c) => c.original.sourcePort === 9_999,
       standby: (id, calledOff) => new ResultAsync(this.ask(id, calledOff)),
-      timers: new TimerStore(this.db), clock: this.clock, logger: { info: logger, warn: logger },
+      timers: new TimerStore(this.db), clock: this.clock, elapsed: () => 0, logger: { info: logger, warn: logger },
     });
   }
 

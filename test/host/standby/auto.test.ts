@@ -3,7 +3,7 @@ import { beforeEach, describe, expect, test } from "bun:test";
 import type { Database } from "bun:sqlite";
 import { TCP_CONNTRACK } from "../../../src/ffi/abi/nf_conntrack_tcp.ts";
 import { connection, FakeClock, policy } from "./support.ts";
-import { MINUTE, World } from "./auto-world.ts";
+import { DAY, MINUTE, World } from "./auto-world.ts";
 
 let db: Database, clock: FakeClock, world: World;
 beforeEach(() => void ({ db, clock } = world = new World()));
@@ -215,6 +215,20 @@ describe("looks", () => {
     expect(world.asked).toHaveLength(1);
   });
 
+  test.each([["forward", DAY], ["back", -DAY]])("go on where the clock is set %s in the middle of one", async (_, ms) => {
+    world.add("a", { policy: policy({ idleTimeoutMs: 10 * DAY }) });
+    world.auto.kick();
+    await clock.pass(1_000);
+    world.onLook = () => {
+      clock.jump(ms);
+      world.onLook = () => {};
+    };
+    await clock.pass(1_000);
+    const before = world.looks;
+    await clock.pass(5_000);
+    expect(world.looks).toBe(before + 5);
+  });
+
   test("go on where the timers can't be written", async () => {
     world.add("a");
     world.auto.kick();
@@ -228,6 +242,20 @@ describe("looks", () => {
     await world.asked[0]!.end("host.storage");
     expect((await world.auto.hold("a"))._unsafeUnwrapErr().code).toBe("host.storage");
   });
+});
+
+test("a clock that is set back delays nobody's sleep: not by its start, nor by an exec, nor by a hold", async () => {
+  for (const id of ["started", "used", "held"]) world.add(id);
+  world.auto.kick();
+  await clock.pass(1_000);
+  world.add("started", { runningSince: clock.now() });
+  world.activities.begin("used")();
+  await world.auto.hold("held");
+  clock.jump(-DAY);
+  await clock.pass(MINUTE);
+  expect(world.asked).toEqual([]);
+  await clock.pass(1_000);
+  expect(world.asked.map(({ id }) => id)).toEqual(["started", "used", "held"]);
 });
 
 describe("timers on record", () => {

@@ -53,11 +53,14 @@ describe("decide()", () => {
     ["a hold that is over", seen(), timers({ idleSince: long, holdUntil: NOW }), {}, { ...ready(long, NOW), holdUntil: null }],
     ["a clock that was set back", seen(), timers({ idleSince: NOW + 9_000_000 }), {}, countdown(NOW)],
     ["running since a time to come", seen(), NO_TIMERS, { runningSince: NOW + 9_000_000 }, countdown(NOW)],
+    ["the same, and idle for long enough", seen(), timers({ idleSince: long }), { runningSince: NOW + 9_000_000 }, ready(long)],
+    ["an exec at a time to come", seen({ other: { open: 0, lastAt: NOW + 9_000_000 } }), timers({ idleSince: long, lastActivity: NOW + 9_000_000 }), {}, { ...ready(long), lastInboundActivityAt: null }],
+    ["held by a clock that was set back", seen(), timers({ idleSince: long, holdUntil: NOW + 9_000_000 }), {}, { ...countdown(long, NOW + TIMEOUT), holdUntil: NOW + TIMEOUT }],
   ])("%s", (_, saw, before, change, status) => {
     const decision = decide(candidate(change), saw, before, NOW);
     expect(decision.status).toMatchObject({ eligible: true, configured: true, enabled: true, supported: true, idleTimeoutMs: TIMEOUT, ...status });
     expect(decision.due).toBe(status.status === "ready_for_standby");
     expect(decision.timers.idleSince).toBe(decision.status.idleSince);
-    expect(decision.timers.holdUntil).toBe(before.holdUntil);
+    expect(decision.timers.holdUntil).toBe(before.holdUntil && Math.min(before.holdUntil, NOW + TIMEOUT));
   });
 });
