@@ -22,10 +22,8 @@ export function checkSchedule({ intervalMs, maxCount, maxAgeMs, namePrefix, meta
   return ok({ intervalMs: interval, maxCount: maxCount || null, maxAgeMs: age || null, namePrefix: namePrefix || null, metadata });
 }
 
-/** The first time of the grid `next`, `next` + interval, … that lies after `now`: what was missed is not made up for. */
-export function nextOnGrid(next: number, intervalMs: number, now: number): number {
-  return next > now ? next : next + (Math.floor((now - next) / intervalMs) + 1) * intervalMs;
-}
+/** The first time of the grid …, `next`, `next` + interval, … that lies after `now`: what was missed is not made up for. */
+export const nextOnGrid = (next: number, intervalMs: number, now: number): number => next + (Math.floor((now - next) / intervalMs) + 1) * intervalMs;
 
 /** `<prefix>-20261127-161500`, in UTC; where that is taken, of the first second after it that is free. */
 export function snapshotName(prefix: string | null, at: number, isTaken: (name: string) => boolean): string {

@@ -52,9 +52,9 @@ export class ScheduleRecords {
     return this.db.query("DELETE FROM snapshot_schedules WHERE instance_id = ?").run(instanceId).changes > 0;
   }
 
-  /** Newest first; names of one prefix tell apart what was taken at one time. */
+  /** Newest first: as they were taken, whatever the clock said. */
   marks(instanceId: string): Mark[] {
-    return this.db.query<Mark, [string]>(`${MARK} WHERE instance_id = ? ORDER BY taken_at DESC, name DESC`).all(instanceId);
+    return this.db.query<Mark, [string]>(`${MARK} WHERE instance_id = ? ORDER BY rowid DESC`).all(instanceId);
   }
 
   /** Instances that have a snapshot older than their schedule lets it become. */
@@ -85,8 +85,14 @@ export class ScheduleRecords {
       const current = this.find(instanceId);
       if (current === null || current.createdAt !== createdAt) return;
       this.db.query("UPDATE snapshot_schedules SET last_run_at = ?, last_snapshot_id = coalesce(?, last_snapshot_id), last_error = ?, next_run_at = ? WHERE instance_id = ?")
-        .run(at, snapshotId, error, nextOnGrid(current.nextRunAt, current.intervalMs, now), instanceId);
+        .run(at, snapshotId, error, current.nextRunAt > now ? current.nextRunAt : nextOnGrid(current.nextRunAt, current.intervalMs, now), instanceId);
     }).immediate();
+  }
+
+  /** The clock was set back: no next run is more than an interval away. */
+  comeBack(now: number): void {
+    for (const { instanceId, nextRunAt, intervalMs } of this.all())
+      if (nextRunAt - now > intervalMs) this.db.query("UPDATE snapshot_schedules SET next_run_at = ? WHERE instance_id = ?").run(nextOnGrid(nextRunAt, intervalMs, now), instanceId);
   }
 
   identify({ instanceId, name }: Pick<Mark, "instanceId" | "name">, snapshotId: string): void {

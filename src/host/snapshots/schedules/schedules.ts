@@ -100,6 +100,7 @@ export class Schedules {
     if (!this.started) return null;
     for (const mark of this.records.interrupted()) if (!this.busy.has(mark.instanceId)) this.takeUp(mark);
     const now = this.clock.now(), aged = this.records.aged(now);
+    this.records.comeBack(now);
     for (const schedule of this.records.all()) {
       if (this.busy.size >= MAX_RUNS) break;
       const { instanceId, nextRunAt } = schedule;
@@ -110,7 +111,11 @@ export class Schedules {
     return this.nextLook();
   }
 
-  private notBefore = (instanceId: string): number => this.retryAt.get(instanceId) ?? 0;
+  /** One that is further away than it was set to be means nothing: the clock was set back. */
+  private notBefore(instanceId: string): number {
+    const at = this.retryAt.get(instanceId) ?? 0;
+    return at - this.clock.now() > LOOK_MS ? 0 : at;
+  }
 
   private nextLook(): number | null {
     // With no room left the next run's end looks again.

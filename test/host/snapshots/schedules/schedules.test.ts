@@ -16,7 +16,7 @@ test("checkSchedule() wants an interval of a minute, a limit, and a short prefix
 });
 
 test("nextOnGrid() stays on the grid and makes up for nothing", () => {
-  expect([nextOnGrid(100, 10, 99), nextOnGrid(100, 10, 100), nextOnGrid(100, 10, 109), nextOnGrid(100, 10, 110), nextOnGrid(100, 10, 1234)]).toEqual([100, 110, 110, 120, 1240]);
+  expect([nextOnGrid(100, 10, 99), nextOnGrid(100, 10, 100), nextOnGrid(100, 10, 109), nextOnGrid(100, 10, 110), nextOnGrid(100, 10, 1234), nextOnGrid(100, 10, 73)]).toEqual([100, 110, 110, 120, 1240, 80]);
 });
 
 test("snapshotName() is a name, of at most 63, and free", () => {
@@ -89,6 +89,21 @@ test("runs that were missed while no daemon ran are one run, and the grid stays"
   expect(world.get("i").nextRunAt).toBe(NOON + 6 * HOUR);
   await world.pass(53 * MINUTE);
   expect(world.names()).toEqual(["web-20261127-170700", "web-20261127-180000"]);
+});
+
+test("a clock that is set back delays no run by more than an interval, and the newest are those that were taken last", async () => {
+  await using world = new World();
+  world.set(world.instance("i"), { maxCount: 2 });
+  world.schedules.start();
+  for (let i = 0; i < 2; i++) await world.pass(HOUR);
+  world.removing = refusal("conflict", "it is being forked"); // and is tried again a minute later
+  await world.pass(HOUR);
+  world.removing = null;
+  world.clock.jump(-DAY - 5 * MINUTE);
+  await world.pass(4 * MINUTE);
+  expect(world.names()).toEqual(["web-20261127-130000", "web-20261127-140000", "web-20261127-150000"]);
+  await world.pass(MINUTE);
+  expect([world.names(), world.get("i").nextRunAt]).toEqual([["web-20261127-150000", "web-20261126-150000"], NOON - DAY + 4 * HOUR]);
 });
 
 test("one run at a time for an instance, two for the host; a long one makes others late, not many", async () => {
