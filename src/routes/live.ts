@@ -4,6 +4,9 @@ import type { Server, ServerWebSocket } from "bun";
 import { DormouseError } from "../errors.ts";
 import { bad } from "./errors.ts";
 
+/** Seconds that a connection may be silent while a request or an ordinary answer is under way. */
+export const IDLE_S = 30;
+
 /** One WebSocket's behaviour; its state lives in the object. */
 export interface Socket {
   open(ws: ServerWebSocket<Socket>): void;
@@ -35,6 +38,16 @@ export class Live {
   /** Lifts the idle limit from `request`, which answers slowly or streams. */
   keep(request: Request): void {
     this.server?.timeout(request, 0);
+  }
+
+  /** keep() until `work` is done: what its client has not sent by then is waited for no longer than any other's. */
+  async during<T>(request: Request, work: PromiseLike<T>): Promise<T> {
+    this.keep(request);
+    try {
+      return await work;
+    } finally {
+      this.server?.timeout(request, IDLE_S);
+    }
   }
 
   /** Refuses a request that is no WebSocket handshake. */

@@ -5,10 +5,8 @@ import { err, ok } from "neverthrow";
 import { describeError, type Logger } from "../log.ts";
 import { DormouseError, type Res, wrap } from "../errors.ts";
 import type { Address } from "./guard.ts";
-import type { Live, Socket } from "./live.ts";
+import { IDLE_S, type Live, type Socket } from "./live.ts";
 
-/** Seconds that a connection may be silent while a request or an ordinary answer is under way. */
-const IDLE_S = 30;
 /** Largest WebSocket frame taken, and how much of a lagging client's output is buffered at most. */
 const MAX_FRAME = 16 * 1024 * 1024;
 /** How long a stop waits for answers under way before it cuts them. */

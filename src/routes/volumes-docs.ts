@@ -19,7 +19,7 @@ export const createFromArchive = ofAny({
   operationId: "createVolumeFromArchive",
   summary: "Create a volume from an archive",
   description: [
-    "With what a tar.gz holds: owners, modes, times, links, holes. It is read as it comes, of any length. An entry outside of the archive's root, one behind a symbolic link, or content that does not fit fails it, and nothing of it stays; so does a connection that breaks off.",
+    "With what a tar.gz holds: owners, modes, times, links, holes. It is read as it comes, of any length. An entry outside of the archive's root, one behind a symbolic link, or content that does not fit fails it, and nothing of it stays; so does a connection that breaks off, or over which nothing comes for five minutes.",
     "`tar -cz -C site . | curl -T - -X POST -H 'Content-Type: application/gzip' 'http://127.0.0.1:4973/volumes/from-archive?name=site&size_gb=1'`",
   ].join("\n\n"),
   parameters: describeQuery(archiveQuery),

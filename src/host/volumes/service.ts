@@ -45,7 +45,7 @@ export interface VolumeService {
   create(request: CreateVolume): AsyncRes<Volume>;
   /**
    * With what a tar.gz holds. Besides what create() answers: `volume.archive_invalid`, `volume.archive_too_large`. On any failure, a body
-   * that breaks off included, nothing is left.
+   * that breaks off or says nothing for five minutes included, nothing is left.
    */
   createFromArchive(request: CreateVolume, body: ArchiveBody): AsyncRes<Volume>;
   /** What create() has made of the very same request before, or null. */

@@ -3,6 +3,7 @@ import { mkdirSync, readdirSync, statSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { Database } from "bun:sqlite";
+import { systemClock, type Clock } from "../clock.ts";
 import { createId } from "../id.ts";
 import { err, errAsync, ok, ResultAsync } from "neverthrow";
 import { DormouseError, fail, wrap, type AsyncRes, type Res } from "../../errors.ts";
@@ -30,6 +31,7 @@ export interface VolumeDeps {
   /** How people call an owner, for messages. */
   readonly nameOf: (owner: VolumeOwner) => string;
   readonly mkfs?: string;
+  readonly clock?: Clock;
   /** For tests: called after each step of making and deleting one. */
   readonly onStep?: (step: string) => void;
 }
@@ -70,7 +72,7 @@ class Volumes implements VolumeService {
     const what = `Cannot create the volume ${name} from the archive`, folder = join(dirname(path), CONTENT);
     await mkdir(folder, { recursive: true, mode: 0o700 });
     this.step("begun");
-    const { entries, root } = await unpack(what, body, folder, limitsOf(sizeBytes));
+    const { entries, root } = await unpack(what, body, folder, limitsOf(sizeBytes), this.deps.clock ?? systemClock);
     this.step("unpacked");
     const filled = await this.images.fill(path, sizeBytes, LABEL, { folder, entries, root });
     if (filled.isErr()) throw filled.error;

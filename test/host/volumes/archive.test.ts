@@ -4,6 +4,8 @@ import { lstatSync, mkdirSync, readFileSync, readlinkSync, existsSync, readdirSy
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import type { CreateVolume, Volume } from "../../../src/host/volumes/service.ts";
+import { SILENCE_MS } from "../../../src/host/volumes/archive/unpack.ts";
+import { ManualClock } from "../../support/clock.ts";
 import { command } from "../../support/command.ts";
 import { TempDir } from "../../support/paths.ts";
 import { dir, file, hardlink, symlink, tar, type Made } from "../images/tar-builder.ts";
@@ -134,6 +136,26 @@ describe("archives that are refused", () => {
     const crowded = (await create(world, Array.from({ length: 32_769 }, () => dir("d/e")), { sizeBytes: 256 * MIB }))._unsafeUnwrapErr();
     expect([crowded.code, crowded.message]).toEqual(["volume.archive_too_large", expect.stringContaining('its folder "d" has more than 32768 entries')]);
     nothingIn(world);
+  });
+
+  test("a sender that says nothing more is given up: what it has begun goes, and the name is free", async () => {
+    const clock = new ManualClock(), archive = gzipSync(tar([file("a", "b")]));
+    using world = new World({ clock });
+    const { promise: never } = Promise.withResolvers<never>(), { promise: silent, resolve: fallSilent } = Promise.withResolvers<void>();
+    const made = world.volumes.createFromArchive(wanted("data"), { async *[Symbol.asyncIterator]() {
+      clock.advance(SILENCE_MS - 1);
+      yield archive.subarray(0, 20);
+      clock.advance(SILENCE_MS - 1);
+      yield archive.subarray(20, 30);
+      fallSilent();
+      yield await never;
+    } });
+    await silent;
+    clock.advance(SILENCE_MS);
+    expect((await made)._unsafeUnwrapErr()).toMatchObject({ code: "volume.archive_invalid", message: "Cannot create the volume data from the archive: it broke off (nothing came for 5 minutes)" });
+    nothingIn(world);
+    expect(clock.waiting).toBe(0);
+    expect((await create(world, [file("a", "b")])).isOk()).toBe(true);
   });
 
   test("a taken name is told before the archive is read", async () => {
