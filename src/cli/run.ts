@@ -163,9 +163,7 @@ class Attached {
   }
 
   private async follow(): Promise<void> {
-    const input = this.flags.interactive ? this.session(true) : null;
-    await this.printLog();
-    await input;
+    await Promise.all([this.printLog(), this.flags.interactive ? this.session(true) : null]);
   }
 
   /** From its first line until the instance has stopped. */

@@ -118,3 +118,10 @@ test("-i passes standard input on, and its output comes once", async () => {
   expect(only().openStdin).toBe(true);
   expect(api.instances.execs[0]?.input.join("")).toBe("hello\n");
 });
+
+test("-i whose input goes no further, and whose program runs on, is 125 with the reason", async () => {
+  api.instances.onExec = (exec) => exec.listener.onLost("the guest's agent has gone");
+  const { status, err } = await cli(["run", "-i", NGINX], "x");
+  expect([status, err]).toEqual([125, expect.stringMatching(/^dormouse: Cannot go on: .*the guest's agent has gone\n$/)]);
+  expect(only().state).toBe("Running");
+});
