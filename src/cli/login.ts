@@ -4,6 +4,7 @@ import { wantsJson } from "./command.ts";
 import { normalize, saveCredentials } from "./credentials.ts";
 import { CliError, usage } from "./fail.ts";
 import { print, printJson, writeAll } from "./output.ts";
+import { rawInput } from "./terminal.ts";
 
 export function addLoginCommand(program: Command): void {
   program
@@ -32,14 +33,13 @@ async function login(registry: string, flags: { username?: string; passwordStdin
 /** One line from the terminal; `echo` false shows nothing of it. */
 async function ask(question: string, echo: boolean): Promise<string> {
   writeAll(2, question);
-  if (!echo) process.stdin.setRawMode(true);
+  if (echo) return readLine(echo);
+  const restore = rawInput();
   try {
     return await readLine(echo);
   } finally {
-    if (!echo) {
-      process.stdin.setRawMode(false);
-      writeAll(2, "\n");
-    }
+    restore();
+    writeAll(2, "\n");
   }
 }
 

@@ -8,9 +8,27 @@ export const terminalSize = (): { rows: number; cols: number } => ({ rows: proce
 
 /** Sends every key through as it is typed, and shows what comes as it is. Returns what puts the terminal back; call it once. */
 export function rawMode(): () => void {
-  process.stdin.setRawMode(true);
+  const restore = rawInput();
   untouchedOutput();
-  return () => void process.stdin.setRawMode(false);
+  return restore;
+}
+
+/** What ends us and the runtime does not put the terminal back for, as it does for SIGINT and SIGTERM. */
+const ENDING = ["SIGHUP", "SIGQUIT"] as const;
+
+/** Takes every key as it is typed, and shows none. Returns what puts the terminal back; call it once. */
+export function rawInput(): () => void {
+  const restore = () => {
+    for (const signal of ENDING) process.off(signal, onSignal);
+    process.stdin.setRawMode(false);
+  };
+  const onSignal = (signal: NodeJS.Signals) => {
+    restore();
+    process.kill(process.pid, signal); // and now it ends us
+  };
+  process.stdin.setRawMode(true);
+  for (const signal of ENDING) process.on(signal, onSignal);
+  return restore;
 }
 
 /** The runtime's raw mode still puts a carriage return before each line feed. The guest's terminal has done so where its program wants it. */

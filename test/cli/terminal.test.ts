@@ -58,6 +58,19 @@ test("exec -it: keys go through raw, the size at the start and at each change, a
   expect(await child.exited).toBe(3);
 });
 
+test.each(["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"] as const)("exec -it that %s ends leaves the terminal as it was", async (signal) => {
+  await running("web");
+  const settings = (name: string) => Bun.file(folder.join(name)).text();
+  const shell = Bun.spawn(["sh", "-c", `stty -g > before; ${SOURCES.join(" ")} exec -it web /bin/sh; stty -g > after`], {
+    cwd: folder.path, env: { PATH: process.env["PATH"] ?? "", HOME: folder.path, TERM: "xterm-256color", DORMOUSE_HOST: api.url }, terminal: { rows: 30, cols: 100 },
+  });
+  // By then it is raw: that comes before the socket is open.
+  await until(() => api.instances.execs.length === 1);
+  process.kill(Number(await Bun.file(`/proc/${shell.pid}/task/${shell.pid}/children`).text()), signal);
+  await shell.exited;
+  expect(await settings("after")).toBe(await settings("before"));
+});
+
 test("run -it: ctrl-p ctrl-q leaves the program running", async () => {
   api.images.add(NGINX);
   api.instances.subscribe((one) => {
