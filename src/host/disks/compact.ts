@@ -9,7 +9,7 @@ import type { DiskLayer } from "./service.ts";
 const GRACE_MS = 60_000;
 
 export interface CompactorOptions {
-  /** False while a clone is being made: it has read the records, and layers must not go meanwhile. The next soon() tries again. */
+  /** False while a clone is being made: it has read the records, and layers must not go meanwhile. soon() is called once it is over. */
   readonly quiet: () => boolean;
   /** It is no worse than before: the chain stays as long as it is. */
   readonly failed: (error: unknown) => void;
@@ -19,13 +19,11 @@ export interface CompactorOptions {
 export class Compactor {
   private running: Promise<void> | null = null;
   private again = false;
-  private stale: { readonly files: DiskLayer; readonly at: number }[] = [];
 
   constructor(private readonly records: DiskRecords, private readonly paths: DiskPaths, private readonly trash: Trash, private readonly options: CompactorOptions) {}
 
   /** Something has gone that may have been in the way. */
   soon(): void {
-    this.forget();
     if (this.running !== null) return void (this.again = true);
     this.running = this.round().catch(this.options.failed).finally(() => {
       this.running = null;
@@ -48,17 +46,14 @@ export class Compactor {
       if (!this.options.quiet()) return;
       // What has changed meanwhile can only have made them unfit: then the copy was for nothing, and no harm.
       if (!this.records.transaction(() => this.records.merge(lower, upper))) continue;
-      this.stale.push({ files: above, at: Date.now() });
-      setTimeout(() => this.forget(), GRACE_MS).unref();
+      setTimeout(() => this.forget(above), GRACE_MS).unref();
       this.options.step("merged");
     }
   }
 
-  private forget(): void {
-    const now = Date.now(), due = this.stale.filter(({ at }) => now - at >= GRACE_MS);
-    this.stale = this.stale.filter((one) => !due.includes(one));
+  private forget(files: DiskLayer): void {
     try {
-      for (const { files } of due) drop(this.trash, files);
+      drop(this.trash, files);
     } catch (error) {
       this.options.failed(error); // the next start sweeps them
     }

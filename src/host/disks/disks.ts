@@ -102,6 +102,7 @@ export class Disks implements DiskService {
     this.cloning.add(key);
     return ResultAsync.fromPromise(this.begin(from, to), (cause) => {
       this.cloning.delete(key);
+      this.compactor.soon();
       return wrap("host.storage", `Cannot clone the disk of ${nameOf(from)}`, cause);
     });
   }
@@ -144,7 +145,8 @@ export class Disks implements DiskService {
 
   replace(from: DiskOwner, to: DiskOwner, also: () => void): AsyncRes<void> {
     this.exchanges++;
-    return ResultAsync.fromPromise(this.exchange(from, to, also).finally(() => this.exchanges--), (cause) => wrap("host.storage", `Cannot give ${nameOf(to)} the disk of ${nameOf(from)}`, cause));
+    const over = () => (this.exchanges--, this.compactor.soon());
+    return ResultAsync.fromPromise(this.exchange(from, to, also).finally(over), (cause) => wrap("host.storage", `Cannot give ${nameOf(to)} the disk of ${nameOf(from)}`, cause));
   }
 
   private async exchange(from: DiskOwner, to: DiskOwner, also: () => void): Promise<void> {
@@ -170,7 +172,6 @@ export class Disks implements DiskService {
     this.drop(this.paths.own(to, old));
     if (source !== null) this.drop(this.paths.own(from, source.before));
     for (const id of dropped) this.drop(this.paths.layer(id, true));
-    this.compactor.soon();
   }
 
   remove(owner: DiskOwner): Res<void> {

@@ -229,26 +229,6 @@ test("after a boot of the host, blocks that were not flushed are those of the la
   expect(statSync(map!).size).toBe(mapLayout(BYTES).fileBytes);
 });
 
-test("chains become shorter when snapshots go, under whoever reads them", async () => {
-  if (reflinks) return;
-  const host = await Host.open();
-  await chain(host);
-  const before = host.files(instance("a")), a = blocks({ 0: 2, 2: 3, 3: 3 }), t = blocks({ 0: 2, 2: 2 });
-  expect([before.length, host.content(instance("a")), host.content(snapshot("t"))]).toEqual([3, a, t]);
-  host.remove(snapshot("s"));
-  await host.disks.idle();
-  expect([host.files(instance("a")).length, host.content(instance("a")), host.content(snapshot("t"))]).toEqual([2, a, t]);
-  expect(content(before)).toEqual(a); // a monitor that had just been told
-  await host.clone(instance("a"), snapshot("u"));
-  host.remove(snapshot("t"));
-  await host.disks.idle();
-  expect([host.files(instance("a")).length, host.content(instance("a")), host.content(snapshot("u"))]).toEqual([2, a, a]);
-  expect(host.layerFiles().filter((name) => name.endsWith(".img")).length).toBe(3); // two that were merged keep their names for a while
-  const again = await host.again();
-  expect(again.layerFiles().length).toBe(1);
-  expect(again.content(instance("a"))).toEqual(a);
-});
-
 test("a hundred snapshots of which one is kept at a time need no long chain", async () => {
   const host = await Host.open();
   for (let n = 0; n < 100; n++) {
@@ -259,25 +239,6 @@ test("a hundred snapshots of which one is kept at a time need no long chain", as
   }
   expect(host.files(instance("a")).length).toBeLessThanOrEqual(2);
   expect(host.content(instance("a"))).toEqual(host.content(snapshot("s99")));
-});
-
-test("what a clone that was taken back has left is not merged while a monitor may write to it", async () => {
-  if (reflinks) return;
-  const host = await Host.open();
-  await host.clone(instance("a"), snapshot("s"));
-  const monitor = new Writer(host.files(instance("a"))[0]!);
-  monitor.write(3, 3);
-  (await host.begin(instance("a"), instance("b"))).undo()._unsafeUnwrap();
-  host.remove(snapshot("s"));
-  await host.disks.idle();
-  expect(host.files(instance("a")).length).toBe(3);
-  monitor.write(4, 4);
-  expect(host.content(instance("a"))).toEqual(blocks({ 0: 1, 3: 3, 4: 4 }));
-  // Nor is it given to anybody as it is, though the file above it holds nothing.
-  const clone = await host.begin(instance("a"), instance("b"));
-  new Writer(clone.newTop!).write(5, 5);
-  clone.finish()._unsafeUnwrap();
-  expect([host.content(instance("a")), host.content(instance("b"))]).toEqual([blocks({ 0: 1, 3: 3, 4: 4, 5: 5 }), blocks({ 0: 1, 3: 3, 4: 4 })]);
 });
 
 test.skipIf(reflinks !== undefined || Bun.which("mkfs.xfs") === null || process.getuid?.() !== 0)("all of this on a file system with reflinks", async () => {

@@ -29,8 +29,8 @@ export function folder(): string {
 
 export class Host {
   private constructor(readonly dir: string, readonly disks: Disks, readonly store: Store) {}
-  static async open(dir = folder()): Promise<Host> {
-    const { disks, store } = await openDisks(dir);
+  static async open(dir = folder(), onStep?: (step: string) => void): Promise<Host> {
+    const { disks, store } = await openDisks(dir, onStep);
     return new Host(dir, disks, store);
   }
   async again(): Promise<Host> {
