@@ -132,6 +132,7 @@ export class Api {
     try {
       return (await response.json()) as T;
     } catch (cause) {
+      if (isBroken(cause)) throw this.unreached(cause);
       throw new CliError(`Cannot understand the answer of ${this.address} to ${method} ${path}: ${reason(cause)}; is it a Dormouse daemon?`, "protocol");
     }
   }
@@ -160,7 +161,7 @@ export class Api {
   }
 
   private unreached(cause: unknown): CliError {
-    if (/closed|reset/i.test(codeOf(cause))) return new CliError(`Cannot go on: the daemon at ${this.address} broke the connection off; its log says more`, "connection");
+    if (isBroken(cause)) return new CliError(`Cannot go on: the daemon at ${this.address} broke the connection off; its log says more`, "connection");
     return new CliError(`Cannot reach the daemon at ${this.address}: ${reason(cause)}; is \`dormouse serve\` running there? (--host or DORMOUSE_HOST names another address)`, "connection");
   }
 }
@@ -172,10 +173,11 @@ async function refused(response: Response, what: string): Promise<CliError> {
 }
 
 const codeOf = (cause: unknown): string => String((cause as { code?: unknown }).code ?? "");
+const isBroken = (cause: unknown): boolean => /closed|reset/i.test(codeOf(cause));
 
 function reason(cause: unknown): string {
   if (/refused/i.test(codeOf(cause))) return "connection refused";
-  if (/closed|reset/i.test(codeOf(cause))) return "it was closed";
+  if (isBroken(cause)) return "it was closed";
   if (codeOf(cause) === "ENOTFOUND") return "there is no host of this name";
   // The runtime's own texts guess at typing errors; the system's name for it says more.
   if (/^E[A-Z]+$/.test(codeOf(cause))) return codeOf(cause);

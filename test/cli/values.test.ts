@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { Api } from "../../src/cli/api.ts";
 import { environment, memorySize, portMapping } from "../../src/cli/command.ts";
 import { normalize, registryOf } from "../../src/cli/credentials.ts";
 import { usageTable } from "../../src/cli/inspect.ts";
@@ -103,4 +104,10 @@ describe("DetachFilter", () => {
     expect(pass("\x10a\x11")).toEqual({ sent: "\x10a\x11", left: false });
     expect(pass("\x10\x10", "b")).toEqual({ sent: "\x10\x10b", left: false });
   });
+});
+
+test("an answer that breaks off is the connection's fault, and not that of somebody who is no daemon", async () => {
+  using server = Bun.listen({ port: 0, hostname: "127.0.0.1", socket: { data: (socket) => void socket.end("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n \r\n") } });
+  const address = `http://127.0.0.1:${server.port}`;
+  expect(await new Api(address).wait("web", "Running").catch((error: unknown) => error)).toMatchObject({ code: "connection", message: `Cannot go on: the daemon at ${address} broke the connection off; its log says more` });
 });
