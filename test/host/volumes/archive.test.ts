@@ -70,9 +70,9 @@ describe("what an archive holds", () => {
 
   test("a later entry takes the place of an earlier one", async () => {
     using world = new World();
-    const entries = [file("a", "one"), file("a", "two"), dir("d"), file("d", "file now"), symlink("s", "/etc"), file("s", "file now"), file("f"), dir("f"), file("f/in", "in"), hardlink("a", "a"), file("x", "x"), hardlink("a2", "a"), hardlink("x", "a2"), dir("empty"), symlink("empty", "a")];
+    const entries = [file("a", "one"), file("a", "two"), dir("d"), file("d", "file now"), symlink("s", "/etc"), file("s", "file now"), file("f"), dir("f"), file("f/in", "in"), hardlink("a", "a"), file("x", "x"), hardlink("a2", "a"), hardlink("x", "a2"), dir("empty"), symlink("empty", "a"), dir("again"), file("again"), dir("again"), file("again/in", "in")];
     await seen(world, (await create(world, entries))._unsafeUnwrap(), (root) => {
-      expect(["a", "d", "s", "f/in", "x", "a2", "empty"].map((name) => readFileSync(join(root, name), "utf8"))).toEqual(["two", "file now", "file now", "in", "two", "two", "two"]);
+      expect(["a", "d", "s", "f/in", "x", "a2", "empty", "again/in"].map((name) => readFileSync(join(root, name), "utf8"))).toEqual(["two", "file now", "file now", "in", "two", "two", "two", "in"]);
     });
   });
 

@@ -146,7 +146,10 @@ export class Staging implements TarHandler {
     const made = make();
     if (made !== -E.EEXIST) return check(made, entry);
     const removed = beneath.removeFile(folder, name);
-    if (removed === -E.EISDIR && beneath.removeFolder(folder, name) < 0) throw new TarError(`${show(entry.path)} is in it before as a folder that is not empty`);
+    if (removed === -E.EISDIR) {
+      if (beneath.removeFolder(folder, name) < 0) throw new TarError(`${show(entry.path)} is in it before as a folder that is not empty`);
+      if (folder === this.root) this.closeFolder(); // it may be that one, which is no more
+    }
     return check(make(), entry);
   }
 
