@@ -23,6 +23,8 @@ export const reset = (controller: ReadableStreamDefaultController<Uint8Array>): 
 
 export class Live {
   readonly #closing = new AbortController();
+  /** Kept, and not answered yet. */
+  readonly #slow = new WeakSet<Request>();
   server: Server<Socket> | null = null;
 
   /** Fires when the daemon stops: streams end by resetting, so that no client takes it for a clean end. */
@@ -35,19 +37,25 @@ export class Live {
     return AbortSignal.any([request.signal, this.closing]);
   }
 
-  /** Lifts the idle limit from `request`, which answers slowly or streams. */
+  /** Lifts the idle limit from `request`, which is answered slowly, until it is. */
   keep(request: Request): void {
+    this.#slow.add(request);
     this.server?.timeout(request, 0);
   }
 
-  /** keep() until `work` is done: what its client has not sent by then is waited for no longer than any other's. */
-  async during<T>(request: Request, work: PromiseLike<T>): Promise<T> {
-    this.keep(request);
-    try {
-      return await work;
-    } finally {
-      this.server?.timeout(request, IDLE_S);
-    }
+  /** Lifts the idle limit from `request`, whose answer is a stream, until `answered`. */
+  stream(request: Request): void {
+    this.server?.timeout(request, 0);
+  }
+
+  /** The limit is the connection's, and would be lifted from all that comes over it later. */
+  answered(request: Request): void {
+    this.server?.timeout(request, IDLE_S);
+  }
+
+  /** answered(), of one that was kept. */
+  settle(request: Request): void {
+    if (this.#slow.delete(request)) this.answered(request);
   }
 
   /** Refuses a request that is no WebSocket handshake. */

@@ -7,6 +7,8 @@ import { DormouseError, type Res, wrap } from "../errors.ts";
 import type { Address } from "./guard.ts";
 import { IDLE_S, type Live, type Socket } from "./live.ts";
 
+/** Of a WebSocket, which has limits of its own. */
+const SWITCHING_PROTOCOLS = 101;
 /** Largest WebSocket frame taken, and how much of a lagging client's output is buffered at most. */
 const MAX_FRAME = 16 * 1024 * 1024;
 /** How long a stop waits for answers under way before it cuts them. */
@@ -46,7 +48,7 @@ export function listen(app: { fetch(request: Request): Response | Promise<Respon
       // The server's own limit would hold for archives too. Routes that take JSON refuse what is too large, and end the connection with that.
       maxRequestBodySize: Number.MAX_SAFE_INTEGER,
       development: false,
-      fetch: (request) => answer(app, request, log),
+      fetch: (request) => answer(app, request, live, log),
       error: (error) => {
         log.error("server.failed", { error: describeError(error, true) });
         return Response.json({ code: "internal_error", message: "Cannot answer this request: an internal error, which the daemon's log has in full." }, { status: 500, headers: { "x-should-retry": "false" } });
@@ -60,9 +62,10 @@ export function listen(app: { fetch(request: Request): Response | Promise<Respon
   return ok({ url: server.url.origin, port: server.port ?? address.port, stop: () => stop(server, live) });
 }
 
-async function answer(app: { fetch(request: Request): Response | Promise<Response> }, request: Request, log: Logger): Promise<Response> {
+async function answer(app: { fetch(request: Request): Response | Promise<Response> }, request: Request, live: Live, log: Logger): Promise<Response> {
   const started = performance.now();
   const response = await app.fetch(request);
+  if (response.status !== SWITCHING_PROTOCOLS) live.settle(request);
   const note = request.method === "GET" ? log.debug : log.info;
   note("request", { method: request.method, path: pathOf(request.url), status: response.status, ms: Math.round((performance.now() - started) * 10) / 10 });
   return response;

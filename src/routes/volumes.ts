@@ -22,7 +22,8 @@ export const volumeRoutes = ({ volumes, live }: ApiDeps) =>
     })
     .post("/from-archive", async ({ request }) => {
       const wanted = toCreateVolume(readQuery(request, archiveQuery)), body = archiveBody(request);
-      return Response.json(volumeView(orThrow(await live.during(request, volumes.createFromArchive(wanted, body)))), { status: 201 });
+      live.keep(request);
+      return Response.json(volumeView(orThrow(await volumes.createFromArchive(wanted, body))), { status: 201 });
     }, {
       parse: "none",
       detail: docs.createFromArchive,

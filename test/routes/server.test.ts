@@ -48,6 +48,18 @@ describe("listen()", () => {
     expect(logged).toEqual(["Error: bug in open", "Error: bug in message", "Error: bug in close"]);
     await stop();
   });
+  test("the idle limit is lifted from a slow verb or a stream, and back with its answer", async () => {
+    const api = startApi(), limits: number[] = [], { id } = await api.client.instances.create({ name: "web", image: "nginx" });
+    const server = api.live.server!, timeout = server.timeout.bind(server);
+    server.timeout = (request, seconds) => (limits.push(seconds), timeout(request, seconds));
+    api.instances.change(id, { state: "Running" });
+    for (const [method, path] of [["POST", "stop"], ["POST", "stop"], ["GET", "wait?state=Stopped"], ["GET", "logs?follow=false"], ["DELETE", ""]] as const) {
+      await (await fetch(`${api.url}/instances/web/${path}`, { method })).text();
+      limits.push(-1);
+    }
+    expect(limits).toEqual([0, 30, -1, 0, 30, -1, 0, 30, -1, 0, -1, 0, 30, -1]);
+    await api.stop();
+  });
   test("a verb under way is answered before the server ends, and a hang-up does not cancel it", async () => {
     const api = startApi();
     const { id } = await api.client.instances.create({ name: "web", image: "nginx" });

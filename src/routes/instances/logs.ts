@@ -19,7 +19,7 @@ const COMMENT = ":\n\n";
  */
 export function logsResponse(deps: ApiDeps, request: Request, ref: string, options: Omit<LogOptions, "signal">): Response {
   const { instances, live, log } = deps;
-  live.keep(request);
+  live.stream(request);
   const hungUp = new AbortController();
   const signal = AbortSignal.any([hungUp.signal, live.ended(request)]);
   const lines = orThrow(instances.logs(ref, { ...options, signal }))[Symbol.asyncIterator]();

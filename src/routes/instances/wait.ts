@@ -16,7 +16,7 @@ export function waitResponse(deps: ApiDeps, request: Request, ref: string, targe
   const { instances, live, log } = deps;
   // By id from here on: a name may come to mean another instance meanwhile.
   const { id } = orThrow(instances.get(ref));
-  live.keep(request);
+  live.stream(request);
   const hungUp = new AbortController();
   const signal = AbortSignal.any([hungUp.signal, live.ended(request)]);
   const encoder = new TextEncoder();
@@ -38,6 +38,7 @@ export function waitResponse(deps: ApiDeps, request: Request, ref: string, targe
           }
           const { instance, timedOut } = result.value;
           const answer = { state: instance.state, timed_out: timedOut, state_error: instance.stateError };
+          live.answered(request);
           controller.enqueue(encoder.encode(JSON.stringify(answer)));
           controller.close();
         }),
