@@ -154,7 +154,7 @@ export class Api {
     try {
       response = await fetch(url, init);
     } catch (cause) {
-      throw this.unreached(cause);
+      throw cause instanceof CliError ? cause : this.unreached(cause); // what was to be sent could not be read
     }
     if (response.ok) return response;
     throw await refused(response, `${method} ${path}`);

@@ -23,11 +23,17 @@ export async function* decompressed(input: Bytes): AsyncGenerator<Uint8Array> {
   checkProduced(kind, produced);
 }
 
-/** A tar.gz of any tar stream; one that is a tar.gz goes through as it is. */
-export async function gzipped(input: Bytes): Promise<ReadableStream<Uint8Array>> {
-  const { kind, all } = await recognized(input);
-  const archive = kind === "gzip" ? all : through(decompressed(all), createGzip({ level: constants.Z_BEST_SPEED, chunkSize: CHUNK }));
-  return Readable.toWeb(Readable.from(archive)) as ReadableStream<Uint8Array>;
+/** A tar.gz of any tar stream; one that is a tar.gz goes through as it is. What goes wrong, now or later, is as `named` makes it. */
+export async function gzipped(input: Bytes, named: (cause: unknown) => Error): Promise<ReadableStream<Uint8Array>> {
+  const archive = async function* (): AsyncGenerator<Uint8Array> {
+    try {
+      yield* kind === "gzip" ? all : through(decompressed(all), createGzip({ level: constants.Z_BEST_SPEED, chunkSize: CHUNK }));
+    } catch (cause) {
+      throw named(cause);
+    }
+  };
+  const { kind, all } = await recognized(input).catch((cause: unknown) => { throw named(cause); });
+  return Readable.toWeb(Readable.from(archive())) as ReadableStream<Uint8Array>;
 }
 
 async function recognized(input: Bytes): Promise<{ kind: Compression; all: Bytes }> {

@@ -55,11 +55,7 @@ export function addVolumeCommands(program: Command): void {
 async function archiveAt(path: string): Promise<ReadableStream<Uint8Array>> {
   if (path === "-" && process.stdin.isTTY) throw usage("Cannot read an archive from a terminal: redirect a file or a program to it");
   const input = path === "-" ? Bun.stdin.stream() : await fileAt(path);
-  try {
-    return await gzipped(input);
-  } catch (cause) {
-    throw new CliError(`Cannot read ${path === "-" ? "standard input" : path}: ${systemReason(cause)}`, "storage");
-  }
+  return gzipped(input, (cause) => new CliError(`Cannot read ${path === "-" ? "standard input" : path}: ${systemReason(cause)}`, "storage"));
 }
 
 async function fileAt(path: string): Promise<ReadableStream<Uint8Array>> {

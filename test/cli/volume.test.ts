@@ -40,7 +40,9 @@ test("create --from a file, and from standard input", async () => {
   for (const [name, bytes] of [["plain", tar([file("a", "hello")])], ["zstd", zstdCompressSync(tar([file("a", "hello")]))]] as const)
     expect(await runCli(["volume", "create", name, "-s", "1g", "--from", "-"], { env: { DORMOUSE_HOST: api.url }, input: bytes })).toEqual({ status: 0, out: `${name}\n`, err: "" });
   expect(await api.client.volumes.list()).toMatchObject([{ name: "data", size_gb: 1, tags: { team: "web" } }, { name: "piped" }, { name: "plain" }, { name: "zstd" }]);
-  for (const [path, said] of [[at.join("none"), "no such file or directory"], [at.path, "it is a folder"], [import.meta.path, "not a tar archive"]] as const)
+  const damaged = at.join("damaged");
+  await Bun.write(damaged, zstdCompressSync(tar([file("a", "hello")])).fill(1, 4, 12));
+  for (const [path, said] of [[at.join("none"), "no such file or directory"], [damaged, `dormouse: Cannot read ${damaged}: its zstd data is damaged`], [at.path, "it is a folder"], [import.meta.path, "not a tar archive"]] as const)
     expect(await cli("create", "bad", "--from", path)).toMatchObject({ status: 1, out: "", err: expect.stringContaining(said) });
   expect(await api.client.volumes.list()).toHaveLength(4);
 });
