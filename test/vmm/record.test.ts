@@ -1,14 +1,17 @@
-import { expect, test } from "bun:test";
-import { mkdtempSync, readFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { afterAll, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
 import { O_CREAT, O_RDWR, openFd } from "../../src/ffi/fd.ts";
 import { panicMessage, Tail } from "../../src/vmm/panic.ts";
 import type { VmmStatus } from "../../src/vmm/protocol.ts";
 import { Record } from "../../src/vmm/record.ts";
+import { TempDir } from "../support/paths.ts";
+
+const temp = new TempDir("record");
+let count = 0;
+afterAll(() => temp[Symbol.dispose]());
 
 function record() {
-  const path = join(mkdtempSync(join(tmpdir(), "dormouse-record-")), "status.json");
+  const path = temp.join(`status-${++count}.json`);
   const seen: VmmStatus[] = [];
   const it = new Record((status) => seen.push(status));
   it.open(openFd(path, O_CREAT | O_RDWR));

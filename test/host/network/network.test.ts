@@ -46,9 +46,9 @@ describe("a guest", () => {
     await lab.start();
     const [a, b] = [await lab.add("a"), await lab.add("b")];
     await b.peer.serve("tcp", 80, "b");
-    await expect(a.peer.ask("tcp", b.lease.ip, 80)).rejects.toThrow();
+    await expect(a.peer.ask("tcp", b.lease.ip, 80)).rejects.toThrow("Failed to connect"); // and not "no answer"
     expect(curl(b.lease.ip)).toBe(`b sees ${b.lease.gateway}`);
-    expect(counted("from guest to guest")).toBe(1);
+    expect(counted("from guest to guest")).toBeGreaterThan(0); // a SYN that is answered after a second has gone twice
   });
 
   test("reaches another guest where that is allowed", async () => {

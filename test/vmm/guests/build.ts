@@ -1,15 +1,15 @@
 // Assembles the tiny guests beside this file into ELF files that the monitor boots like a kernel.
-import { mkdtempSync, statSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { statSync } from "node:fs";
 import { openFd, O_RDONLY } from "../../../src/ffi/fd.ts";
 import type { BootFile } from "../../../src/vmm/arch/x86/boot.ts";
+import { TempDir } from "../../support/paths.ts";
 
 const LOAD_ADDRESS = "0x1000000";
 
 /** Descriptor and size of the guest named `name` (a .S file here). */
 export function tinyGuest(name: string): BootFile {
-  const out = join(mkdtempSync(join(tmpdir(), "dormouse-guest-")), name);
+  using temp = new TempDir("guest");
+  const out = temp.join(name);
   const source = new URL(`${name}.S`, import.meta.url).pathname;
   const gcc = Bun.spawnSync(["gcc", "-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none", `-Wl,-Ttext=${LOAD_ADDRESS}`, "-o", out, source]);
   if (gcc.exitCode !== 0) throw new Error(`Cannot assemble ${name}: ${gcc.stderr.toString()}`);

@@ -1,10 +1,9 @@
 import { expect, test } from "bun:test";
-import { mkdtempSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { writeFileSync } from "node:fs";
 import { openFd, O_RDONLY } from "../../../src/ffi/fd.ts";
 import { MAP_NORESERVE, MAP_PRIVATE, Mapping, PAGE_SIZE, PROT_READ, PROT_WRITE } from "../../../src/ffi/memory.ts";
 import { PageScan, zeroTester } from "../../../src/vmm/snapshot/pagemap.ts";
+import { TempDir } from "../../support/paths.ts";
 
 function ownPages(ram: Mapping, pages: number, pagemap = openFd("/proc/self/pagemap", O_RDONLY)) {
   const scan = new PageScan(pagemap, ram.address, pages, zeroTester([ram.bytes()], pages));
@@ -29,7 +28,8 @@ test("PageScan finds what was written to fresh memory, and which of it is zero",
 });
 
 test("PageScan tells pages that a private file mapping has only read from those that were changed", () => {
-  const path = join(mkdtempSync(join(tmpdir(), "dormouse-pagemap-")), "memory");
+  using temp = new TempDir("pagemap");
+  const path = temp.join("memory");
   writeFileSync(path, Buffer.alloc(64 * PAGE_SIZE, 7));
   const ram = Mapping.file(openFd(path, O_RDONLY), 64 * PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE);
   const bytes = ram.bytes();
