@@ -39,7 +39,7 @@ export function agentSession<S extends { close(): void }>(ctx: Context, ref: str
 
 /** A stream to the agent of a running instance, tried again until its time is over. */
 function connect(ctx: Context, ref: string, wanted: Wanted): AsyncRes<Connected> {
-  const deadline = Date.now() + wanted.waitMs;
+  const deadline = performance.now() + wanted.waitMs;
   return ctx.records.get(ref)
     .asyncAndThen((instance) => instance.state === "Standby" || ctx.saves.has(instance.id) ? wake(ctx, instance.id) : okAsync(instance))
     .andThen((instance) => instance.state === "Created" || instance.state === "Initializing"
@@ -57,7 +57,7 @@ async function reach(ctx: Context, instance: Instance, wanted: Wanted, deadline:
     if (result.isOk()) return ok({ fd: result.value, instance });
     const now = ctx.records.find(instance.id);
     if (now === null || obstacle(now, "exec") !== null) return err(notRunning(now ?? { ...instance, state: "Stopped" }, wanted));
-    if (Date.now() >= deadline || wanted.gone.aborted) return fail("instance.agent_unreachable", `Cannot reach the agent of instance ${instance.name}: ${result.error.message}`, { cause: result.error, retryAfterMs: 500 });
+    if (performance.now() >= deadline || wanted.gone.aborted) return fail("instance.agent_unreachable", `Cannot reach the agent of instance ${instance.name}: ${result.error.message}`, { cause: result.error, retryAfterMs: 500 });
     await Bun.sleep(RETRY_MS);
   }
 }

@@ -1,5 +1,5 @@
 // exec and attach through a real monitor process and real sockets; stand-in.ts plays the agent.
-import { afterAll, afterEach, expect, test } from "bun:test";
+import { afterAll, afterEach, expect, setSystemTime, test } from "bun:test";
 import type { ExecEnd, ExecListener, ExecRequest, ExecSession } from "../../../src/host/instances/service.ts";
 import { Activities } from "../../../src/host/standby/activity.ts";
 import { until } from "../../support/until.ts";
@@ -145,6 +145,17 @@ test("exec() refuses what is not running, has no agent, or can't be sent", async
   expect((await refused(["a\0b"])).code).toBe("request.bad");
   await f.instances.stop("web");
   expect(await refused(["true"])).toMatchObject({ code: "instance.invalid_state", details: { state: "Stopped" } });
+});
+
+test("a clock that is set back makes nobody wait longer for an agent", async () => {
+  await running(["no-agent"]);
+  const refused = f.instances.exec("web", command(["true"], { waitForAgentMs: 120 }), new Gather(), never());
+  try {
+    setSystemTime(Date.now() - 24 * 3600_000);
+    expect((await refused)._unsafeUnwrapErr().code).toBe("instance.agent_unreachable");
+  } finally {
+    setSystemTime();
+  }
 });
 
 test("nobody waits for an agent, nor keeps its instance awake, once whoever asked has gone", async () => {
