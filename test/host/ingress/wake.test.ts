@@ -175,8 +175,8 @@ describe("an instance that starts", () => {
 });
 
 describe("an instance that can't be reached", () => {
-  test("a closed port of one that runs is 502 at once", async () => {
-    const { port } = setUp({ state: "Running", phaseSince: 0 }, freePort());
+  test.each([["", 0], [", by a clock that was set back since", Date.now() + 24 * 3600_000]])("a closed port of one that runs is 502 at once%s", async (_, phaseSince) => {
+    const { port } = setUp({ state: "Running", phaseSince }, freePort());
     const client = await (await ask(port)).until("}\n");
     expect(client.got).toMatch(/^HTTP\/1\.1 502 /);
     expect(client.got).toContain("nothing listens");

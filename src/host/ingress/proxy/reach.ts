@@ -99,7 +99,8 @@ export class Reach {
     if (code === "busy" && performance.now() < deadline) return null;
     if (code === "busy") return unreachable(503, "too many connections to its instance are being opened", RETRY_AFTER_S);
     if (code === "timeout") return unreachable(504, `its instance does not take the connection to port ${port}`, RETRY_AFTER_S);
-    const justUp = now.isOk() && Date.now() - now.value.phaseSince < this.deps.timing.graceMs;
+    // Also ahead of the clock, which may have been set back: that is not for ever just now.
+    const justUp = now.isOk() && Math.abs(Date.now() - now.value.phaseSince) < this.deps.timing.graceMs;
     if (justUp && performance.now() < deadline) return null;
     return unreachable(502, code === "ECONNREFUSED" ? `nothing listens on port ${port} of its instance` : `its instance can't be connected to on port ${port}`);
   }
