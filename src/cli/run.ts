@@ -3,7 +3,7 @@ import { type Command, Option } from "commander";
 import type { Api, Instance, InstanceCreate, PortMapping, VolumeMount } from "./api.ts";
 import { apiCommand, apiOf, collect, environment, memorySize, outcome, portMapping, wantsJson, wholeNumber } from "./command.ts";
 import { requireTerminal } from "./exec.ts";
-import { CliError, usage } from "./fail.ts";
+import { CliError, STATUS_DORMOUSE, usage } from "./fail.ts";
 import { note, plain, print, printJson } from "./output.ts";
 import { addAutoStandbyOptions, type AutoStandbyFlags, autoStandbyOf } from "./policies.ts";
 import { pullImage } from "./pull.ts";
@@ -57,9 +57,9 @@ async function run(image: string, command: readonly string[], flags: RunFlags, s
   const api = apiOf(self);
   const body = toCreate(image, command, flags);
   await ensureImage(api, image, flags);
-  const instance = await api.create(body);
-  if (flags.detach) return detached(api, instance, self);
-  const end = await new Attached(api, instance, flags).finish();
+  if (flags.detach) return detached(api, await api.create(body), self);
+  const { instance, interrupted } = await create(api, body);
+  const end = await new Attached(api, instance, flags).finish(interrupted);
   if (end === "detached") return;
   if (flags.rm) await api.remove(instance.id, false);
   report(end);
@@ -81,6 +81,23 @@ function toCreate(image: string, command: readonly string[], flags: RunFlags): I
     ...(flags.interactive ? { open_stdin: true } : {}),
     ...(autoStandby === undefined ? {} : { auto_standby: autoStandby }),
   };
+}
+
+/** A signal meanwhile is its first: whoever dies of it would leave an instance running that nobody knows of. */
+async function create(api: Api, body: InstanceCreate): Promise<{ instance: Instance; interrupted: boolean }> {
+  let interrupted = false;
+  const onSignal = () => {
+    if (interrupted) process.exit(STATUS_DORMOUSE);
+    interrupted = true;
+    note(`${body.name} is being made, and will be stopped (once more to leave it as it is)`);
+  };
+  process.on("SIGINT", onSignal).on("SIGTERM", onSignal);
+  try {
+    const instance = await api.create(body);
+    return { instance, interrupted };
+  } finally {
+    process.off("SIGINT", onSignal).off("SIGTERM", onSignal);
+  }
 }
 
 const NAME_LETTERS = 40;
@@ -137,9 +154,11 @@ class Attached {
 
   constructor(private readonly api: Api, private readonly instance: Instance, private readonly flags: RunFlags) {}
 
-  async finish(): Promise<Instance | "detached"> {
+  /** `interrupted`: before there was anything to be stopped. */
+  async finish(interrupted: boolean): Promise<Instance | "detached"> {
     const onSignal = () => this.onSignal();
     process.on("SIGINT", onSignal).on("SIGTERM", onSignal);
+    if (interrupted) onSignal();
     try {
       if ((await (this.flags.tty ? this.terminal() : this.follow())) === "detached") return "detached";
       const end = await this.api.wait(this.instance.id, "Stopped");

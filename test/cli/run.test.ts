@@ -1,6 +1,6 @@
 // `dormouse run` as a process against the real HTTP layer, over services in memory.
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { ok, okAsync } from "neverthrow";
+import { ok, okAsync, ResultAsync } from "neverthrow";
 import { DormouseError, fail } from "../../src/errors.ts";
 import { type Api, startApi, until } from "../routes/harness.ts";
 import { runCli, startCli } from "./support.ts";
@@ -103,6 +103,19 @@ test("ctrl-c asks it to stop, and its end is ours", async () => {
   await until(() => api.instances.calls.includes("logs"));
   attached.child.kill("SIGINT");
   expect(await attached.ended).toEqual({ status: 143, out: "", err: "stopping web (once more to kill it)\ndormouse: web: killed by signal 15 (SIGTERM)\n" });
+});
+
+test("ctrl-c while it is being made stops it, and with --rm nothing stays", async () => {
+  const { promise: asked, resolve: ask } = Promise.withResolvers<void>(), { promise: mayBe, resolve: allow } = Promise.withResolvers<void>();
+  const create = api.instances.create.bind(api.instances);
+  api.instances.create = (wanted) => (ask(), ResultAsync.fromSafePromise(mayBe).andThen(() => create(wanted)));
+  api.instances.stop = (ref) => okAsync(api.instances.change(api.instances.get(ref)._unsafeUnwrap().id, { state: "Stopped", exitCode: 143 }));
+  const attached = start(["run", "--rm", "--name", "web", NGINX]);
+  await asked;
+  attached.child.kill("SIGINT");
+  allow();
+  expect(await attached.ended).toMatchObject({ status: 143, err: expect.stringContaining("stopping web (once more to kill it)") });
+  expect(api.instances.records.size).toBe(0);
 });
 
 test("-i passes standard input on, and its output comes once", async () => {
