@@ -32,8 +32,9 @@ const example = {
   free_bytes: 53_687_091_200,
 };
 
-export const usageRoutes = ({ host, images, instances, volumes }: ApiDeps) =>
-  new Elysia({ normalize: false }).get("/usage", async () => {
+export const usageRoutes = ({ host, images, instances, volumes, live }: ApiDeps) =>
+  new Elysia({ normalize: false }).get("/usage", async ({ request }) => {
+    live.keep(request); // every file is looked at
     const { blobBytes, rootfsBytes, images: count } = images.usage();
     const { instanceBytes, snapshotBytes, layerBytes, volumeBytes, memoryBytes, freeBytes } = await host.diskUsage();
     return Response.json({

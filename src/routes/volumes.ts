@@ -12,6 +12,7 @@ export const volumeRoutes = ({ volumes, live }: ApiDeps) =>
   new Elysia({ normalize: false, prefix: "/volumes" })
     .post("/", async ({ body, request }) => {
       const wanted = toCreateVolume(body);
+      live.keep(request);
       const created = forgiveRepeat(request, await volumes.create(wanted), () => volumes.made(wanted));
       return Response.json(volumeView(orThrow(created)), { status: 201 });
     }, {

@@ -53,11 +53,20 @@ describe("listen()", () => {
     const server = api.live.server!, timeout = server.timeout.bind(server);
     server.timeout = (request, seconds) => (limits.push(seconds), timeout(request, seconds));
     api.instances.change(id, { state: "Running" });
-    for (const [method, path] of [["POST", "stop"], ["POST", "stop"], ["GET", "wait?state=Stopped"], ["GET", "logs?follow=false"], ["DELETE", ""]] as const) {
-      await (await fetch(`${api.url}/instances/web/${path}`, { method })).text();
-      limits.push(-1);
-    }
-    expect(limits).toEqual([0, 30, -1, 0, 30, -1, 0, 30, -1, 0, -1, 0, 30, -1]);
+    const asked = async (method: string, path: string, body?: unknown) => {
+      limits.length = 0;
+      await (await fetch(`${api.url}/${path}`, { method, ...(body === undefined ? {} : { body: JSON.stringify(body), headers: { "content-type": "application/json" } }) })).text();
+      return [method, path, ...limits];
+    };
+    // Each of these may wait for what is done to the instance before it, or takes its own time.
+    for (const [method, path, body] of [
+      ["POST", "volumes", { name: "data", size_gb: 1 }], ["PATCH", "instances/web", { auto_standby: { enabled: false } }], ["POST", "instances/web/auto-standby/hold"], ["POST", "instances/web/stop"], ["GET", "instances/web/wait?state=Stopped"],
+      ["POST", "instances/web/volumes/data", { mount_path: "/data" }], ["DELETE", "instances/web/volumes/data"], ["GET", "usage"], ["DELETE", "instances/web"],
+    ] as const) expect(await asked(method, path, body)).toEqual([method, path, 0, 30]);
+    await api.client.instances.create({ name: "web", image: "nginx" });
+    // A reader may take the last of it as late as it likes.
+    expect(await asked("GET", "instances/web/logs")).toEqual(["GET", "instances/web/logs", 0]);
+    expect(await asked("GET", "instances/web")).toEqual(["GET", "instances/web"]);
     await api.stop();
   });
   test("a verb under way is answered before the server ends, and a hang-up does not cancel it", async () => {

@@ -37,12 +37,17 @@ export function sleepRoutes(deps: ApiDeps) {
       return forked(deps, request, result, () =>
         instances.get(params.id).map(({ id, createdAt }) => ({ name, source: id, since: createdAt, targetState })).unwrapOr(null));
     }, { body: ForkBody, parse: requiredBody, beforeHandle: noQuery, detail: docs.fork })
-    .patch("/:id", async ({ params, body }) => Response.json(instanceView(orThrow(await instances.update(params.id, toChange(body))))),
-      { body: UpdateInstanceBody, parse: optionalBody, beforeHandle: noQuery, detail: docs.update })
+    .patch("/:id", async ({ params, body, request }) => {
+      const change = toChange(body);
+      live.keep(request); // one that sleeps may be under way to something else
+      return Response.json(instanceView(orThrow(await instances.update(params.id, change))));
+    }, { body: UpdateInstanceBody, parse: optionalBody, beforeHandle: noQuery, detail: docs.update })
     .get("/:id/auto-standby/status", async ({ params }) => Response.json(statusView(orThrow(await instances.autoStandbyStatus(params.id)))),
       { beforeHandle: noQuery, detail: docs.status })
-    .post("/:id/auto-standby/hold", async ({ params }) => Response.json(statusView(orThrow(await instances.holdAutoStandby(params.id)))),
-      { beforeHandle: noQuery, detail: docs.hold });
+    .post("/:id/auto-standby/hold", async ({ params, request }) => {
+      live.keep(request); // a standby that is called off has its end first
+      return Response.json(statusView(orThrow(await instances.holdAutoStandby(params.id))));
+    }, { beforeHandle: noQuery, detail: docs.hold });
 }
 
 /** Each policy that is there replaces the one before as a whole; null removes it; what is absent stays. */
