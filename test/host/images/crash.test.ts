@@ -11,10 +11,10 @@ import { Unruly } from "./unruly.ts";
 
 const image = tinyImage([[file("one", random(8 << 20))], [file("two", random(24 << 20))], [file("three", new Uint8Array(256 << 20))]]);
 
-/** Starts a daemon that pulls, kills it when `enough` says so of what it told, and lets another finish. */
-async function killedAt(registry: Unruly, enough: (line: string, folder: string) => boolean): Promise<{ before: string[]; record: unknown }> {
+/** Starts a daemon that pulls, kills it when `enough` says so of what it told, and lets another finish. `stopAt`: a file of its folder, as for daemon.ts. */
+async function killedAt(registry: Unruly, enough: (line: string, folder: string) => boolean, stopAt?: string): Promise<{ before: string[]; record: unknown }> {
   const temp = new TempDir("crash");
-  const child = Bun.spawn([process.execPath, join(import.meta.dir, "daemon.ts"), temp.path, registry.repository], { stdin: "ignore", stdout: "pipe", stderr: "inherit" });
+  const child = Bun.spawn([process.execPath, join(import.meta.dir, "daemon.ts"), temp.path, registry.repository, ...(stopAt === undefined ? [] : [temp.join(stopAt)])], { stdin: "ignore", stdout: "pipe", stderr: "inherit" });
   const decoder = new TextDecoder();
   let said = "";
   for await (const chunk of child.stdout) {
@@ -57,7 +57,8 @@ test("killed while it pulls", async () => {
 test("killed while it converts", async () => {
   await using registry = new Unruly(image);
   const hex = image.digest.slice(7);
-  const { before, record } = await killedAt(registry, (line, folder) => line.startsWith("converting") && existsSync(`${folder}/images/tmp/${hex}.erofs`));
+  const stopAt = `images/tmp/${hex}.erofs`;
+  const { before, record } = await killedAt(registry, (line, folder) => line.startsWith("converting") && existsSync(`${folder}/${stopAt}`), stopAt);
   expect(before).toContain(`tmp/${hex}.erofs`);
   expect(record).toMatchObject({ status: "ready", error: null });
   // The layers were there already.

@@ -29,12 +29,12 @@ class World {
 
   /** Lets the work be done; what was said. */
   finish(work: Work): Promise<string> {
-    return command(this.argv(work, ""));
+    return command(this.argv(work));
   }
 
   /** Kills the daemon as soon as it says `line`; true where it was not done by then. */
-  kill(work: Work, line: string, step = line): Promise<boolean> {
-    return killedAt(this.argv(work, step), line);
+  kill(work: Work, line: string): Promise<boolean> {
+    return killedAt(this.argv(work, line), line);
   }
 
   files(): string[] {
@@ -90,14 +90,14 @@ test("killed again and again while it works, both ways", async () => {
   using world = new World("zstd", 9);
   const kills: boolean[] = [];
   for (let chunk = 1; chunk <= 6; chunk++) {
-    kills.push(await world.kill("compress", `chunk ${chunk}`, ""));
-    kills.push(await world.kill("compress", "begun", ""));
+    kills.push(await world.kill("compress", `chunk ${chunk}`));
+    kills.push(await world.kill("compress", "begun"));
   }
   await world.finish("compress");
   for (let chunk = 1; chunk <= 6; chunk++) {
-    kills.push(await world.kill("decompress", `chunk ${chunk}`, ""));
+    kills.push(await world.kill("decompress", `chunk ${chunk}`));
     // One daemon compresses what another had just decompressed, or does nothing where it had not.
-    kills.push(await world.kill("compress", `chunk ${7 - chunk}`, ""));
+    kills.push(await world.kill("compress", `chunk ${7 - chunk}`));
   }
   expect(kills).toContain(true);
   expect((await world.recovered()).memory).toBe(world.expected);
