@@ -29,7 +29,7 @@ class World {
 
   /** Lets the work be done; what was said. */
   finish(work: Work): Promise<string> {
-    return command(this.argv(work));
+    return command(this.argv(work, ""));
   }
 
   /** Kills the daemon as soon as it says `line`; true where it was not done by then. */
