@@ -71,6 +71,15 @@ test.each(["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"] as const)("exec -it that %s
   expect(await settings("after")).toBe(await settings("before"));
 });
 
+test("exec -it whose terminal goes away ends with it", async () => {
+  await running("web");
+  const { child, terminal } = onTerminal(["exec", "-it", "web", "/bin/sh"]);
+  await until(() => api.instances.execs.length === 1);
+  terminal.close();
+  await child.exited;
+  expect(child.signalCode).toBe("SIGHUP");
+});
+
 test("run -it: ctrl-p ctrl-q leaves the program running", async () => {
   api.images.add(NGINX);
   api.instances.subscribe((one) => {
