@@ -32,14 +32,13 @@ async function login(registry: string, flags: { username?: string; passwordStdin
 
 /** One line from the terminal; `echo` false shows nothing of it. */
 async function ask(question: string, echo: boolean): Promise<string> {
-  writeAll(2, question);
-  if (echo) return readLine(echo);
-  const restore = rawInput();
+  const restore = echo ? () => {} : rawInput(); // before it is asked for: who is quick would see it
   try {
+    writeAll(2, question);
     return await readLine(echo);
   } finally {
     restore();
-    writeAll(2, "\n");
+    if (!echo) writeAll(2, "\n");
   }
 }
 
