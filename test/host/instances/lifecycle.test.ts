@@ -258,7 +258,8 @@ test("a guest that could not be written down is ended: the next start has the in
   const breaking = { ...openCgroups(), add: () => void (broken ??= failing(f.store.db)) };
   f = await open(undefined, { cgroups: breaking });
   await f.instances.create(request("web", ["serve"]));
-  await until("its guest to be ended", () => broken !== null && monitorsIn(f.root).length === 0);
+  await until("its start, which another one would join, to be over", () => f.logged.some((line) => line.includes("instance.start_unrecorded")));
+  expect({ broken: broken !== null, monitors: monitorsIn(f.root) }).toEqual({ broken: true, monitors: [] });
   broken![Symbol.dispose]();
   (await f.instances.start("web", {}))._unsafeUnwrap();
   await reached("web", "Running");
