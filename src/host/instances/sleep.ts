@@ -10,7 +10,7 @@ import type { Candidate } from "../standby/decide.ts";
 import { TimerStore } from "../standby/timers.ts";
 import type { Context } from "./context.ts";
 import { fork } from "./fork.ts";
-import { knockWakes, restore, wake } from "./restore.ts";
+import { knockWakes, restore, wake, wakes } from "./restore.ts";
 import { callOff } from "./saving.ts";
 import type { Instance } from "./service.ts";
 import { createSnapshot, forkSnapshot, getSnapshot, listSnapshots, removeSnapshot, restoreSnapshot } from "./snapshots.ts";
@@ -79,7 +79,7 @@ function hold(ctx: Context, auto: AutoStandby, { id, name }: Instance): AsyncRes
 function update(ctx: Context, ref: string, change: Parameters<SleepService["update"]>[1]): AsyncRes<Instance> {
   return ctx.records.get(ref).asyncMap(async ({ id }) => {
     const instance = ctx.records.setPolicies(id, change);
-    if (instance.state === "Standby") await ctx.lanes.run(id, "heed policy", () => knockWakes(ctx, id));
+    if (instance.state === "Standby") await ctx.lanes.run(id, `heed the policy that it ${wakes(instance) ? "wakes" : "does not wake"}`, () => knockWakes(ctx, id));
     return instance;
   });
 }

@@ -1,71 +1,24 @@
-// TAPs of instances that sleep, wake and are changed meanwhile, over a real network in a namespace and stand-in monitors: who sleeps
-// hears knocks only, who runs hears all, whatever came in between.
-import { afterEach, beforeEach, expect, setDefaultTimeout, spyOn, test } from "bun:test";
+// TAPs of instances that sleep and wake, over a real network in a namespace and stand-in monitors: who sleeps hears knocks only, who runs
+// hears all, whatever came in between.
+import { expect, spyOn, test } from "bun:test";
 import { isReadable } from "../../../src/ffi/fd.ts";
 import { attachFilter } from "../../../src/ffi/tun.ts";
-import type { InstanceDeps } from "../../../src/host/instances/instances.ts";
 import { knockFilter } from "../../../src/host/network/knock.ts";
-import { openNetwork } from "../../../src/host/network/network.ts";
-import type { Lease, NetworkService } from "../../../src/host/network/service.ts";
-import type { AutoStandbyPolicy } from "../../../src/host/snapshots/service.ts";
+import type { NetworkService } from "../../../src/host/network/service.ts";
 import { Machine } from "../../../src/host/vmm/machine.ts";
-import { datagram, ETH_IP, ethernet, FLAGS, FrameSender, packet, segment, TCP, UDP, waiting } from "../network/frames.ts";
-import { database, inNamespace, run } from "../network/world.ts";
 import { fail } from "../../../src/errors.ts";
 import { FAILURE, failing } from "../../support/failing.ts";
 import { until } from "../../support/until.ts";
-import { monitorsIn, open, removeRoots, type Fixture } from "./fixture.ts";
+import { FLAGS, packet, segment, TCP } from "../network/frames.ts";
+import { run } from "../network/world.ts";
+import { monitorsIn } from "./fixture.ts";
+import { closed, hears, knock, leaseOf, looked, opened, overNetwork, send, SILENT, WAKING, world } from "./knocking.ts";
 import { asleep, entries, running, stateOf } from "./sleeping.ts";
 
-setDefaultTimeout(60_000); // only a guard: processes start slowly on a busy or emulated machine
-let network: NetworkService, fixture: Fixture;
-/** The daemon's own descriptor of each instance's TAP. */
-const taps = new Map<string, number>();
-
-inNamespace();
-beforeEach(async () => {
-  network = openNetwork({ db: database() })._unsafeUnwrap();
-  (await network.start())._unsafeUnwrap();
-});
-afterEach(async () => {
-  await fixture.close();
-  await removeRoots();
-  (await network.teardown())._unsafeUnwrap();
-  network.close();
-  taps.clear();
-});
-
-/** The real network, whose TAPs can be looked at. */
-const looked = (change: Partial<InstanceDeps["network"]> = {}): InstanceDeps["network"] => ({
-  allocate: (id) => network.allocate(id), lease: (id) => network.lease(id), publish: (id, ports) => network.publish(id, ports), release: (id) => network.release(id),
-  reconcile: (living) => network.reconcile(living), resolvers: () => network.resolvers(), setClosed: (id, closed) => network.setClosed(id, closed), forget: (id) => network.forget(id),
-  openTap: (lease) => network.openTap(lease).map((fd) => (taps.set(lease.instanceId, fd), fd)),
-  adoptTap: (lease, fd) => (taps.set(lease.instanceId, fd), network.adoptTap(lease, fd)),
-  ...change,
-});
-const policy = (wakeOnPacket: boolean): AutoStandbyPolicy => ({ enabled: false, idleTimeoutMs: 0, ignoreDestinationPorts: [], ignoreSourceCidrs: [], wakeOnPacket });
-const WAKING = { network: true, autoStandby: policy(true) } as const, SILENT = { network: true, autoStandby: null } as const;
-
-function send(lease: Lease, frame: number[]): void {
-  const sender = new FrameSender(lease.tap);
-  sender.send(ethernet(lease.mac, ETH_IP, frame));
-  sender.close();
-}
-const leaseOf = (name: string): Lease => network.lease(fixture.instances.get(name)._unsafeUnwrap().id)!;
-const knock = (lease: Lease) => send(lease, packet(UDP, "192.0.2.77", lease.ip, datagram(9, "knock")));
-/** Whether what is no knock comes through: what belongs to a connection that is there. */
-function hears(name: string): boolean {
-  const lease = leaseOf(name), fd = taps.get(lease.instanceId)!;
-  waiting(fd);
-  send(lease, packet(TCP, "192.0.2.77", lease.ip, segment(FLAGS.ACK)));
-  const heard = isReadable(fd);
-  waiting(fd);
-  return heard;
-}
-const closed = (): boolean => run("nft", "list", "set", "ip", "dormouse", "closed").includes("10.");
+overNetwork();
 
 test("a knock wakes a sleeper whose policy says so, once, and everything comes through again", async () => {
-  fixture = await open(undefined, { network: looked() });
+  const fixture = await opened(undefined, { network: looked() });
   await asleep(fixture, "one", ["serve"], WAKING);
   expect(hears("one")).toBe(false);
   for (let i = 0; i < 5; i++) knock(leaseOf("one"));
@@ -74,7 +27,7 @@ test("a knock wakes a sleeper whose policy says so, once, and everything comes t
 });
 
 test("a sleeper that was stopped, or got a stopped disk back, hears all once it is started, and its address is open", async () => {
-  fixture = await open(undefined, { network: looked() });
+  const fixture = await opened(undefined, { network: looked() });
   for (const [name, change] of [["waking", WAKING], ["silent", SILENT]] as const) {
     await running(fixture, name, ["serve"], change);
     (await fixture.instances.stop(name, { graceMs: 1000 }))._unsafeUnwrap();
@@ -95,43 +48,20 @@ test("a sleeper that was stopped, or got a stopped disk back, hears all once it 
   }
 });
 
-for (const [from, to] of [[WAKING, false], [SILENT, true]] as const)
-  test(`waking is switched ${to ? "on" : "off"} while it is restored: afterwards all comes through, and its address is open`, async () => {
-    let meanwhile: Promise<unknown> | null = null;
-    fixture = await open(undefined, { network: looked(), onStep: (step) => {
-      if (step === "started" || step === "acknowledged") meanwhile = Promise.all([meanwhile, fixture.instances.update("one", { autoStandby: policy(to) })]);
-    } });
-    await asleep(fixture, "one", ["serve"], from);
-    (await fixture.instances.restore("one"))._unsafeUnwrap();
-    await meanwhile;
-    expect({ hears: hears("one"), closed: closed(), wakes: fixture.instances.get("one")._unsafeUnwrap().autoStandby?.wakeOnPacket }).toEqual({ hears: true, closed: false, wakes: to });
-  });
-
-test("a policy of waking counts at once for one that sleeps", async () => {
-  fixture = await open(undefined, { network: looked() });
-  await asleep(fixture, "one", ["serve"], SILENT);
-  expect(closed()).toBe(true);
-  (await fixture.instances.update("one", { autoStandby: policy(true) }))._unsafeUnwrap();
-  expect(closed()).toBe(false);
-  knock(leaseOf("one"));
-  await until("it to be awake", () => stateOf(fixture, "one") === "Running");
-});
-
 test("a daemon that died over a standby leaves a filter: the next one takes it off a guest that runs", async () => {
-  fixture = await open(undefined, { network: looked() });
-  await running(fixture, "one", ["serve"], WAKING);
-  const { root } = fixture;
-  await fixture.close();
-  fixture = await open(root, { network: looked({ adoptTap(lease, fd) {
+  const before = await opened(undefined, { network: looked() });
+  await running(before, "one", ["serve"], WAKING);
+  await before.close();
+  const fixture = await opened(before.root, { network: looked({ adoptTap(lease, fd) {
     attachFilter(fd, knockFilter(lease.ip));
-    taps.set(lease.instanceId, fd);
-    return network.adoptTap(lease, fd);
+    world.taps.set(lease.instanceId, fd);
+    return world.network.adoptTap(lease, fd);
   } }) });
   expect({ state: stateOf(fixture, "one"), hears: hears("one") }).toEqual({ state: "Running", hears: true });
 });
 
 test("a knock during a stop or delete of a sleeper is nobody's", async () => {
-  fixture = await open(undefined, { network: looked() });
+  const fixture = await opened(undefined, { network: looked() });
   for (const verb of ["stop", "remove"] as const) {
     await asleep(fixture, verb, ["serve"], WAKING);
     const lease = leaseOf(verb);
@@ -144,25 +74,25 @@ test("a knock during a stop or delete of a sleeper is nobody's", async () => {
 });
 
 test("a wake that fails is tried again by the next knock, and not by the same one", async () => {
-  fixture = await open(undefined, { network: looked() });
+  const fixture = await opened(undefined, { network: looked() });
   await asleep(fixture, "one", ["refuse-wake"], WAKING);
   for (let round = 1; round <= 3; round++) {
     knock(leaseOf("one"));
     const failures = () => fixture.logged.filter((line) => line.includes("it could not be woken")).length;
     await until("the wake to fail", () => failures() === round);
-    expect({ state: stateOf(fixture, "one"), failures: failures(), waits: isReadable(taps.get(leaseOf("one").instanceId)!) }).toEqual({ state: "Standby", failures: round, waits: false });
+    expect({ state: stateOf(fixture, "one"), failures: failures(), waits: isReadable(world.taps.get(leaseOf("one").instanceId)!) }).toEqual({ state: "Standby", failures: round, waits: false });
   }
 });
 
 for (const step of ["deaf", "saved", "asleep", "ended"] as const)
   test(`a knock over a standby that is ${step}: ${step === "deaf" || step === "saved" ? "it is called off, and all comes through" : "it wakes"}`, async () => {
-    fixture = await open(undefined, { network: looked(), onStep: (at) => { if (at === step) knock(leaseOf("one")); } });
+    const fixture = await opened(undefined, { network: looked(), onStep: (at) => { if (at === step) knock(leaseOf("one")); } });
     await running(fixture, "one", ["serve"], WAKING);
     const slept = await fixture.instances.standby("one");
     if (step === "deaf" || step === "saved") {
       expect(slept._unsafeUnwrapErr()).toMatchObject({ code: "conflict", message: expect.stringContaining("a packet came for it"), details: { state: "Running", reason: "called_off" } });
       // The frame that knocked is the guest's to read, by its monitor as ever: here the daemon's descriptor sees it wait.
-      expect({ state: stateOf(fixture, "one"), left: entries(fixture, "memory"), monitors: monitorsIn(fixture.root).length, waits: isReadable(taps.get(leaseOf("one").instanceId)!) }).toEqual({ state: "Running", left: [], monitors: 1, waits: true });
+      expect({ state: stateOf(fixture, "one"), left: entries(fixture, "memory"), monitors: monitorsIn(fixture.root).length, waits: isReadable(world.taps.get(leaseOf("one").instanceId)!) }).toEqual({ state: "Running", left: [], monitors: 1, waits: true });
     } else {
       expect(slept._unsafeUnwrap().state).toBe("Standby");
       await until("it to be awake", () => stateOf(fixture, "one") === "Running");
@@ -179,7 +109,7 @@ for (const [why, guest, guard] of [
       if (args[0] === "cancelSave" || args[0] === "resume") seen.push([args[0], hears("one")]);
       return told.apply(this, args);
     } as Machine["request"]);
-    fixture = await open(undefined, {
+    const fixture = await opened(undefined, {
       network: looked(), guard: { forget() {}, visitors: async () => null, lateVisitors: async () => guard },
       onStep: (at) => { if (at === "deaf" && guest === "save-slowly") knock(leaseOf("one")); },
     });
@@ -192,15 +122,15 @@ for (const [why, guest, guard] of [
 test("noise over a standby does not call it off: its monitor is told what passes", async () => {
   using told = spyOn(Machine.prototype, "request");
   const noise = () => send(leaseOf("one"), packet(TCP, "192.0.2.77", leaseOf("one").ip, segment(FLAGS.ACK)));
-  fixture = await open(undefined, { network: looked(), onStep: (at) => { if (["deaf", "saved", "asleep"].includes(at)) noise(); } });
+  const fixture = await opened(undefined, { network: looked(), onStep: (at) => { if (["deaf", "saved", "asleep"].includes(at)) noise(); } });
   await running(fixture, "one", ["serve"], WAKING);
   (await fixture.instances.standby("one"))._unsafeUnwrap();
-  expect({ state: stateOf(fixture, "one"), waits: isReadable(taps.get(leaseOf("one").instanceId)!) }).toEqual({ state: "Standby", waits: false });
+  expect({ state: stateOf(fixture, "one"), waits: isReadable(world.taps.get(leaseOf("one").instanceId)!) }).toEqual({ state: "Standby", waits: false });
   expect(told).toHaveBeenCalledWith("save", expect.objectContaining({ filter: Buffer.from(knockFilter(leaseOf("one").ip)).toString("base64") }), expect.anything());
 });
 
 test("a knock while the database fails ends nothing: a later one wakes it", async () => {
-  fixture = await open(undefined, { network: looked() });
+  const fixture = await opened(undefined, { network: looked() });
   await asleep(fixture, "one", ["serve"], WAKING);
   const lease = leaseOf("one"), said = (text: string) => fixture.logged.some((line) => line.includes(text));
   {
@@ -215,8 +145,8 @@ test("a knock while the database fails ends nothing: a later one wakes it", asyn
 
 test("one that fell asleep while its address could not be closed or listened at is closed, or heard, later", async () => {
   let broken = true;
-  const setClosed: NetworkService["setClosed"] = (id, closed) => (broken ? fail("host.network", "Cannot change closed addresses: busy").asyncMap(async () => {}) : network.setClosed(id, closed));
-  fixture = await open(undefined, { network: looked({ setClosed }) });
+  const setClosed: NetworkService["setClosed"] = (id, closed) => (broken ? fail("host.network", "Cannot change closed addresses: busy").asyncMap(async () => {}) : world.network.setClosed(id, closed));
+  const fixture = await opened(undefined, { network: looked({ setClosed }) });
   const wakeful = async (name: string, change: typeof WAKING | typeof SILENT) => {
     broken = false;
     await running(fixture, name, ["serve"], change);
@@ -232,25 +162,9 @@ test("one that fell asleep while its address could not be closed or listened at 
   expect(stateOf(fixture, "two")).toBe("Standby");
 });
 
-test("a wake while it is about to fall asleep by itself calls that off, and is answered once that is sure", async () => {
-  const asked = Promise.withResolvers<void>(), goes = Promise.withResolvers<void>();
-  fixture = await open(undefined, { network: looked(), guard: { forget() {}, lateVisitors: async () => null, visitors: async (_, by) => {
-    if (by === "by itself") { asked.resolve(); await goes.promise; }
-    return null;
-  } } });
-  await running(fixture, "one", ["serve"], { network: true, autoStandby: { ...policy(true), enabled: true, idleTimeoutMs: 1 } });
-  await asked.promise;
-  const woken = Promise.resolve(fixture.instances.wake("one"));
-  (await fixture.instances.update("one", { autoStandby: policy(true) }))._unsafeUnwrap(); // once is enough
-  goes.resolve();
-  expect((await woken)._unsafeUnwrap().state).toBe("Running");
-  await until("the standby to be over", () => fixture.logged.some((line) => line.includes("auto_standby.called_off") && line.includes("a request came for it")));
-  expect(stateOf(fixture, "one")).toBe("Running");
-});
-
 test("connections are forgotten with the guest that had them, at a start anew and where a snapshot takes its place, and never over a sleep", async () => {
   const forgotten: string[] = [];
-  fixture = await open(undefined, { network: looked({ forget: (id) => (forgotten.push(stateOf(fixture, "one")), network.forget(id)) }) });
+  const fixture = await opened(undefined, { network: looked({ forget: (id) => (forgotten.push(stateOf(fixture, "one")), world.network.forget(id)) }) });
   const { id } = await running(fixture, "one", ["serve"], WAKING);
   (await fixture.instances.createSnapshot("one", { kind: "Standby", name: "kept", tags: {} }))._unsafeUnwrap();
   (await fixture.instances.standby("one").andThen(() => fixture.instances.restore("one")))._unsafeUnwrap();
@@ -263,30 +177,19 @@ test("connections are forgotten with the guest that had them, at a start anew an
 });
 
 test("what waited for a guest whose place a snapshot takes wakes nobody", async () => {
-  fixture = await open(undefined, { network: looked() });
+  const fixture = await opened(undefined, { network: looked() });
   const { id } = await running(fixture, "one", ["serve"], WAKING), lease = leaseOf("one");
   (await fixture.instances.createSnapshot("one", { kind: "Standby", name: "kept", tags: {} }))._unsafeUnwrap();
   send(lease, packet(TCP, "192.0.2.77", lease.ip, segment(FLAGS.ACK))); // of a connection that it has; the stand-in reads nothing
   expect((await fixture.instances.restoreSnapshot("one", "kept", "Standby"))._unsafeUnwrap().state).toBe("Standby");
-  expect({ waits: isReadable(taps.get(id)!), hears: hears("one") }).toEqual({ waits: false, hears: false });
+  expect({ waits: isReadable(world.taps.get(id)!), hears: hears("one") }).toEqual({ waits: false, hears: false });
   knock(lease);
   await until("it to be awake", () => stateOf(fixture, "one") === "Running");
 });
 
-for (const change of [null, policy(true)])
-  test(`a policy that is ${change === null ? "removed" : "disabled"} calls off the standby that it has asked for`, async () => {
-    const deaf = Promise.withResolvers<void>();
-    fixture = await open(undefined, { network: looked(), onStep: (at) => { if (at === "deaf") deaf.resolve(); } });
-    await running(fixture, "one", ["save-slowly", "60000"], { network: true, autoStandby: { ...policy(true), enabled: true, idleTimeoutMs: 1 } });
-    await deaf.promise;
-    (await fixture.instances.update("one", { autoStandby: change }))._unsafeUnwrap();
-    await until("the standby to be over", () => fixture.logged.some((line) => line.includes("auto_standby.called_off") && line.includes("its reason has gone")));
-    expect({ state: stateOf(fixture, "one"), left: entries(fixture, "memory"), hears: hears("one") }).toEqual({ state: "Running", left: [], hears: true });
-  });
-
 for (const [how, change] of [["wakes by packet", WAKING], ["does not", SILENT]] as const)
   test(`a link that somebody removes under a sleeper that ${how} is made anew, at the latest as it wakes`, async () => {
-    fixture = await open(undefined, { network: looked() });
+    const fixture = await opened(undefined, { network: looked() });
     await asleep(fixture, "one", ["serve"], change);
     const lease = leaseOf("one");
     run("ip", "link", "del", lease.tap);
@@ -299,7 +202,7 @@ test("wakes that fail while nothing can listen either leave one who tries again,
   let broken = false;
   const retries: (() => void)[] = [], real = globalThis.setTimeout;
   const refuses: NetworkService["setClosed"] = () => fail("host.network", "Cannot change closed addresses: the kernel says no").asyncMap(async () => undefined);
-  fixture = await open(undefined, { network: looked({ setClosed: (id, closed) => (broken ? refuses : network.setClosed.bind(network))(id, closed) }) });
+  const fixture = await opened(undefined, { network: looked({ setClosed: (id, closed) => (broken ? refuses : world.network.setClosed.bind(world.network))(id, closed) }) });
   await asleep(fixture, "one", ["serve"], SILENT);
   broken = true;
   // Those of 250 ms and 500 ms are the first and the second try again (eventually.ts): they come when the test says so.
