@@ -1,15 +1,11 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { DormouseError } from "../../src/errors.ts";
 import { Channel, EXEC_V1 } from "../../src/routes/exec-protocol.ts";
-import { type Api, startApi, until } from "./harness.ts";
+import { type Api, startApiWithSh, until } from "./harness.ts";
 import type { FakeExec } from "./memory.ts";
 
 let api: Api;
-beforeEach(async () => {
-  api = startApi();
-  const { id } = await api.client.instances.create({ name: "sh", image: "busybox" });
-  api.instances.change(id, { state: "Running" });
-});
+beforeEach(async () => { api = await startApiWithSh(); });
 afterEach(() => api.stop());
 
 const bytes = (text: string) => new TextEncoder().encode(text);

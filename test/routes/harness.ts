@@ -56,6 +56,14 @@ function memoryDatabase(): Database {
 
 export type Api = ReturnType<typeof startApi>;
 
+/** With the instance `sh`, which runs. */
+export async function startApiWithSh(): Promise<Api> {
+  const api = startApi();
+  const { id } = await api.client.instances.create({ name: "sh", image: "busybox" });
+  api.instances.change(id, { state: "Running" });
+  return api;
+}
+
 /** Resolves once `holds` does; the test's own limit ends a wait in vain. */
 export async function until(holds: () => boolean): Promise<void> {
   while (!holds()) await Bun.sleep(5);

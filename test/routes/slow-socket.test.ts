@@ -8,15 +8,11 @@ import { EXEC_V1 } from "../../src/routes/exec-protocol.ts";
 import { ExecSocket } from "../../src/routes/instances/exec.ts";
 import type { Socket } from "../../src/routes/live.ts";
 import { Raw } from "../host/ingress/raw.ts";
-import { type Api, startApi, until } from "./harness.ts";
+import { type Api, startApiWithSh, until } from "./harness.ts";
 
 const MIB = 2 ** 20;
 let api: Api;
-beforeEach(async () => {
-  api = startApi();
-  const { id } = await api.client.instances.create({ name: "sh", image: "busybox" });
-  api.instances.change(id, { state: "Running" });
-});
+beforeEach(async () => { api = await startApiWithSh(); });
 afterEach(() => api.stop());
 
 /** RFC 6455 5.2: a short text frame, masked with nothing. */

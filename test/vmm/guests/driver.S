@@ -4,25 +4,11 @@
     .globl _start
 _start:
 #include "map-bars.inc"
-    lea idt(%rip), %rdi
-    lea interrupt(%rip), %rax
-    mov %ax, 0x300(%rdi)
-    movw $0x10, 0x302(%rdi)      # code selector of the boot GDT
-    movw $0x8e00, 0x304(%rdi)    # present, interrupt gate
-    shr $16, %rax
-    mov %ax, 0x306(%rdi)
-    movl $0, 0x308(%rdi)
-    mov %rdi, idtr+2(%rip)
-    lidt idtr(%rip)
+    .set VECTOR, 0x30
+#include "interrupt-gate.inc"
     mov $0xfee00000, %r14        # local APIC
     movl $0x1ff, 0xf0(%r14)      # spurious vector 0xff, enabled
-    mov $0xcf8, %dx              # slot 1: command register, memory decoding
-    mov $0x80000804, %eax
-    outl %eax, %dx
-    mov $0xcfc, %dx
-    mov $0x2, %ax
-    outw %ax, %dx
-    mov $0xd0003000, %rbx        # BAR 0, notify structure, queue 0
+#include "slot-1.inc"
     xor %ecx, %ecx               # available index, and how many were used
 2:  mov %ecx, %edx
     inc %ecx

@@ -3,13 +3,7 @@
     .globl _start
 _start:
 #include "map-bars.inc"
-    mov $0xcf8, %dx              # slot 1: command register, memory decoding
-    mov $0x80000804, %eax
-    outl %eax, %dx
-    mov $0xcfc, %dx
-    mov $0x2, %ax
-    outw %ax, %dx
-    mov $0xd0003000, %rbx        # BAR 0, notify structure, queue 0
+#include "slot-1.inc"
     xor %rcx, %rcx
 2:  movw $0, (%rbx)
     inc %rcx

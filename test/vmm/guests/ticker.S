@@ -6,16 +6,8 @@ _start:
     mov $0x200000, %rbx
     movabs $0x2152454b434954, %rax
     mov %rax, 0x20(%rbx)
-    lea idt(%rip), %rdi          # vector 0x20: the PIT through the PIC
-    lea tick(%rip), %rax
-    mov %ax, 0x200(%rdi)
-    movw $0x10, 0x202(%rdi)      # code selector of the boot GDT
-    movw $0x8e00, 0x204(%rdi)    # present, interrupt gate
-    shr $16, %rax
-    mov %ax, 0x206(%rdi)
-    movl $0, 0x208(%rdi)
-    mov %rdi, idtr+2(%rip)
-    lidt idtr(%rip)
+    .set VECTOR, 0x20           # the PIT through the PIC
+#include "interrupt-gate.inc"
     mov $0x11, %al               # both PICs: cascade, ICW4
     outb %al, $0x20
     outb %al, $0xa0
@@ -68,7 +60,7 @@ reset:
     outb %al, $0x64
 3:  hlt
     jmp 3b
-tick:
+interrupt:
     push %rax
     incq 0x200008
     mov $0x20, %al
